@@ -1,0 +1,48 @@
+# make demo: install what is missing, then data, SFT, GRPO, evaluation and report on the CPU.
+# make test: install what is missing, then every test.
+PYTHON ?= python3
+VENV ?= .venv
+REQUIREMENTS ?= docker/requirements-cpu.txt
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export HF_HUB_OFFLINE := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install demo test test-fast lint types bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): $(REQUIREMENTS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+		|| { echo "Python 3.10 to 3.12 is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps -r $(REQUIREMENTS)
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m videor2_rl.demo_run $(DEMO_ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/packed_group.py
+
+clean:
+	rm -rf outputs build .pytest_cache .mypy_cache .ruff_cache

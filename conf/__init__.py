@@ -1,0 +1,1 @@
+"""Hydra's configuration tree: one primary file for each app, one group for each section."""

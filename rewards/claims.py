@@ -1,0 +1,338 @@
+"""Timestamped claims: what a think text says happened, and when. Deterministic and linear in the text.
+
+A claim is a time or a range of times with the sentence around it, the time expression itself taken out (with the time
+inside, sentence similarity of equal events falls from 1 to 0.77). Read as times:
+
+    00:05   1:02:03   00:05.5   [00:05]   at 5 s   5.5 seconds   the 12-second mark   second 12   t = 5   2 min 5 s
+    00:05-00:08   from 00:05 to 00:08   between 5 and 8 seconds   5-8 s   00:05 until 00:08
+
+Not read as times: durations (`for 5 seconds`, `5 seconds later`, `a 30-second clip`), times of day (`10:30 am`), and
+numbers without a unit. Several times in one sentence make several claims, each with its own clause; times in a list
+(`at 00:05 and 00:08`) share one.
+
+The sentence that answers the question is no event claim: see `read_claims`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice, pairwise
+from typing import NamedTuple
+
+from rewards.parsing import sentences
+
+_CLOCK = r"\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6})?(?![\d:])"
+_UNIT = r"(?:seconds?|secs?|s)(?![\w'])"
+_SECONDS = rf"\d{{1,6}}(?:\.\d{{1,6}})?\s?{_UNIT}"
+_MINUTES = rf"\d{{1,4}}\s?(?:minutes?|mins?|m)(?![\w'])(?:,?\s(?:and\s)?\d{{1,2}}(?:\.\d{{1,6}})?\s?{_UNIT})?"
+_MARK = r"\d{1,6}(?:\.\d{1,6})?-second(?=\s(?:mark|point|moment|timestamp)\b)"
+_POINT = rf"(?:{_CLOCK}|{_MARK}|{_SECONDS}|{_MINUTES})"
+_NUMBER = r"\d{1,6}(?:\.\d{1,6})?(?![\d:.]*\d)"
+_JOIN = r"(?:\s?[-\u2010-\u2015\u2212~]\s?|\s(?:to|until|till|through|and)\s)"
+_CLOSE = r"[\])>]?"
+# The lookbehind keeps a match from starting inside a number or a word, so every digit is looked at a few times only.
+_TIME = re.compile(
+    rf"(?<![\w.:])(?=[\dst])(?:"
+    rf"(?P<range_start>{_CLOCK}){_CLOSE}(?P<clock_join>{_JOIN})[\[(<]?(?P<range_end>{_CLOCK})"
+    rf"|(?P<pair_start>{_NUMBER})(?:\s?{_UNIT})?(?P<pair_join>{_JOIN})(?P<pair_end>{_NUMBER}(?:\s?{_UNIT}|-second(?=\smark)))"
+    rf"|(?P<point>{_POINT})"
+    rf"|(?:(?P<named>(?:second\s|timestamp\s|t(?:ime)?\s?=\s?))(?P<bare>{_NUMBER})(?:\s?{_UNIT})?)"
+    rf")(?P<close>{_CLOSE})(?P<mark>\s(?:mark|point|timestamp)\b)?",
+    re.IGNORECASE,
+)
+_DURATION_BEFORE = re.compile(
+    r"\b(?:for|lasts?|lasting|lasted|within|every|another|takes?|took|over|next|first|last|than|of)"
+    r"(?:\s(?:the|about|around|approximately|only|at least|next|first|last))?\s?$",
+    re.IGNORECASE,
+)
+_DURATION_AFTER = re.compile(
+    r"\s(?:later|long|earlier|before|after|apart|ago|each|in total|remaining)\b", re.IGNORECASE
+)
+_TIME_OF_DAY = re.compile(r"\s?(?:am|pm|a\.m|p\.m)\b", re.IGNORECASE)
+_PREPOSITIONS = frozenset(
+    [
+        "at",
+        "around",
+        "about",
+        "by",
+        "near",
+        "from",
+        "between",
+        "after",
+        "since",
+        "until",
+        "till",
+        "approximately",
+        "roughly",
+        "exactly",
+        "approx",
+        "approx.",
+        "ca",
+        "ca.",
+        "the",
+        "time",
+        "timestamp",
+        "timestamps",
+        "starting",
+        "beginning",
+    ]
+)
+# Directly before a time these belong to it; before a preposition they do not ("the light is on from 00:05").
+_NEXT_TO_TIME = _PREPOSITIONS | frozenset(
+    ["in", "on", "during", "second", "seconds", "mark", "frame", "frames", "point", "t", "is"]
+)
+_OPENERS = "[(<~@=*"
+_EDGE = re.compile(
+    r"(?:[,;:.\u2013\u2014]|\s-|\b(?:and|then|but|while|when|where|next|finally|later|followed by))\s*$", re.IGNORECASE
+)
+_LIST = re.compile(r"\s*(?:,|/|&|,?\s?and|,?\s?or)?\s*", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"[,;]\s(?:and\s|then\s|but\s|while\s)?|\s(?:and then|and|then|but|while|before|followed by)\s", re.IGNORECASE
+)
+_CONNECTIVES = re.compile(
+    r"(?:[\s,;:.)\]>*=\u2013\u2014-]+|(?:and|then|but|while|so|next|first|firstly|secondly|finally|later|now|also|again|"
+    r"lastly|initially|afterwards|followed by|i see|we see)(?=[\s,:]|$))+",
+    re.IGNORECASE,
+)
+_TRAIL = " ,;:.([<*=~@\u2013\u2014-"
+_TRAILING_WORDS = frozenset(["and", "then", "but", "while", "or", "at", "from"])
+_DIGIT = re.compile(r"\d")
+_CONTENT = re.compile(r"[^\W\d_]{2,}")
+# The sentence encoder reads 256 tokens at most; a longer claim gains nothing and costs time.
+_MAX_CLAIM_CHARS = 400
+# More stamps than this are spam, whose precision is next to nothing anyway; the limit bounds its cost.
+_MAX_CLAIMS = 256
+_MAX_TIMES_IN_SENTENCE = 64
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something said to happen at a time."""
+
+    start_s: float
+    end_s: float
+    """Equal to `start_s` for a point in time."""
+    text: str
+    """The claim without its time, as one sentence."""
+    quote: str
+    """The time as it was written."""
+
+
+class _Time(NamedTuple):
+    """A time expression in a sentence."""
+
+    lead: int
+    """Where its lead-in (`at`, `from the`) starts."""
+    start: int
+    end: int
+    start_s: float
+    end_s: float
+
+
+def read_claims(think: str, *, conclusion: tuple[int, int] | None = None) -> list[Claim]:
+    """The timestamped claims of a think text, in order of appearance; reading ends after 256.
+
+    Args:
+        think: text of the think block.
+        conclusion: where the sentence or clause stands that answers the question (`consistency.read_conclusion`), as
+            positions in `think`. Times in it are the question's or repeat an event already claimed ("At 00:05 it is
+            red (A)."), so it is neither a right nor a wrong claim. There is one conclusion at most, and what it says
+            earns nothing either, so dressing claims up as conclusions does not pay.
+    """
+    claims: list[Claim] = []
+    pending = ""
+    for sentence in sentences(think):
+        text = sentence.text
+        if conclusion and sentence.start < conclusion[1] and conclusion[0] < sentence.end:
+            text = think[sentence.start : max(sentence.start, conclusion[0])]
+        found = _read_sentence(text)
+        if pending and found is None:
+            found = _read_sentence(f"{pending} {text}")
+        # A time alone on its line heads the next sentence.
+        pending = text if found == () else ""
+        claims.extend(found or ())
+        if len(claims) >= _MAX_CLAIMS:
+            break
+    return claims
+
+
+@lru_cache(maxsize=16_384)
+def _read_sentence(text: str) -> tuple[Claim, ...] | None:
+    """The claims of one sentence; None without a time, () where its times date nothing.
+
+    Cached: the responses of a group repeat one another's sentences.
+    """
+    times = _times(text)
+    return tuple(_claims_of(text, times)) if times else None
+
+
+def tidy(text: str) -> str:
+    """One sentence in a plain form: connectives at the front and loose ends at the back removed, a full stop added."""
+    text = " ".join(text[:_MAX_CLAIM_CHARS].split())
+    front = _CONNECTIVES.match(text)
+    text = (text[front.end() :] if front else text).rstrip(_TRAIL)
+    while text and text[text.rfind(" ") + 1 :].lower() in _TRAILING_WORDS:
+        text = text[: text.rfind(" ") + 1].rstrip(_TRAIL)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _times(text: str) -> list[_Time]:
+    found: list[_Time] = []
+    if not _DIGIT.search(text):
+        return found
+    for match in islice(_TIME.finditer(text), _MAX_TIMES_IN_SENTENCE):
+        before = text[max(0, match.start() - 40) : match.start()]
+        if (
+            match["named"]
+            and match["named"].lower().startswith("second")
+            and re.search(r"\b(?:the|a)\s$", before, re.IGNORECASE)
+        ):
+            continue  # "the second 2 men"
+        is_clock = bool(match["range_start"] or (match["point"] and ":" in match["point"]))
+        if is_clock and _TIME_OF_DAY.match(text, match.end()):
+            continue
+        may_last = not (is_clock or match["mark"] or match["named"])
+        if may_last and (_DURATION_BEFORE.search(before) or _DURATION_AFTER.match(text, match.end())):
+            continue
+        found.extend(_read(match, lead=match.start() - len(before) + _lead_in(before), before=before))
+    return found
+
+
+def _lead_in(before: str) -> int:
+    """Where the prepositions and brackets at the end of `before` start."""
+    text = before
+    for words in (_NEXT_TO_TIME, _PREPOSITIONS, _PREPOSITIONS, _PREPOSITIONS):
+        stripped = text.rstrip()
+        if stripped.endswith(tuple(_OPENERS)):
+            text = stripped[:-1]
+            continue
+        word = stripped[stripped.rfind(" ") + 1 :].lstrip("*,;:([<\u2013\u2014-")
+        if word.lower() not in words:
+            break
+        text = stripped[: len(stripped) - len(word)]
+    return len(text)
+
+
+def _read(match: re.Match[str], *, lead: int, before: str) -> list[_Time]:
+    """One time, or two where `and` joins them without `between`."""
+    first = match["range_start"] or match["pair_start"]
+    if first is None:
+        value = _seconds(match["point"] or match["bare"])
+        return [_Time(lead, match.start(), match.end(), value, value)]
+    last, join = (match["range_end"], "clock_join") if match["range_start"] else (match["pair_end"], "pair_join")
+    start_s, end_s = sorted((_seconds(first), _seconds(last)))
+    if match[join].strip().lower() == "and" and not re.search(r"\bbetween\s+[(\[<]?$", before, re.IGNORECASE):
+        middle = match.start(join)
+        return [
+            _Time(lead, match.start(), middle, _seconds(first), _seconds(first)),
+            _Time(match.end(join), match.end(join), match.end(), _seconds(last), _seconds(last)),
+        ]
+    return [_Time(lead, match.start(), match.end(), start_s, end_s)]
+
+
+def _seconds(text: str) -> float:
+    """Seconds of one point in time in any of the forms that _TIME finds."""
+    if ":" in text:
+        value = 0.0
+        for part in text.split(":"):
+            value = value * 60 + float(part)
+        return value
+    amounts = [float(amount) for amount in re.findall(r"\d+(?:\.\d+)?", text)]
+    if re.match(r"[\d.]+\s?m", text, re.IGNORECASE):
+        return amounts[0] * 60 + (amounts[1] if len(amounts) > 1 else 0.0)
+    return amounts[0]
+
+
+def _has_content(text: str) -> bool:
+    front = _CONNECTIVES.match(text)
+    return _CONTENT.search(text, front.end() if front else 0) is not None
+
+
+def _claims_of(text: str, times: Sequence[_Time]) -> list[Claim]:
+    """Give each time its clause.
+
+    A time leads its clause ("at 00:05 a square appears") or trails it ("a square appears at 00:05"); times in a list
+    share one.
+    """
+    if len(times) == 1 and not text[: times[0].lead].strip():
+        groups, clauses = [[times[0]]], [text[times[0].end :]]  # The usual case, without the search for clause edges.
+    else:
+        groups = _lists(text, times)
+        clauses = _clauses(text, groups)
+    return [
+        Claim(time.start_s, time.end_s, tidy(clause), text[time.start : time.end].rstrip(" ])>"))
+        for group, clause in zip(groups, clauses, strict=True)
+        if _has_content(clause)
+        for time in group
+    ]
+
+
+def _clauses(text: str, groups: Sequence[Sequence[_Time]]) -> list[str]:
+    """The words that each group of times dates."""
+    edges = [0, *(edge for group in groups for edge in (group[0].lead, group[-1].end)), len(text)]
+    gaps = [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    in_brackets = all(text[group[0].start - 1 : group[0].start] in ("[", "(", "<") for group in groups)
+    leads = _leads(gaps, in_brackets=in_brackets)
+    clauses: list[str] = []
+    for index, is_leading in enumerate(leads):
+        before, after = gaps[index], gaps[index + 1]
+        next_leads = leads[index + 1] if index + 1 < len(leads) else True
+        if is_leading:
+            clause = after if next_leads else _split(after)[0]
+        else:
+            own = _split(before)[1] if index and leads[index - 1] else before
+            clause = f"{own} {_CLAUSE.split(after.lstrip(' ,'), maxsplit=1)[0]}" if next_leads else own
+            if not _has_content(clause) and clauses:
+                clause = clauses[-1]
+        clauses.append(clause)
+    return clauses
+
+
+def _lists(text: str, times: Sequence[_Time]) -> list[list[_Time]]:
+    """Times that stand in a list, grouped."""
+    groups = [[times[0]]]
+    for index, time in enumerate(times[1:], start=1):
+        previous = groups[-1][-1]
+        following = times[index + 1].lead if index + 1 < len(times) else len(text)
+        # "He enters at 00:05, and at 00:08 he sits": the second time opens a clause of its own.
+        opens_clause = (
+            time.lead < time.start
+            and _has_content(text[time.end : following])
+            and _has_content(text[: groups[-1][0].lead])
+        )
+        if _LIST.fullmatch(text, previous.end, time.lead) and not opens_clause:
+            groups[-1].append(time)
+        else:
+            groups.append([time])
+    return groups
+
+
+def _leads(gaps: list[str], *, in_brackets: bool) -> list[bool]:
+    """For each group of times between `gaps`, whether it leads its clause."""
+    num_groups = len(gaps) - 1
+    if in_brackets and not _has_content(gaps[0]):
+        return [True] * num_groups
+    if num_groups > 1 and _has_content(gaps[0]) and not _has_content(gaps[-1]):
+        return [False] * num_groups
+    leads = []
+    for before, after in pairwise(gaps):
+        if not _has_content(after):
+            leads.append(False)
+        elif not _has_content(before):
+            leads.append(True)
+        else:
+            # "a square appears, at 00:05, in the corner" puts the time in brackets of commas.
+            leads.append(_EDGE.search(before[-24:]) is not None and not after.lstrip().startswith(","))
+    return leads
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Split the words between a leading and a trailing time at their last clause edge; both get all without one."""
+    for edge in reversed(list(_CLAUSE.finditer(text))):
+        left, right = text[: edge.start()], text[edge.end() :]
+        if _has_content(left) and _has_content(right):
+            return left, right
+    return text, text

@@ -1,0 +1,191 @@
+"""Reading the skeleton of a response: blocks, sentences, options. Every function here is linear in its input."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+_TAG = re.compile(r"</?(?:think|answer)>")
+_WELL_FORMED = ("<think>", "</think>", "<answer>", "</answer>")
+# A sentence ends at punctuation before white space (so not inside 5.2 or 00:05.5), at a semicolon or at a line break.
+_SENTENCE_END = re.compile(r"[.!?]+[\"')\]*]{0,3}(?=\s|$)|;(?=\s)|\n+")
+_NO_END = re.compile(r"\b(?:approx|ca|e\.g|i\.e|vs|mr|mrs|dr)$", re.IGNORECASE)
+_OPTION_MARK = re.compile(r"(?<![\w'])\(?([A-Z])[.):](?=\s|\w)")
+_WORD = re.compile(r"\w+(?:[.,']\w+)*%?")
+
+
+MAX_BLOCK_CHARS = 32_768
+"""A longer block is a fault and unreadable, some 8,000 tokens: it bounds what any response can cost."""
+_MAX_SENTENCES = 2_000
+
+NUMBER_WORDS: Mapping[str, int] = MappingProxyType(
+    {
+        word: value
+        for value, word in enumerate(
+            [
+                "zero",
+                "one",
+                "two",
+                "three",
+                "four",
+                "five",
+                "six",
+                "seven",
+                "eight",
+                "nine",
+                "ten",
+                "eleven",
+                "twelve",
+                "thirteen",
+                "fourteen",
+                "fifteen",
+                "sixteen",
+                "seventeen",
+                "eighteen",
+                "nineteen",
+                "twenty",
+            ]
+        )
+    }
+)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a response."""
+
+    think: str | None
+    """Text of the last think block before the answer block (before the end, where there is no answer block)."""
+    answer: str | None
+    """Text of the answer block, stripped. Both are None where missing or longer than MAX_BLOCK_CHARS."""
+    format_fault: str | None
+    """None: exactly one think block, then one answer block, neither empty, only white space around them."""
+
+
+class Span(NamedTuple):
+    """A piece of a text and where it stands. A named tuple, since every response makes many."""
+
+    start: int
+    end: int
+    text: str
+
+
+def read_blocks(response: str, *, answer_block: Literal["last", "first"]) -> Blocks:
+    """Split a response into its blocks.
+
+    A block is an opening tag whose next tag is its closing tag, so of nested tags only the innermost pair counts.
+    An answer that stands before the think block has no think block.
+    """
+    tags = list(_TAG.finditer(response))
+    answers = _pairs(tags, "answer")
+    chosen = (answers[-1] if answer_block == "last" else answers[0]) if answers else None
+    limit = chosen[0].start() if chosen else len(response)
+    thinks = [pair for pair in _pairs(tags, "think") if pair[1].end() <= limit]
+    think = response[thinks[-1][0].end() : thinks[-1][1].start()] if thinks else None
+    answer = response[chosen[0].end() : chosen[1].start()].strip() if chosen else None
+    return Blocks(
+        think=think if think is None or len(think) <= MAX_BLOCK_CHARS else None,
+        answer=answer if answer is None or len(answer) <= MAX_BLOCK_CHARS else None,
+        format_fault=_format_fault(response, tags),
+    )
+
+
+def _pairs(tags: list[re.Match[str]], name: str) -> list[tuple[re.Match[str], re.Match[str]]]:
+    return [
+        (opening, closing)
+        for opening, closing in pairwise(tags)
+        if opening[0] == f"<{name}>" and closing[0] == f"</{name}>"
+    ]
+
+
+def _format_fault(response: str, tags: list[re.Match[str]]) -> str | None:
+    if tuple(tag[0] for tag in tags) != _WELL_FORMED:
+        return "tags are not <think></think><answer></answer>"
+    opening, end_of_think, answer, closing = tags
+    if any(text.strip() for text in (response[: opening.start()], response[closing.end() :])):
+        return "text outside the blocks"
+    if response[end_of_think.end() : answer.start()].strip():
+        return "text between the blocks"
+    for name, text in (
+        ("think", response[opening.end() : end_of_think.start()].strip()),
+        ("answer", response[answer.end() : closing.start()].strip()),
+    ):
+        if not text:
+            return f"empty {name} block"
+        if len(text) > MAX_BLOCK_CHARS:
+            return f"{name} block longer than {MAX_BLOCK_CHARS} characters"
+    return None
+
+
+def solution_text(solution: str) -> str:
+    """The expected answer of a solution, tagged or bare.
+
+    Raises:
+        ValueError: it is empty, or its answer block is.
+    """
+    answer = read_blocks(solution, answer_block="last").answer
+    text = solution.strip() if answer is None else answer
+    if not text:
+        raise ValueError(f"The solution {solution!r} holds no answer; give one, bare or inside <answer></answer>.")
+    return text
+
+
+@lru_cache(maxsize=256)
+def sentences(text: str) -> tuple[Span, ...]:
+    """The first 2,000 sentences of a text with their positions, blank ones left out.
+
+    Cached, since claims and conclusion both ask.
+    """
+    spans = []
+    start = 0
+    for end in _SENTENCE_END.finditer(text):
+        if end[0] == "." and _NO_END.search(text, max(start, end.start() - 6), end.start()):
+            continue
+        spans.append(_stripped(text, start, end.end()))
+        start = end.end()
+        if len(spans) == _MAX_SENTENCES:
+            return tuple(span for span in spans if span.text)
+    spans.append(_stripped(text, start, len(text)))
+    return tuple(span for span in spans if span.text)
+
+
+def _stripped(text: str, start: int, end: int) -> Span:
+    piece = text[start:end].lstrip()
+    start = end - len(piece)
+    piece = piece.rstrip()
+    return Span(start, start + len(piece), piece)
+
+
+def words(text: str) -> list[str]:
+    """Words of a text for comparison: NFKC, case folded, without punctuation and articles."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return [word for word in _WORD.findall(folded) if word not in ("a", "an", "the")]
+
+
+@lru_cache(maxsize=4096)
+def options_in(question: str) -> tuple[str, ...]:
+    """Texts of the options A, B, C, ... that a question lists (`A. red`, `(B) green`, `C: blue`), or ()."""
+    marks: list[re.Match[str]] = []
+    for mark in _OPTION_MARK.finditer(question):
+        if mark[1] == "A" and len(marks) < 2:
+            marks = [mark]
+        elif marks and len(marks) < 26 and mark[1] == string.ascii_uppercase[len(marks)]:
+            marks.append(mark)
+    if len(marks) < 2:
+        return ()
+    ends = [mark.start() for mark in marks[1:]] + [_line_end(question, marks[-1].end())]
+    return tuple(question[mark.end() : end].strip(" \t\r\n,;.") for mark, end in zip(marks, ends, strict=True))
+
+
+def _line_end(text: str, start: int) -> int:
+    """End of the line that `start` is in, white space at its front left out: what follows is an instruction."""
+    start += len(text[start:]) - len(text[start:].lstrip())
+    end = text.find("\n", start)
+    return len(text) if end < 0 else end

@@ -1,0 +1,143 @@
+"""The records of a reward: what is scored, how, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Similarity: TypeAlias = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]
+"""Claim sentences and reference sentences -> [claims, references] float32 cosines."""
+
+Status: TypeAlias = Literal["score", "abstention", "failure"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one term says about one response."""
+
+    status: Status
+    """score: judged; abstention: the term does not apply or cannot be read; failure: the judging itself went wrong."""
+    value: float | None
+    """In [0, 1] for a score, None otherwise."""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """What led to it, as JSON: answers read, claims, matches, reasons."""
+
+
+def scored(value: float, detail: Mapping[str, Any]) -> Verdict:
+    """A verdict with a value in [0, 1]."""
+    return Verdict("score", float(value), detail)
+
+
+def abstained(reason: str, detail: Mapping[str, Any] | None = None) -> Verdict:
+    """The term does not apply to this sample, or says nothing about this response."""
+    return Verdict("abstention", None, {"reason": reason, **(detail or {})})
+
+
+def failed(reason: str, detail: Mapping[str, Any] | None = None) -> Verdict:
+    """The judging went wrong, which says nothing about the response: it must not enter a baseline."""
+    return Verdict("failure", None, {"reason": reason, **(detail or {})})
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a response is scored against: one dataset row without its video."""
+
+    question: str
+    solution: str
+    """The expected answer, tagged (`<think>...</think><answer>...</answer>`) or bare."""
+    options: tuple[str, ...] = ()
+    """Texts of options A, B, C, ...; empty: read from the question where it lists them."""
+    problem_type: str | None = None
+    """The dataset's name for the kind of answer (`rewards.accuracy.KINDS`); None: guessed from the solution."""
+    temporal_grounding: Mapping[str, str] | None = None
+    """Time key -> one short sentence. None: temporal alignment abstains."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One response, scored by every term."""
+
+    reward: float | None
+    """Weighted sum; None where a term with a weight failed, so that the response stays out of its group's baseline."""
+    terms: Mapping[str, Verdict]
+    """By name, terms of weight 0 included."""
+    metrics: Mapping[str, float | None]
+    """accuracy, format, tar_precision, tar_recall, tar_f1, tac, num_claims (`rewards.compose.METRICS`).
+
+    None: not applicable or unreadable. All values are plain floats.
+    """
+
+
+@dataclass(frozen=True)
+class FormatConfig:
+    """A think block followed by an answer block, nothing else."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    weight: float
+
+
+@dataclass(frozen=True)
+class AccuracyConfig:
+    """The answer block against the solution."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    weight: float
+    number_relative_tolerance: float
+    """Numbers count as equal when they differ by at most this share of the solution."""
+    partial_text: bool
+    """Free text that is not equal earns the F1 of its words; False: nothing."""
+
+
+@dataclass(frozen=True)
+class TemporalAlignmentConfig:
+    """Timestamped claims of the think block against the references (TAR)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    weight: float
+    gate: bool
+    """Multiply by the consistency gate."""
+    statistic: Literal["precision", "recall", "f1"]
+    """What the term pays. precision = matched / claims is the paper's; recall = matched / references."""
+    matching: Literal["optimal", "greedy"]
+    """optimal: most pairs, then highest similarity; greedy: claims by midpoint take the best reference left."""
+    buffer_seconds: float
+    """A claim and a reference match in time when the gap between their intervals is at most this, counted once."""
+    similarity_threshold: float
+    """Their sentences match from this cosine on."""
+    max_range_excess_seconds: float | None
+    """A claim's range may be this much longer than its reference's, else it matches nothing. None: no limit."""
+    contrast_guard: bool
+    """Sentences that hold different members of a contrast set (red / blue, appears / disappears) never match."""
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """Does the think block conclude what the answer block says?"""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    weight: float
+    """As a term of its own; 0: only as the gate of temporal alignment."""
+    unreadable: Literal["closed", "open"]
+    """The gate where the conclusion or the answer cannot be read: closed pays nothing, open pays in full."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Which terms pay how much, and how each is judged. Values stand in `conf/reward/`."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    answer_block: Literal["last", "first"]
+    """Which answer block counts where a response has several."""
+    format: FormatConfig
+    accuracy: AccuracyConfig
+    temporal_alignment: TemporalAlignmentConfig
+    consistency: ConsistencyConfig

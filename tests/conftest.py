@@ -1,0 +1,71 @@
+"""Fixtures for every test: a small demo folder and its tiny checkpoint, made once a session."""
+
+from __future__ import annotations
+
+import os
+
+# Before any library reads them: no downloads, and no thread pools that fight over the cores.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+from videor2_rl.config import ModelConfig, VideoConfig
+
+DEMO_ARGUMENTS = [
+    "--base-clips=6",
+    "--sft-clips=4",
+    "--grpo-clips=4",
+    "--heldout-clips=4",
+    "--validation-clips=2",
+    "--num-workers=1",
+]
+
+
+@pytest.fixture(scope="session")
+def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small output of make_demo: clips/, base.json, sft.json, grpo.json, heldout.json, validation.json, model/."""
+    from videor2_rl.make_demo import main
+
+    folder = tmp_path_factory.mktemp("demo")
+    assert main(["--output", str(folder), *DEMO_ARGUMENTS]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(demo_dir: Path) -> Path:
+    """A randomly initialised Qwen2.5-VL with tokenizer and processor."""
+    return demo_dir / "model"
+
+
+@pytest.fixture
+def model_config(tiny_model_dir: Path) -> ModelConfig:
+    return ModelConfig(
+        path=str(tiny_model_dir),
+        dtype="float32",
+        freeze_vision_tower=True,
+        freeze_merger=True,
+        freeze_language_model=False,
+        system_prompt="",
+        instruction="",
+    )
+
+
+@pytest.fixture
+def video_config(tmp_path: Path) -> VideoConfig:
+    """What the demo uses, with a cache of the test's own."""
+    return VideoConfig(
+        fps=1.0,
+        min_frames=4,
+        max_frames=16,
+        min_pixels=784,
+        max_pixels=784,
+        size_multiple=14,
+        timestamps=False,
+        subtitles=False,
+        cache_dir=str(tmp_path / "video_cache"),
+        num_workers=1,
+    )

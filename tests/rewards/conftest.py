@@ -1,0 +1,70 @@
+"""The default reward configuration, and a similarity that needs no encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from pydantic import TypeAdapter
+
+from rewards.types import RewardConfig, Similarity, Target
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def compose_reward(name: str, *overrides: str) -> RewardConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = compose(overrides=[f"+reward={name}", *overrides])
+    return TypeAdapter(RewardConfig).validate_python(OmegaConf.to_container(tree.reward, resolve=True))
+
+
+@pytest.fixture(scope="session")
+def reward_config() -> Callable[..., RewardConfig]:
+    """(name, *overrides) -> the composed configuration."""
+    return compose_reward
+
+
+@pytest.fixture(scope="session")
+def config() -> RewardConfig:
+    return compose_reward("video_r2")
+
+
+@pytest.fixture(scope="session")
+def by_words() -> Similarity:
+    """Cosine of bags of words."""
+
+    def similarity(claims: Sequence[str], references: Sequence[str]) -> NDArray[np.float32]:
+        vocabulary = {word: i for i, word in enumerate({w for text in [*claims, *references] for w in _words(text)})}
+
+        def vectors(texts: Sequence[str]) -> NDArray[np.float32]:
+            counts = np.zeros((len(texts), len(vocabulary)), dtype=np.float32)
+            for row, text in enumerate(texts):
+                for word in _words(text):
+                    counts[row, vocabulary[word]] += 1
+            return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+        return vectors(claims) @ vectors(references).T
+
+    return similarity
+
+
+def _words(text: str) -> list[str]:
+    return text.lower().strip(".").split()
+
+
+@pytest.fixture(scope="session")
+def toy_target() -> Target:
+    return Target(
+        question="Which colour appears first? A. red B. green C. blue D. yellow",
+        solution="<think>At 00:02 a red square appears. The first is red (A).</think>\n<answer>A</answer>",
+        temporal_grounding={
+            "00:02": "A red square appears.",
+            "00:08": "A yellow circle appears.",
+            "00:12": "A blue triangle appears.",
+        },
+    )

@@ -1,0 +1,85 @@
+"""Every shipped configuration composes into dataclasses; mistakes are named before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+import conf
+from videor2_rl.app import compose_run
+from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, SftRun
+
+CONF = Path(conf.__file__).parent
+PATHS = ["model.path=m", "data.train_file=t", "data.media_dir=d"]
+EXPERIMENTS = {
+    "demo": ("grpo", GrpoRun),
+    "smoke": ("grpo", GrpoRun),
+    "demo_base": ("sft", SftRun),
+    "demo_sft": ("sft", SftRun),
+    "demo_evaluate": ("evaluate", EvaluateRun),
+}
+
+
+def test_every_experiment_file_is_listed_here() -> None:
+    assert {file.stem for file in (CONF / "experiment").glob("*.yaml")} == set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_composes(name: str) -> None:
+    app, run_type = EXPERIMENTS[name]
+    compose_run(app, run_type, [f"experiment={name}", *PATHS])
+
+
+@pytest.mark.parametrize(
+    "group", ["algorithm", "reward", "rollout", "learner", "reference", "cluster", "video", "model"]
+)
+def test_every_alternative_of_a_group_composes(group: str) -> None:
+    for file in (CONF / group).glob("*.yaml"):
+        overrides = [f"{group}={file.stem}", *PATHS]
+        if group == "cluster" and file.stem == "cpu":
+            overrides.append("model.dtype=float32")
+        if group == "model" and file.stem == "demo":
+            overrides.append("cluster=cpu")
+        compose_run("grpo", GrpoRun, overrides)
+
+
+def test_the_papers_grpo_settings() -> None:
+    run = compose_run("grpo", GrpoRun, PATHS)
+    assert (run.rollout.temperature, run.rollout.top_k, run.rollout.max_response_tokens) == (0.9, 50, 1024)
+    assert (run.algorithm.group_size, run.algorithm.kl_coefficient, run.algorithm.clip_low) == (8, 0.04, 0.2)
+    assert (run.learner.learning_rate, run.learner.weight_decay) == (1e-6, 0.01)
+    assert (run.video.fps, run.video.max_frames, run.video.max_pixels) == (2.0, 32, 360 * 420)
+    assert run.model.freeze_vision_tower and run.model.freeze_merger and not run.model.freeze_language_model
+
+
+def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> None:
+    full, no_gate, no_tar = (
+        compose_run("grpo", GrpoRun, [*PATHS, f"reward={name}"]).reward for name in ("video_r2", "no_gate", "no_tar")
+    )
+    assert full.temporal_alignment.gate and not no_gate.temporal_alignment.gate
+    assert full.temporal_alignment.weight == no_gate.temporal_alignment.weight > 0
+    assert no_tar.temporal_alignment.weight == 0
+    assert full.accuracy == no_gate.accuracy == no_tar.accuracy
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["rollout.num_workers=0"], "rollout.num_workers: found 0, needs at least 1"),
+        (["rollout.num_workers=many"], "rollout.num_workers: found 'many'"),
+        (["algorithm.group_size=1"], "algorithm.group_size: found 1"),
+        (["algorithm.prompts_per_step=1", "learner.num_ranks=2"], "algorithm.prompts_per_step: found 1"),
+        (["reference.num_ranks=0"], "reference.num_ranks: found 0 with algorithm.kl_coefficient=0.04"),
+        (["video.min_frames=64"], "video.min_frames: found 64 with video.max_frames=32"),
+        (["rollout.max_response_tokens=99999"], "rollout.max_response_tokens: found 99999"),
+        (["algorithm.importance_cap=2"], "algorithm.importance_cap: found 2.0 with rollout.temperature=0.9"),
+        (["model.dtype=float32"], "model.dtype: found float32 on cluster.device=cuda"),
+        (["data.max_skipped_frac=3"], "data.max_skipped_frac: found 3.0"),
+        (["+rollout.workers=3"], "rollout.workers: no such key"),
+        (["model.path=???"], "model.path is required"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_mend(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose_run("grpo", GrpoRun, [*PATHS, *overrides])
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)

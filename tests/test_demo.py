@@ -1,0 +1,287 @@
+"""The main job in small, by the commands that a user types: SFT, GRPO, kill and resume, ablations, a submitted job.
+
+One small data set and one SFT checkpoint serve all tests: long enough in training that its rollouts earn different
+rewards, so that GRPO has something to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videor2_rl.app import compose_run
+from videor2_rl.config import GrpoRun
+from videor2_rl.tracking import read_metrics
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+SFT_STEPS = 60
+TIMINGS = ("timing_s/", "perf/")
+"""Metrics that two equal runs need not share."""
+
+
+@pytest.fixture(scope="module")
+def short_temp() -> Iterator[Path]:
+    """A folder with a short path: Ray's sockets live in it."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from videor2_rl.make_demo import main
+
+    folder = tmp_path_factory.mktemp("data")
+    sizes = ["--base-clips=120", "--sft-clips=8", "--grpo-clips=24", "--heldout-clips=12", "--validation-clips=4"]
+    assert main(["--output", str(folder), *sizes]) == 0
+    return folder
+
+
+def app(name: str, *overrides: str, data: Path, temp: Path) -> list[str]:
+    common = [f"data.media_dir={data}", f"video.cache_dir={data}/cache", f"cluster.temp_dir={temp}"]
+    return [sys.executable, "-m", f"videor2_rl.{name}", *overrides, *common]
+
+
+def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **kwargs)
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}"
+    return result
+
+
+@pytest.fixture(scope="module")
+def sft_run(data: Path, short_temp: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sft") / "run"
+    overrides = ["experiment=demo_base", f"model.path={data}/model", f"output_dir={folder}"]
+    sizes = [f"sft.num_steps={SFT_STEPS}", "sft.validate_every=30", "learner.warmup_steps=5"]
+    run(app("sft", *overrides, *sizes, data=data, temp=short_temp))
+    return folder
+
+
+def grpo(sft: Path, output: Path, *overrides: str, data: Path, temp: Path) -> list[str]:
+    sizes = ["algorithm.num_steps=3", "algorithm.prompts_per_step=4", "algorithm.group_size=4"]
+    fixed = ["experiment=demo", f"model.path={sft}/hf", f"output_dir={output}", "checkpoint.every_steps=1"]
+    return app("grpo", *fixed, *sizes, "algorithm.kl_coefficient=0.01", *overrides, data=data, temp=temp)
+
+
+@pytest.fixture(scope="module")
+def grpo_run(sft_run: Path, data: Path, short_temp: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("grpo") / "run"
+    run(grpo(sft_run, folder, data=data, temp=short_temp))
+    return folder
+
+
+def test_sft_lowers_training_and_validation_loss_and_exports_a_checkpoint(sft_run: Path) -> None:
+    rows = read_metrics(sft_run)
+    assert [row["step"] for row in rows] == list(range(1, SFT_STEPS + 1))
+    assert rows[-1]["sft/loss"] < 0.5 * rows[0]["sft/loss"]
+    validation = [row["sft/validation_loss"] for row in rows if "sft/validation_loss" in row]
+    assert len(validation) == 2 and validation[1] < validation[0]
+    assert rows[-1]["data/decodes_per_clip"] == 1.0
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    AutoProcessor.from_pretrained(sft_run / "hf")
+    AutoModelForImageTextToText.from_pretrained(sft_run / "hf")
+
+
+def test_grpo_trains_from_the_policy_it_samples_from(grpo_run: Path) -> None:
+    rows = read_metrics(grpo_run)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["actor/policy_version"] for row in rows] == [1, 2, 3]
+    # Before the first update the policy is the reference, and at every step vLLM holds what the learner holds.
+    assert abs(rows[0]["actor/kl"]) < 1e-8
+    assert rows[-1]["actor/kl"] > 1e-8
+    for row in rows:
+        assert row["rollout/log_prob_gap_max"] < 1e-4
+        assert abs(row["actor/ratio_mean"] - 1) < 1e-5
+    assert any(row["reward/std"] > 0 and row["actor/grad_norm"] > 0 for row in rows)
+
+
+def test_each_clip_of_a_grpo_run_is_decoded_once(grpo_run: Path) -> None:
+    assert [row["data/decodes_per_clip"] for row in read_metrics(grpo_run)] == [1.0, 1.0, 1.0]
+
+
+def test_a_grpo_run_leaves_its_folder_complete(grpo_run: Path) -> None:
+    names = {path.name for path in grpo_run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "rollouts", "checkpoints", "hf", "finished"} <= names
+    [first, *others] = [json.loads(line) for line in (grpo_run / "rollouts" / "step_000001.jsonl").open()]
+    assert len(others) == 3 and len(first["responses"]) == 4
+    assert len(first["frame_times_s"]) == 16
+    assert len(first["responses"][0]["token_ids"]) == len(first["responses"][0]["log_probs"])
+
+
+def test_a_finished_run_is_not_overwritten(sft_run: Path, grpo_run: Path, data: Path, short_temp: Path) -> None:
+    command = grpo(sft_run, grpo_run, data=data, temp=short_temp)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.strip().startswith("error: output_dir:") and "finished run" in result.stderr
+
+
+def test_a_run_killed_at_a_random_moment_ends_with_the_same_metrics(
+    sft_run: Path, grpo_run: Path, data: Path, short_temp: Path, tmp_path: Path
+) -> None:
+    command = grpo(sft_run, tmp_path / "run", data=data, temp=short_temp)
+    # Its own session: nothing that the test runner needs is in the group that is killed.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    step = random.choice([1, 2])
+    deadline = time.monotonic() + 500
+    while len(read_metrics(tmp_path / "run")) < step:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(random.random())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "finished").exists()
+    run(command)
+    whole, resumed = read_metrics(grpo_run), read_metrics(tmp_path / "run")
+    assert [row["step"] for row in resumed] == [1, 2, 3]
+    for expected, found in zip(whole, resumed, strict=True):
+        names = [name for name in expected if not name.startswith(TIMINGS) and "log_prob_gap" not in name]
+        assert names
+        for name in names:
+            assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), f"step {expected['step']}: {name}"
+    for name in ("step_000001.jsonl", "step_000002.jsonl", "step_000003.jsonl"):
+        texts = [
+            [[r["text"] for r in json.loads(line)["responses"]] for line in (folder / "rollouts" / name).open()]
+            for folder in (grpo_run, tmp_path / "run")
+        ]
+        assert texts[0] == texts[1]
+
+
+def test_an_interrupted_run_says_how_to_go_on(sft_run: Path, data: Path, short_temp: Path, tmp_path: Path) -> None:
+    command = grpo(sft_run, tmp_path / "run", "algorithm.num_steps=50", data=data, temp=short_temp)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 500
+    while not read_metrics(tmp_path / "run"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    # As a terminal does it: to every process in the foreground.
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"output_dir={tmp_path / 'run'}" in errors
+    assert "Traceback" not in errors
+
+
+def test_three_ablations_write_three_folders(sft_run: Path, data: Path, short_temp: Path, tmp_path: Path) -> None:
+    command = grpo(sft_run, tmp_path, "algorithm.num_steps=1", data=data, temp=short_temp)
+    run([*command, "-m", "reward=video_r2,no_gate,no_tar", "checkpoint.export=false", "algorithm.kl_coefficient=0"])
+    folders = {path.name: path for path in tmp_path.iterdir() if path.is_dir()}
+    assert len(folders) == 3
+    means = {name: read_metrics(path)[0] for name, path in folders.items()}
+    [no_tar] = [row for name, row in means.items() if "reward=no_tar" in name]
+    [full] = [row for name, row in means.items() if "reward=video_r2" in name]
+    # The same weights and seed give the same rollouts; what is paid for them differs by the temporal term alone.
+    assert no_tar["reward/accuracy"] == full["reward/accuracy"]
+    assert no_tar["reward/mean"] + full["reward/temporal_alignment"] == pytest.approx(full["reward/mean"], abs=1e-5)
+
+
+def test_evaluation_of_two_checkpoints_by_the_same_workers(
+    sft_run: Path, data: Path, short_temp: Path, tmp_path: Path
+) -> None:
+    checkpoints = f"{{base: {data}/model, sft: {sft_run}/hf}}"
+    overrides = ["experiment=demo_evaluate", f"output_dir={tmp_path}", f"model.path={sft_run}/hf"]
+    run(app("evaluate", *overrides, f"evaluation.checkpoints={checkpoints}", data=data, temp=short_temp))
+    summary = {
+        (stage, mode): json.loads((tmp_path / "evaluation" / stage / mode / "summary.json").read_text())
+        for stage in ("base", "sft")
+        for mode in ("sampled", "greedy")
+    }
+    assert all(value["num_samples"] == 12 for value in summary.values())
+    # Random weights never write the format; the trained ones, pushed into the same engine, mostly do.
+    assert summary["base", "sampled"]["metrics"]["format"]["mean"] == 0
+    assert summary["sft", "greedy"]["metrics"]["format"]["mean"] > 0.5
+
+
+def test_the_driver_receives_as_much_whatever_the_number_of_frames(
+    sft_run: Path, data: Path, short_temp: Path, tmp_path: Path
+) -> None:
+    """Also the shapes of what it sends: prompts, pixels and frame times never pass through it."""
+    received = {}
+    for frames in (8, 16):
+        folder = tmp_path / str(frames)
+        # Responses of one length, so that nothing else differs.
+        sizes = ["algorithm.num_steps=1", "rollout.max_response_tokens=1", "algorithm.kl_coefficient=0"]
+        video = [f"video.max_frames={frames}", "checkpoint.export=false"]
+        run(grpo(sft_run, folder, *sizes, *video, data=data, temp=short_temp))
+        received[frames] = read_metrics(folder)[0]["perf/driver_received_bytes"]
+        [line, *_] = (folder / "rollouts" / "step_000001.jsonl").open()
+        assert len(json.loads(line)["frame_times_s"]) == frames
+    # A few bytes of slack: numbers are pickled in as many bytes as they need.
+    assert received[8] > 0
+    assert abs(received[16] - received[8]) < 64
+
+
+def test_a_job_submitted_to_a_cluster(short_temp: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = str(Path(sys.executable).with_name("ray"))
+    port, dashboard = random.sample(range(20000, 30000), 2)
+    head = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=16"]
+    head += [f"--temp-dir={short_temp / 'head'}", "--object-store-memory=300000000", "--include-dashboard=true"]
+    cluster = subprocess.Popen(
+        head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        submit = [ray, "job", "submit", f"--address=http://127.0.0.1:{dashboard}", "--working-dir=.", "--"]
+        job = ["python", "-m", "videor2_rl.grpo", "experiment=smoke", f"output_dir={tmp_path / 'smoke'}"]
+        job += [f"data.media_dir={tmp_path / 'data'}", f"video.cache_dir={tmp_path / 'cache'}"]
+        _when_up(dashboard, cluster)
+        run([*submit, *job], cwd=Path(__file__).parents[1], env=environment)
+    finally:
+        os.killpg(cluster.pid, signal.SIGTERM)
+        cluster.wait(timeout=60)
+    assert [row["step"] for row in read_metrics(tmp_path / "smoke")] == [1, 2]
+    assert (tmp_path / "smoke" / "finished").exists()
+
+
+def _when_up(port: int, cluster: subprocess.Popen[bytes]) -> None:
+    """Wait until the dashboard takes jobs."""
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    deadline = time.monotonic() + 120
+    while True:
+        assert cluster.poll() is None and time.monotonic() < deadline
+        try:
+            urlopen(f"http://127.0.0.1:{port}/api/version", timeout=5).close()
+            return
+        except URLError:
+            time.sleep(0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("rollout.num_worker=2", "did you mean rollout.num_workers?"),
+        ("model.path=/nowhere", "model.path: there is no folder /nowhere"),
+        ("data.train_file=/nowhere.json", "/nowhere.json"),
+        ("algorithm.group_size=1", "algorithm.group_size: found 1"),
+    ],
+)
+def test_a_mistake_ends_with_one_sentence_before_any_engine_starts(
+    override: str, sentence: str, data: Path, short_temp: Path, tmp_path: Path
+) -> None:
+    fixed = ["experiment=demo", f"model.path={data}/model", f"output_dir={tmp_path}/run"]
+    result = subprocess.run(
+        app("grpo", *fixed, override, data=data, temp=short_temp), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_smoke_experiment_is_a_complete_configuration() -> None:
+    assert compose_run("grpo", GrpoRun, ["experiment=smoke"]).data.make_demo is not None

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+
+from rewards.types import Scored, Verdict, abstained
+from videor2_rl.evaluation.results import sample_result
+from videor2_rl.evaluation.summary import METRICS
+from videor2_rl.types import Rollout, VideoSample
+
+SAMPLE = VideoSample(sample_id="clip-1", video="/clips/1.mp4", question="Which?", solution="<answer>A</answer>")
+ROLLOUT = Rollout(np.arange(2), np.zeros(2, dtype=np.float32), "text", "stop", policy_version=0)
+
+
+def score(alignment: Verdict, *, answer: str | float | None = "A") -> Scored:
+    accuracy = Verdict("score", 1.0, {"kind": "choice", "answer": answer, "reference": "A"})
+    return Scored(
+        reward=1.0,
+        terms={"accuracy": accuracy, "temporal_alignment": alignment},
+        metrics={**dict.fromkeys(METRICS, 0.5), "tac": None},
+    )
+
+
+def test_the_answer_the_claims_and_what_matched_them_are_kept() -> None:
+    event = {"start_s": 5.0, "end_s": 5.0, "text": "A red circle appears."}
+    detail = {
+        "precision": 0.5,
+        "claims": [
+            {**event, "quote": "At 00:05", "reference": 0, "outcome": "matched", "similarity": 1.0},
+            {**event, "quote": "At 00:05", "reference": None, "outcome": "taken", "similarity": 1.0},
+        ],
+        "references": [{**event, "claim": 0}],
+    }
+    result = sample_result(SAMPLE, ROLLOUT, score(Verdict("score", 0.5, detail)), duration_s=16.0)
+    assert (result.answer, result.target, result.response_tokens, result.duration_s) == (
+        "A",
+        "<answer>A</answer>",
+        2,
+        16.0,
+    )
+    assert (result.accuracy, result.tac) == (0.5, None)
+    assert [(claim["reference"], claim["outcome"]) for claim in result.claims] == [(0, "matched"), (None, "taken")]
+    assert result.references == (event,)
+
+
+def test_without_grounding_there_are_no_claims_and_an_unread_answer_is_none() -> None:
+    result = sample_result(SAMPLE, ROLLOUT, score(abstained("no temporal grounding"), answer=None))
+    assert (result.claims, result.references, result.answer) == ((), (), None)
+
+
+def test_a_number_is_kept_as_text() -> None:
+    assert sample_result(SAMPLE, ROLLOUT, score(abstained("none"), answer=5.5)).answer == "5.5"

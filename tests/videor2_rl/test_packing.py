@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from videor2_rl.packed_attention import PACKED_GROUPS, Segment, register_packed_attention
+from videor2_rl.packing import (
+    PixelNorm,
+    even_micro_batches,
+    micro_batches,
+    only_in_loss,
+    pack,
+    response_mask,
+    to_padded,
+    token_log_probs,
+)
+from videor2_rl.types import Prompt, PromptHandle, TrainGroup
+
+VIDEO_TOKEN, VOCABULARY, PATCH_VALUES = 10, 96, 3 * 2 * 7 * 7
+NORM = PixelNorm(mean=(0.48, 0.45, 0.40), std=(0.26, 0.25, 0.27))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A random Qwen2.5-VL: windowed and full vision attention, two query heads to a key head."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "layer_types": ["full_attention"] * 2,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        "initializer_range": 0.2,
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "fullatt_block_indexes": [1],
+        "window_size": 28,
+        "patch_size": 7,
+        "initializer_range": 0.2,
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=9,
+        video_token_id=VIDEO_TOKEN,
+        vision_start_token_id=7,
+        vision_end_token_id=8,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def a_prompt(rng: np.random.Generator, *, frames: int, side: int, text: int) -> Prompt:
+    """A clip of 2 x `frames` frames, `side` merged patches square, between random text tokens."""
+    grid = np.array([[frames, 2 * side, 2 * side]])
+    before, after = rng.integers(20, VOCABULARY, 3), rng.integers(20, VOCABULARY, text)
+    video = np.stack([axis.ravel() for axis in np.indices((frames, side, side))]) * np.array([[2], [1], [1]])
+    positions = [np.tile(np.arange(3), (3, 1)), video + 3]
+    positions.append(np.tile(positions[-1].max() + 1 + np.arange(text), (3, 1)))
+    return Prompt(
+        sample_id="s",
+        clip_key="c",
+        text="",
+        token_ids=np.concatenate([before, np.full(frames * side * side, VIDEO_TOKEN), after]),
+        position_ids=np.concatenate(positions, axis=1),
+        patches=rng.integers(0, 256, (int(grid.prod()), PATCH_VALUES), dtype=np.uint8),
+        video_grid_thw=grid,
+        second_per_grid_s=1.0,
+        timestamps_s=np.arange(2 * frames, dtype=np.float64),
+    )
+
+
+def some_responses(rng: np.random.Generator, lengths: list[int]) -> list[np.ndarray]:
+    return [rng.integers(20, VOCABULARY, length) for length in lengths]
+
+
+def separate_log_probs(model, prompt: Prompt, response: np.ndarray) -> torch.Tensor:
+    """The same by transformers alone: one ordinary sequence, SDPA, pixels normalised channel by channel."""
+    pixels = torch.tensor(prompt.patches).float() / 255
+    pixels = torch.cat(
+        [(part - m) / s for part, m, s in zip(pixels.chunk(3, dim=1), NORM.mean, NORM.std, strict=True)], dim=1
+    )
+    ids = torch.tensor(np.concatenate([prompt.token_ids, response]))
+    text = prompt.position_ids.max() + 1 + np.arange(len(response))
+    positions = torch.tensor(np.concatenate([prompt.position_ids, np.tile(text, (3, 1))], axis=1))
+    model.set_attn_implementation("sdpa")
+    logits = model(
+        input_ids=ids[None],
+        attention_mask=torch.ones_like(ids)[None],
+        position_ids=positions[:, None],
+        pixel_values_videos=pixels,
+        video_grid_thw=torch.tensor(prompt.video_grid_thw),
+        use_cache=False,
+    ).logits[0]
+    start = len(prompt.token_ids)
+    log_probs = torch.log_softmax(logits[start - 1 : -1], dim=-1)
+    return log_probs.gather(1, ids[start:, None])[:, 0]
+
+
+def packed_log_probs(model, prompts, responses) -> list[torch.Tensor]:
+    """Log-probs of all responses in order, through one packed sequence."""
+    register_packed_attention()
+    model.set_attn_implementation({"text_config": PACKED_GROUPS, "vision_config": "sdpa"})
+    batch = pack(prompts, responses, pixel_norm=NORM)
+    logits = model(**batch.model_inputs()).logits[0]
+    assert logits.shape == (sum(batch.response_lengths), VOCABULARY)
+    return list(token_log_probs(logits, batch.target_ids, temperature=1.0).split(list(batch.response_lengths)))
+
+
+def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+CASES = {
+    "one response": [[6]],
+    "two uneven": [[4, 7]],
+    "five with a single token": [[1, 9, 3, 3, 5]],
+    "eight": [[5, 2, 8, 1, 6, 3, 7, 4]],
+    "eight even": [[4] * 8],
+    "three groups": [[3, 6], [5], [1, 1, 4, 2, 7]],
+}
+
+
+@pytest.mark.parametrize("lengths", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointed"])
+def test_packed_groups_equal_separate_sequences(model, lengths, checkpointing):
+    rng = np.random.default_rng(1)
+    sizes = [
+        {"frames": 2, "side": 2, "text": 6},
+        {"frames": 3, "side": 3, "text": 1},
+        {"frames": 1, "side": 2, "text": 9},
+    ]
+    prompts = [a_prompt(rng, **size) for size in sizes[: len(lengths)]]
+    responses = [some_responses(rng, group) for group in lengths]
+    weights = [torch.tensor(rng.normal(size=length)).float() for group in lengths for length in group]
+
+    separate = [
+        separate_log_probs(model, prompt, response)
+        for prompt, group in zip(prompts, responses, strict=True)
+        for response in group
+    ]
+    expected = gradients(model, sum((w * v).sum() for w, v in zip(weights, separate, strict=True)))
+    try:
+        if checkpointing:
+            model.train()
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        packed = packed_log_probs(model, prompts, responses)
+        found = gradients(model, sum((w * v).sum() for w, v in zip(weights, packed, strict=True)))
+    finally:
+        model.gradient_checkpointing_disable()
+        model.eval()
+
+    for one, other in zip(separate, packed, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        # A key's bias shifts all scores of a query alike, so its gradient is rounding noise around 0.
+        scale = max(gradient.norm(), 1e-3 * max(g.norm() for g in expected.values()))
+        assert (found[name] - gradient).norm() / scale < 1e-5, name
+
+
+@pytest.mark.parametrize("where", ["prompt", "response"])
+def test_nan_in_one_group_does_not_reach_another(model, where):
+    rng = np.random.default_rng(2)
+    prompts = [a_prompt(rng, frames=2, side=2, text=4) for _ in range(3)]
+    responses = [some_responses(rng, [3, 5]) for _ in range(3)]
+    poisoned = VOCABULARY - 1
+    for prompt, group in zip(prompts, responses, strict=True):
+        prompt.token_ids[prompt.token_ids == poisoned] = 30
+        for response in group:
+            response[response == poisoned] = 30
+    clean = packed_log_probs(model, prompts, responses)
+    if where == "prompt":
+        prompts[1].token_ids[-1] = poisoned
+    else:
+        responses[1][0][1] = poisoned
+    embedded = []
+
+    def poison(_, args, out):
+        embedded.append(torch.where((args[0] == poisoned)[..., None], torch.nan, out))
+        return embedded[0]
+
+    hook = model.get_input_embeddings().register_forward_hook(poison)
+    try:
+        dirty = packed_log_probs(model, prompts, responses)
+        gradient = torch.autograd.grad(dirty[0].sum() + dirty[5].sum(), embedded[0])[0][0]
+    finally:
+        hook.remove()
+    assert dirty[2].isnan().any()
+    assert dirty[3].isnan().any() == (where == "prompt"), "siblings see the prompt but not one another"
+    for index in (0, 1, 4, 5):
+        torch.testing.assert_close(dirty[index], clean[index], atol=1e-6, rtol=0)
+    length = len(prompts[0].token_ids) + 8
+    assert gradient[:length].abs().sum() > 0
+    assert not gradient[:length].isnan().any()
+    assert not gradient[2 * length :].isnan().any()
+
+
+def test_order_of_groups_does_not_change_their_log_probs(model):
+    rng = np.random.default_rng(3)
+    prompts = [a_prompt(rng, frames=n, side=2, text=4) for n in (1, 2, 3)]
+    responses = [some_responses(rng, [n, n + 2]) for n in (1, 4, 2)]
+    forward = packed_log_probs(model, prompts, responses)
+    backward = packed_log_probs(model, prompts[::-1], responses[::-1])
+    for one, other in zip(forward, [backward[i] for i in (4, 5, 2, 3, 0, 1)], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_clip_is_encoded_once_per_group(model):
+    rng = np.random.default_rng(4)
+    prompt = a_prompt(rng, frames=2, side=2, text=4)
+    seen = []
+    hook = model.model.visual.register_forward_hook(
+        lambda _, args, kwargs, out: seen.append(args[0].shape[0]), with_kwargs=True
+    )
+    try:
+        packed_log_probs(model, [prompt], [some_responses(rng, [3] * 8)])
+    finally:
+        hook.remove()
+    assert seen == [len(prompt.patches)]
+
+
+def test_layout_of_a_packed_group():
+    rng = np.random.default_rng(5)
+    prompt = a_prompt(rng, frames=1, side=1, text=2)
+    assert len(prompt.token_ids) == 6
+    assert prompt.response_start == 6
+    batch = pack([prompt], [[np.array([21, 22]), np.array([23])]], pixel_norm=NORM)
+    assert batch.input_ids[0, 6:].tolist() == [21, 22, 23]
+    assert batch.position_ids[:, 0, 6:].tolist() == [[6, 7, 6]] * 3
+    assert batch.predict_index.tolist() == [5, 6, 5]
+    assert batch.target_ids.tolist() == [21, 22, 23]
+    assert batch.segments == (Segment(0, 6, (2, 1)),)
+    assert batch.pixel_values_videos.dtype == torch.float32
+
+
+def test_empty_responses_and_empty_batches_are_refused():
+    prompt = a_prompt(np.random.default_rng(6), frames=1, side=1, text=2)
+    with pytest.raises(ValueError, match="no tokens"):
+        pack([prompt], [[np.array([], dtype=np.int64)]], pixel_norm=NORM)
+    with pytest.raises(ValueError, match="at least one group"):
+        pack([], [], pixel_norm=NORM)
+    with pytest.raises(ValueError, match="at least one group"):
+        even_micro_batches([[], []], max_tokens=10)
+
+
+def test_token_log_probs_divide_the_logits_by_the_temperature():
+    logits = torch.tensor([[0.0, 2.0]])
+    assert token_log_probs(logits, torch.tensor([1]), temperature=2.0).item() == pytest.approx(-np.log(1 + np.exp(-1)))
+
+
+def test_padding_puts_zeros_after_each_response():
+    assert to_padded(torch.tensor([1.0, 2.0, 3.0]), [1, 2]).tolist() == [[1.0, 0.0], [2.0, 3.0]]
+    assert response_mask([1, 2]).tolist() == [[True, False], [True, True]]
+
+
+def a_group(group_id: int, *, prompt_tokens: int, lengths: tuple[int, ...] = (1,)) -> TrainGroup:
+    handle = PromptHandle("s", "c", prompt_tokens, None)
+    return TrainGroup(group_id, handle, tuple(np.arange(n) for n in lengths))
+
+
+def test_responses_out_of_the_loss_are_left_out():
+    group = replace(
+        a_group(0, prompt_tokens=3, lengths=(2, 5, 1)),
+        advantages=np.array([1.0, 2.0, 3.0], dtype=np.float32),
+        in_loss=np.array([True, False, True]),
+        old_log_probs=tuple(np.full(n, n, dtype=np.float32) for n in (2, 5, 1)),
+    )
+    kept = only_in_loss(group)
+    assert [len(ids) for ids in kept.response_ids] == [2, 1]
+    assert kept.advantages.tolist() == [1.0, 3.0]
+    assert [values[0] for values in kept.old_log_probs] == [2.0, 1.0]
+    assert kept.ref_log_probs is None
+    assert kept.num_tokens == 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=20),
+    num_ranks=st.integers(1, 4),
+    max_tokens=st.integers(1, 60),
+)
+def test_micro_batches_hold_every_group_once_and_are_equally_many_on_every_rank(sizes, num_ranks, max_tokens):
+    groups = [a_group(index, prompt_tokens=size - 1) for index, size in enumerate(sizes)]
+    shares = [groups[rank::num_ranks] for rank in range(num_ranks)]
+    ranks = even_micro_batches(shares, max_tokens=max_tokens)
+    assert len({len(batches) for batches in ranks}) == 1
+    counted = [group.group_id for batches in ranks for batch in batches if batch.counts for group in batch.groups]
+    assert sorted(counted) == list(range(len(groups)))
+    for batch in (batch for batches in ranks for batch in batches):
+        assert len(batch.groups) == 1 or sum(group.num_tokens for group in batch.groups) <= max_tokens
+    assert [g.group_id for pack_ in micro_batches(groups, max_tokens=max_tokens) for g in pack_] == list(
+        range(len(groups))
+    )
+
+
+def test_padded_repeats_are_the_smallest_group():
+    small, large = a_group(0, prompt_tokens=4), a_group(1, prompt_tokens=50)
+    ranks = even_micro_batches([[large, small], []], max_tokens=10)
+    assert [[(b.groups[0].group_id, b.counts) for b in batches] for batches in ranks] == [
+        [(1, True), (0, True)],
+        [(0, False), (0, False)],
+    ]
+
+
+def test_attention_refuses_masks_and_windows():
+    from videor2_rl.packed_attention import packed_group_attention
+
+    states = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(ValueError, match="sliding window"):
+        packed_group_attention(
+            SimpleNamespace(),
+            states,
+            states,
+            states,
+            None,
+            scaling=1.0,
+            packed_segments=(Segment(0, 1, (1,)),),
+            sliding_window=3,
+        )

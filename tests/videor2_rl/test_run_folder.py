@@ -1,0 +1,56 @@
+"""One writer a folder; skipped samples are recorded once and too many stop the run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from videor2_rl.config import ConfigError
+from videor2_rl.run_folder import SkipLedger, sole_writer
+from videor2_rl.types import PromptHandle, SkippedSample
+
+
+def prompt(name: str) -> PromptHandle:
+    return PromptHandle(sample_id=name, clip_key=name, num_tokens=3, ref=None)
+
+
+def skipped(name: str) -> SkippedSample:
+    return SkippedSample(name, f"/clips/{name}.mp4", "empty", "0 bytes")
+
+
+def test_skipped_samples_are_left_out_and_recorded_once(tmp_path: Path) -> None:
+    ledger = SkipLedger(tmp_path, num_samples=10, max_frac=0.5)
+    assert [p.sample_id for p in ledger.usable([prompt("a"), skipped("b"), prompt("c")])] == ["a", "c"]
+    ledger.usable([skipped("b"), skipped("d")])
+    rows = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert [row["sample_id"] for row in rows] == ["b", "d"]
+    assert rows[0] == {"sample_id": "b", "video": "/clips/b.mp4", "reason": "empty", "detail": "0 bytes"}
+    assert ledger.count == 2
+
+
+def test_a_resumed_run_remembers_what_it_skipped(tmp_path: Path) -> None:
+    SkipLedger(tmp_path, num_samples=10, max_frac=0.5).usable([skipped("b")])
+    ledger = SkipLedger(tmp_path, num_samples=10, max_frac=0.5)
+    ledger.usable([skipped("b")])
+    assert ledger.count == 1
+
+
+def test_more_than_the_allowed_share_stops_the_run_and_names_the_file(tmp_path: Path) -> None:
+    ledger = SkipLedger(tmp_path, num_samples=10, max_frac=0.2)
+    ledger.usable([skipped("a"), skipped("b")])
+    with pytest.raises(ConfigError, match=r"3 of 10 samples.*max_skipped_frac=0\.2.*skipped\.jsonl"):
+        ledger.usable([skipped("c")])
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path) -> None:
+    hold = f"from videor2_rl.run_folder import sole_writer; from pathlib import Path; w = sole_writer(Path({str(tmp_path)!r})); w.__enter__(); print('held', flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match="another run is writing"), sole_writer(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    with sole_writer(tmp_path):
+        pass

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from videor2_rl.config import LoggingConfig
+from videor2_rl.tracking import (
+    PhaseTimer,
+    ProgressBar,
+    Tracker,
+    clock,
+    console_line,
+    read_metrics,
+    truncate_metrics,
+)
+
+PLAIN = LoggingConfig(trackers=(), project="test", name="test", rollouts=False)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=80)
+
+
+def log_steps(run_dir: Path, steps: range, **extra: float) -> None:
+    with Tracker(run_dir, PLAIN, total_steps=10, first_step=steps.start, console=quiet()) as tracker:
+        for step in steps:
+            tracker.log(step, {"reward/mean": float(step), **extra})
+
+
+def test_a_row_is_on_disk_before_log_returns(tmp_path: Path) -> None:
+    with Tracker(tmp_path, PLAIN, total_steps=2, console=quiet()) as tracker:
+        tracker.log(1, {"reward/mean": 0.5})
+        assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+            "step": 1,
+            "reward/mean": 0.5,
+            "perf/non_finite": 0,
+        }
+
+
+def test_nan_and_infinity_become_null_and_are_counted(tmp_path: Path) -> None:
+    with Tracker(tmp_path, PLAIN, total_steps=2, console=quiet()) as tracker:
+        tracker.log(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.5})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert row == {"step": 1, "a": None, "b": None, "c": None, "d": 1.5, "perf/non_finite": 3}
+
+
+def test_a_resumed_run_drops_the_rows_it_will_write_again(tmp_path: Path) -> None:
+    log_steps(tmp_path, range(1, 6), run=1.0)
+    log_steps(tmp_path, range(4, 8), run=2.0)
+    rows = read_metrics(tmp_path)
+    assert [(row["step"], row["run"]) for row in rows] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2), (7, 2)]
+
+
+def test_truncate_drops_the_undone_future_and_a_torn_line(tmp_path: Path) -> None:
+    log_steps(tmp_path, range(1, 5))
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "reward/me')
+    assert truncate_metrics(tmp_path, 4) == 1
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+def test_truncate_of_a_run_without_metrics_does_nothing(tmp_path: Path) -> None:
+    assert truncate_metrics(tmp_path, 1) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_console_line_shows_what_the_step_has_and_nothing_else() -> None:
+    metrics = {"reward/mean": 1.25, "actor/kl": 0.00031, "rollout/log_prob_gap_max": None, "timing_s/step": 3.14}
+    assert (
+        console_line(7, metrics, total_steps=40, left_s=92)
+        == "step  7/40  reward 1.250  kl 3.1e-04  gap n/a  3.1 s  left 1:32"
+    )
+
+
+def test_the_console_line_is_one_line_even_when_longer_than_the_screen(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=20)
+    with Tracker(tmp_path, PLAIN, total_steps=3, console=console) as tracker:
+        tracker.log(1, {"reward/mean": 1.0, "reward/accuracy": 1.0, "reward/tac": 1.0, "actor/kl": 0.0})
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("\n") == 1
+
+
+def test_time_left_is_the_mean_recent_step_times_the_steps_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = quiet()
+    with Tracker(tmp_path, PLAIN, total_steps=5, console=console) as tracker:
+        now[0] += 10
+        tracker.log(1, {})
+        now[0] += 20
+        tracker.log(2, {})
+    assert isinstance(console.file, io.StringIO)
+    # (10 + 20) / 2 = 15 s a step, 3 steps left.
+    assert [line.split("left ")[1].strip() for line in console.file.getvalue().splitlines()] == ["0:40", "0:45"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (92, "1:32"), (3723, "1:02:03")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+class Backend:
+    """Fails on the second call, like a server that goes away for a moment."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, float]] = []
+        self.calls = 0
+        self.exit_code: int | None = None
+
+    def log(self, *, data: Mapping[str, float], step: int) -> None:
+        self.calls += 1
+        if self.calls == 2:
+            raise ConnectionError("gone")
+        self.rows.append({"step": step, **data})
+
+    def finish(self, *, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+def test_a_tracker_that_fails_later_is_counted_and_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend()
+    monkeypatch.setattr("videor2_rl.tracking._start_backends", lambda *_: backend)
+    config = LoggingConfig(trackers=("wandb",), project="test", name="test", rollouts=False)
+    with Tracker(tmp_path, config, total_steps=3, console=quiet()) as tracker:
+        for step in (1, 2, 3):
+            tracker.log(step, {"a": math.nan if step == 3 else 1.0})
+    assert [row["perf/tracker_failures"] for row in read_metrics(tmp_path)] == [0, 0, 1]
+    # A backend gets no value where there is none.
+    assert backend.rows == [
+        {"step": 1, "a": 1.0, "perf/non_finite": 0, "perf/tracker_failures": 0},
+        {"step": 3, "perf/non_finite": 1, "perf/tracker_failures": 1},
+    ]
+    assert backend.exit_code == 0
+
+
+def test_a_run_that_fails_tells_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend()
+    monkeypatch.setattr("videor2_rl.tracking._start_backends", lambda *_: backend)
+    config = LoggingConfig(trackers=("wandb",), project="test", name="test", rollouts=False)
+    with pytest.raises(ZeroDivisionError), Tracker(tmp_path, config, total_steps=1, console=quiet()):
+        raise ZeroDivisionError
+    assert backend.exit_code == 1
+
+
+def test_logging_outside_of_the_with_block_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="with"):
+        Tracker(tmp_path, PLAIN, total_steps=1).log(1, {})
+
+
+@pytest.mark.slow
+def test_verl_writes_tensorboard_and_offline_wandb_under_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TENSORBOARD_DIR", "WANDB_DIR"):
+        # Set and unset, so that what the tracker puts there goes with the test.
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = LoggingConfig(trackers=("tensorboard", "wandb"), project="test", name="test", rollouts=False)
+    with Tracker(tmp_path, config, total_steps=1, config={"seed": 1}, console=quiet()) as tracker:
+        tracker.log(1, {"reward/mean": 0.25, "bad": math.nan})
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("reward/mean")] == [(1, 0.25)]
+    assert "bad" not in events.Tags()["scalars"]
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_phase_timer_sums_a_phase_entered_twice_and_counts_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    timer = PhaseTimer()
+    for seconds in (1.0, 2.0):
+        with timer.phase("generate"):
+            now[0] += seconds
+    with pytest.raises(ValueError), timer.phase("update"):
+        now[0] += 4
+        raise ValueError
+    now[0] += 8
+    assert timer.metrics() == {"timing_s/generate": 3.0, "timing_s/update": 4.0, "timing_s/step": 15.0}
+
+
+def test_progress_without_a_terminal_is_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = quiet()
+    with ProgressBar("decoding", 4, console=console, every_s=10) as progress:
+        for _ in range(4):
+            now[0] += 6
+            progress.advance()
+    assert isinstance(console.file, io.StringIO)
+    # After 12 s half is done: 12 s are left.
+    assert console.file.getvalue().splitlines() == ["decoding  2/4  left 0:12", "decoding  4/4  in 0:24"]
+
+
+def test_progress_on_a_terminal_is_a_bar() -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    with ProgressBar("decoding", 4, console=console) as progress:
+        progress.advance(4)
+    assert isinstance(console.file, io.StringIO)
+    assert "decoding" in console.file.getvalue()
+    assert "4/4" in console.file.getvalue()

@@ -1,0 +1,260 @@
+"""The GRPO loop over fakes that satisfy its protocols: order, bookkeeping, what stops it, how it goes on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rewards.types import Scored, Verdict
+from videor2_rl.app import compose_run
+from videor2_rl.checkpoint import Checkpoints
+from videor2_rl.config import AlgorithmConfig, GrpoRun
+from videor2_rl.run_folder import SkipLedger
+from videor2_rl.tracking import Tracker, read_metrics
+from videor2_rl.trainer import (
+    LogProbGapError,
+    Workers,
+    check_gap,
+    progress_of,
+    restore,
+    train,
+    update_batches,
+    with_advantages,
+)
+from videor2_rl.types import (
+    Group,
+    LogProbs,
+    PromptHandle,
+    Rollout,
+    SamplingSpec,
+    SkippedSample,
+    TrainGroup,
+    VideoSample,
+    WeightSnapshot,
+)
+
+
+def rollout(*, version: int = 0, reason: Any = "stop", log_probs: Sequence[float] = (-1.0, -2.0)) -> Rollout:
+    values = np.array(log_probs, dtype=np.float32)
+    return Rollout(np.arange(len(values)), values, "text", reason, version)
+
+
+def scored(reward: float | None) -> Scored:
+    verdict = Verdict("failure" if reward is None else "score", reward)
+    return Scored(reward, {"accuracy": verdict, "temporal_alignment": verdict}, {"accuracy": reward})
+
+
+@dataclass
+class Fakes:
+    """All five parts in one: one weight that each update adds 1 to, and a log of what was asked."""
+
+    weight: float = 0.0
+    served: float = 0.0
+    calls: list[str] = field(default_factory=list)
+    skip: frozenset[str] = frozenset()
+    gap: float = 0.0
+
+    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
+        self.calls.append("prepare")
+        return [
+            SkippedSample(s.sample_id, s.video, "empty", "")
+            if s.sample_id in self.skip
+            else PromptHandle(s.sample_id, s.sample_id, 4, None)
+            for s in samples
+        ]
+
+    def prefetch(self, samples: Sequence[VideoSample]) -> None:
+        self.calls.append("prefetch")
+
+    def decodes_per_clip(self) -> float:
+        return 1.0
+
+    def generate(
+        self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
+    ) -> list[Group]:
+        self.calls.append(f"generate v{self.served:g} {','.join(p.sample_id for p in prompts)}")
+        return [
+            Group(i, p.sample_id, tuple(rollout(version=int(self.served)) for _ in range(sampling.group_size)))
+            for i, p in zip(group_ids, prompts, strict=True)
+        ]
+
+    def update_weights(self, snapshot: WeightSnapshot) -> Mapping[str, float]:
+        self.calls.append(f"sync v{snapshot.policy_version}")
+        self.served = snapshot.policy_version
+        return {}
+
+    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        self.calls.append("score")
+        return [[scored(float(index)) for index in range(len(group.rollouts))] for group in groups]
+
+    def write_rollouts(self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(dict(record)) + "\n" for record in records))
+
+    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
+        self.calls.append("log_probs")
+        values = np.array([-1.0, -2.0 + self.gap], dtype=np.float32)
+        return [LogProbs(g.group_id, (values,) * len(g.response_ids), (values,) * len(g.response_ids)) for g in groups]
+
+    def update(
+        self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
+    ) -> dict[str, float]:
+        self.calls.append("update")
+        self.weight += 1
+        return {"actor/loss": self.weight}
+
+    def publish_weights(self, policy_version: int) -> WeightSnapshot:
+        assert policy_version == self.weight
+        return WeightSnapshot(policy_version, None, 0, "", ())
+
+    def save(self, path: Path) -> None:
+        (path / "weight").write_text(str(self.weight))
+
+    def load(self, path: Path) -> None:
+        self.weight = float((path / "weight").read_text())
+
+    def workers(self, *, with_reference: bool = True) -> Workers:
+        return Workers(self, self, self, self, self if with_reference else None)
+
+
+def configure(tmp_path: Path, *overrides: str) -> GrpoRun:
+    defaults = ["model.path=m", "data.train_file=t", "data.media_dir=d", f"output_dir={tmp_path}"]
+    sizes = ["algorithm.num_steps=6", "algorithm.prompts_per_step=2", "algorithm.group_size=2"]
+    return compose_run("grpo", GrpoRun, [*defaults, *sizes, "checkpoint.every_steps=2", *overrides])
+
+
+def samples(count: int) -> list[VideoSample]:
+    return [VideoSample(f"s{index}", f"/clips/{index}.mp4", "?", "<answer>A</answer>") for index in range(count)]
+
+
+def run_loop(run: GrpoRun, fakes: Fakes, *, num_samples: int = 8) -> None:
+    run_dir = Path(run.output_dir)
+    checkpoints = Checkpoints(run_dir, keep=run.checkpoint.keep)
+    workers = fakes.workers(with_reference=run.algorithm.kl_coefficient > 0)
+    newest = checkpoints.newest()
+    start = progress_of(newest)
+    restore(workers, newest)
+    with Tracker(run_dir, run.logging, total_steps=run.algorithm.num_steps, first_step=start.step + 1) as tracker:
+        train(
+            run,
+            workers,
+            samples(num_samples),
+            checkpoints=checkpoints,
+            start=start,
+            tracker=tracker,
+            ledger=SkipLedger(run_dir, num_samples=num_samples, max_frac=run.data.max_skipped_frac),
+            received_bytes=lambda: 7,
+        )
+
+
+def test_a_step_asks_its_parts_in_the_order_of_the_algorithm(tmp_path: Path) -> None:
+    fakes = Fakes()
+    run_loop(configure(tmp_path, "algorithm.num_steps=1", "data.shuffle=false"), fakes)
+    expected = ["prepare", "generate v0 s0,s1", "score", "log_probs", "log_probs", "update", "sync v1"]
+    assert fakes.calls == expected
+
+
+def test_without_a_kl_term_no_reference_is_asked(tmp_path: Path) -> None:
+    fakes = Fakes()
+    run_loop(configure(tmp_path, "algorithm.num_steps=1", "algorithm.kl_coefficient=0"), fakes)
+    assert fakes.calls.count("log_probs") == 1
+
+
+def test_each_step_samples_with_the_weights_of_the_update_before(tmp_path: Path) -> None:
+    fakes = Fakes()
+    run_loop(configure(tmp_path, "algorithm.updates_per_batch=2"), fakes)
+    versions = [call.split()[1] for call in fakes.calls if call.startswith("generate")]
+    assert versions == ["v0", "v2", "v4", "v6", "v8", "v10"]
+
+
+@pytest.mark.parametrize("killed_in", ["generate", "update", "sync"])
+def test_a_killed_run_goes_on_with_the_same_metrics_and_samples(tmp_path: Path, killed_in: str) -> None:
+    whole, broken = Fakes(), Fakes()
+    run_loop(configure(tmp_path / "whole"), whole)
+
+    class Killed(Fakes):
+        def __getattribute__(self, name: str) -> Any:
+            names = {"generate": "generate", "update": "update", "sync": "update_weights"}
+            if name == names[killed_in] and object.__getattribute__(self, "weight") >= 3:
+                raise KeyboardInterrupt
+            return object.__getattribute__(self, name)
+
+    run = configure(tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(run, Killed())
+    run_loop(run, broken)
+    keys = ("step", "actor/loss", "actor/policy_version", "data/epoch")
+    rows = [[tuple(row[key] for key in keys) for row in read_metrics(tmp_path / name)] for name in ("whole", "broken")]
+    assert rows[0] == rows[1]
+    resumed = [call for call in broken.calls if call.startswith("generate")]
+    assert resumed == [call for call in whole.calls if call.startswith("generate")][-len(resumed) :]
+
+
+def test_a_sample_that_cannot_be_used_is_left_out_and_the_step_goes_on(tmp_path: Path) -> None:
+    fakes = Fakes(skip=frozenset({"s1"}))
+    run_loop(configure(tmp_path, "algorithm.num_steps=4", "data.shuffle=false", "data.max_skipped_frac=0.2"), fakes)
+    generated = [call.split()[-1] for call in fakes.calls if call.startswith("generate")]
+    assert generated == ["s0", "s2,s3", "s4,s5", "s6,s7"]
+    assert read_metrics(tmp_path)[-1]["data/skipped"] == 1
+
+
+def test_a_gap_between_engine_and_learner_stops_the_run_before_the_update(tmp_path: Path) -> None:
+    fakes = Fakes(gap=0.6)
+    with pytest.raises(LogProbGapError, match=r"6\.00e-01 nats"):
+        run_loop(configure(tmp_path), fakes)
+    assert "update" not in fakes.calls
+
+
+def test_a_gap_that_is_not_a_number_stops_the_run_too() -> None:
+    group = Group(0, "s", (rollout(log_probs=[np.nan]),))
+    learner = LogProbs(0, (np.zeros(1, np.float32),), (np.zeros(1, np.float32),))
+    with pytest.raises(LogProbGapError):
+        check_gap([group], [learner], limit=1.0)
+
+
+def test_a_failed_verdict_leaves_baseline_and_loss(tmp_path: Path) -> None:
+    algorithm = configure(tmp_path, "algorithm.advantage=dr_grpo").algorithm
+    groups = [Group(5, "s", tuple(rollout() for _ in range(3)))]
+    prompts = [PromptHandle("s", "s", 4, None)]
+    [group] = with_advantages(groups, prompts, [[scored(1.0), scored(None), scored(0.0)]], algorithm=algorithm)
+    assert group.advantages is not None and group.in_loss is not None
+    # The mean of 1 and 0; a zero in the failure's place would have made it 1/3.
+    np.testing.assert_allclose(group.advantages, [0.5, 0.0, -0.5])
+    assert group.in_loss.tolist() == [True, False, True]
+
+
+def test_truncated_responses_leave_the_loss_only_when_asked(tmp_path: Path) -> None:
+    algorithm = configure(tmp_path).algorithm
+    groups = [Group(5, "s", (rollout(), rollout(reason="length")))]
+    prompts = [PromptHandle("s", "s", 4, None)]
+    scores = [[scored(1.0), scored(0.0)]]
+    kept = {
+        mask: with_advantages(groups, prompts, scores, algorithm=replace(algorithm, mask_truncated=mask))[0].in_loss
+        for mask in (False, True)
+    }
+    assert kept[False] is not None and kept[False].tolist() == [True, True]
+    assert kept[True] is not None and kept[True].tolist() == [True, False]
+
+
+def test_groups_of_equal_rewards_can_be_filtered(tmp_path: Path) -> None:
+    algorithm = configure(tmp_path).algorithm
+    prompts = [PromptHandle(name, name, 4, None) for name in "ab"]
+    groups = [Group(i, name, (rollout(), rollout())) for i, name in enumerate("ab")]
+    train_groups = with_advantages(
+        groups, prompts, [[scored(1.0), scored(1.0)], [scored(1.0), scored(0.0)]], algorithm=algorithm
+    )
+    assert [len(part) for part in update_batches(train_groups, algorithm=algorithm)] == [2]
+    [part] = update_batches(train_groups, algorithm=replace(algorithm, filter_zero_variance=True))
+    assert [group.group_id for group in part] == [1]
+
+
+def test_a_batch_is_split_into_updates_that_use_every_group_once(tmp_path: Path) -> None:
+    algorithm = replace(configure(tmp_path).algorithm, updates_per_batch=3)
+    groups = [TrainGroup(i, PromptHandle("s", "s", 4, None), (np.arange(2),)) for i in range(7)]
+    parts = update_batches(groups, algorithm=algorithm)
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert [group.group_id for part in parts for group in part] == list(range(7))

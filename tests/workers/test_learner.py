@@ -1,0 +1,369 @@
+"""The learner through Ray and verl: one rank and two, on a tiny Qwen2.5-VL with video."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from videor2_rl.config import AlgorithmConfig, ConfigError, LearnerConfig, ModelConfig, ReferenceConfig
+from videor2_rl.types import Prompt, PromptHandle, TrainGroup
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+PATCH_VALUES = 3 * 2 * 7 * 7
+LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
+LEARNER = LearnerConfig(
+    backend="fsdp2",
+    num_ranks=1,
+    cpus_per_rank=1,
+    gpus_per_rank=0,
+    learning_rate=1e-3,
+    lr_schedule="cosine",
+    min_lr_frac=0.1,
+    warmup_steps=0,
+    weight_decay=0.01,
+    betas=(0.9, 0.98),
+    max_grad_norm=1.0,
+    max_tokens_per_micro_batch=100_000,
+    gradient_checkpointing=False,
+)
+ALGORITHM = AlgorithmConfig(
+    num_steps=10,
+    prompts_per_step=5,
+    group_size=4,
+    updates_per_batch=1,
+    advantage="grpo",
+    policy_loss="vanilla",
+    clip_low=0.2,
+    clip_high=0.2,
+    loss_aggregation="token-mean",
+    kl_coefficient=0.04,
+    kl_estimator="low_var_kl",
+    filter_zero_variance=False,
+    mask_truncated=False,
+    importance_cap=2.0,
+    max_log_prob_gap=1e-4,
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    from videor2_rl.config import ClusterConfig
+    from workers.cluster import connected
+    from workers.verl_config import learner_env
+
+    # A short path: Ray's sockets live under it, and their names are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray_") as folder:
+        config = ClusterConfig(address="local", device="cpu", num_cpus=8, object_store_mib=256, temp_dir=folder)
+        with connected(config, worker_env={**learner_env("cpu"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}):
+            yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    from videor2_rl.demo.model import make_model
+
+    folder = tmp_path_factory.mktemp("model")
+    make_model(folder, seed=0)
+    return ModelConfig(
+        path=str(folder),
+        dtype="float32",
+        freeze_vision_tower=True,
+        freeze_merger=True,
+        freeze_language_model=False,
+        system_prompt="",
+        instruction="",
+    )
+
+
+@pytest.fixture(scope="module")
+def groups(cluster: None, model: ModelConfig) -> list[TrainGroup]:
+    """Five groups of four responses, their prompts in Ray's object store."""
+    import ray
+    from transformers import AutoConfig
+
+    video_token = AutoConfig.from_pretrained(model.path).video_token_id
+    rng = np.random.default_rng(0)
+    groups = []
+    for group_id, lengths in enumerate(LENGTHS):
+        prompt = a_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
+        groups.append(
+            TrainGroup(
+                group_id=group_id,
+                prompt=PromptHandle("s", "c", len(prompt.token_ids), ray.put(prompt)),
+                response_ids=tuple(rng.integers(20, 300, length) for length in lengths),
+                advantages=rng.normal(size=len(lengths)).astype(np.float32),
+            )
+        )
+    return groups
+
+
+def a_prompt(rng: np.random.Generator, *, video_token: int, frames: int) -> Prompt:
+    grid = np.array([[frames, 4, 4]])
+    video = np.stack([axis.ravel() for axis in np.indices((frames, 2, 2))]) * np.array([[2], [1], [1]])
+    positions = [np.tile(np.arange(3), (3, 1)), video + 3]
+    positions.append(np.tile(positions[-1].max() + 1 + np.arange(5), (3, 1)))
+    text = rng.integers(20, 300, 8)
+    return Prompt(
+        sample_id="s",
+        clip_key="c",
+        text="",
+        token_ids=np.concatenate([text[:3], np.full(frames * 4, video_token), text[3:]]),
+        position_ids=np.concatenate(positions, axis=1),
+        patches=rng.integers(0, 256, (int(grid.prod()), PATCH_VALUES), dtype=np.uint8),
+        video_grid_thw=grid,
+        second_per_grid_s=1.0,
+        timestamps_s=np.arange(2 * frames, dtype=np.float64),
+    )
+
+
+@pytest.fixture(scope="module")
+def one_rank(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
+    from workers.learner import Learner
+
+    learner = Learner(LEARNER, model, total_steps=10, seed=0)
+    yield learner
+    learner.shutdown()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
+    """Small micro-batches, unequally many: rank 1 gets repeats that weigh nothing; activations recomputed."""
+    from workers.learner import Learner
+
+    config = replace(LEARNER, num_ranks=2, max_tokens_per_micro_batch=70, gradient_checkpointing=True)
+    learner = Learner(config, model, total_steps=10, seed=0)
+    yield learner
+    learner.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ready(one_rank: Any, model: ModelConfig, groups: list[TrainGroup]) -> list[TrainGroup]:
+    """The groups with old log-probs of the learner and those of a reference of the same weights."""
+    from workers.reference import Reference
+
+    reference = Reference(
+        ReferenceConfig(num_ranks=1, cpus_per_rank=1, gpus_per_rank=0),
+        model,
+        backend="fsdp2",
+        max_tokens_per_micro_batch=100,
+    )
+    ref = reference.log_probs(groups, temperature=0.9)
+    reference.shutdown()
+    old = one_rank.log_probs(groups, temperature=0.9)
+    return [
+        replace(group, old_log_probs=o.at_temperature, ref_log_probs=r.at_temperature)
+        for group, o, r in zip(groups, old, ref, strict=True)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def start_state(one_rank: Any, two_ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every test begins with the checkpoint's weights and a fresh optimiser, by saving and restoring."""
+    for name, learner in (("one", one_rank), ("two", two_ranks)):
+        folder = tmp_path_factory.getbasetemp() / f"start_{name}"
+        if folder.exists():
+            learner.load(folder)
+        else:
+            learner.save(folder)
+
+
+def weights_of(learner: Any) -> dict[str, np.ndarray]:
+    import ray
+    from safetensors.numpy import load
+
+    return load(bytes(ray.get(learner.publish_weights(0).ref)))
+
+
+def update(learner: Any, groups: list[TrainGroup], **changes: Any) -> dict[str, float]:
+    return learner.update(groups, algorithm=replace(ALGORITHM, **changes), temperature=0.9)
+
+
+def plain_log_probs(model: ModelConfig, group: TrainGroup, *, temperature: float) -> list[np.ndarray]:
+    """By transformers alone, one ordinary sequence per response."""
+    import ray
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    network = AutoModelForImageTextToText.from_pretrained(model.path, dtype=torch.float32, attn_implementation="sdpa")
+    processor = AutoProcessor.from_pretrained(model.path).video_processor
+    prompt = ray.get(group.prompt.ref)
+    channels = (torch.tensor(prompt.patches).float() / 255).chunk(3, dim=1)
+    scales = zip(channels, processor.image_mean, processor.image_std, strict=True)
+    pixels = torch.cat([(values - mean) / std for values, mean, std in scales], dim=1)
+    results = []
+    for response in group.response_ids:
+        ids = torch.tensor(np.concatenate([prompt.token_ids, response]))
+        text = np.tile(prompt.position_ids.max() + 1 + np.arange(len(response)), (3, 1))
+        positions = torch.tensor(np.concatenate([prompt.position_ids, text], axis=1))
+        with torch.no_grad():
+            logits = network(
+                input_ids=ids[None],
+                attention_mask=torch.ones_like(ids)[None],
+                position_ids=positions[:, None],
+                pixel_values_videos=pixels,
+                video_grid_thw=torch.tensor(prompt.video_grid_thw),
+            ).logits[0]
+        start = len(prompt.token_ids)
+        log_probs = torch.log_softmax(logits[start - 1 : -1] / temperature, dim=-1)
+        results.append(log_probs.gather(1, ids[start:, None])[:, 0].numpy())
+    return results
+
+
+def test_log_probs_equal_plain_transformers_in_the_order_given(one_rank, two_ranks, groups, model):
+    order = [groups[i] for i in (3, 0, 4, 2, 1)]
+    for learner in (one_rank, two_ranks):
+        found = learner.log_probs(order, temperature=0.9)
+        assert [log_probs.group_id for log_probs in found] == [3, 0, 4, 2, 1]
+        for group, log_probs in zip(order, found, strict=True):
+            for temperature, values in ((0.9, log_probs.at_temperature), (1.0, log_probs.raw)):
+                for one, other in zip(plain_log_probs(model, group, temperature=temperature), values, strict=True):
+                    np.testing.assert_allclose(other, one, atol=1e-5, rtol=0)
+
+
+def test_first_update_has_ratio_one_and_no_divergence_from_the_reference(one_rank, ready):
+    metrics = update(one_rank, ready)
+    assert metrics["actor/ratio_mean"] == pytest.approx(1, abs=1e-6)
+    assert metrics["actor/ratio_max"] == pytest.approx(1, abs=1e-5)
+    assert metrics["actor/kl"] == pytest.approx(0, abs=1e-8)
+    assert metrics["actor/clip_frac"] == 0
+    assert metrics["actor/tokens"] == sum(map(sum, LENGTHS))
+    # With ratio 1 the loss is minus the mean advantage over tokens.
+    by_hand = -np.average(np.concatenate([g.advantages for g in ready]), weights=np.concatenate(LENGTHS))
+    assert metrics["actor/pg_loss"] == pytest.approx(by_hand, abs=1e-6)
+    assert metrics["actor/lr"] == pytest.approx(1e-3)
+    assert 0 < metrics["actor/entropy"] < np.log(1000)
+    assert metrics["actor/skipped_update"] == 0
+
+
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean"])
+def test_ranks_micro_batches_and_order_do_not_change_the_update(one_rank, two_ranks, ready, aggregation):
+    shuffled = [ready[i] for i in (2, 4, 1, 0, 3)]
+    for step in range(2):
+        one = update(one_rank, ready, loss_aggregation=aggregation)
+        two = update(two_ranks, shuffled, loss_aggregation=aggregation)
+        assert one.keys() == two.keys()
+        for name in one:
+            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=2e-6), (step, name)
+    first, second = weights_of(one_rank), weights_of(two_ranks)
+    assert first.keys() == second.keys()
+    for name in first:
+        # Adam turns rounding noise of a zero gradient (a key's bias) into steps of the learning rate.
+        if not name.endswith("k_proj.bias"):
+            np.testing.assert_allclose(second[name], first[name], atol=1e-5, err_msg=name)
+
+
+def test_responses_out_of_the_loss_do_not_count(one_rank, ready):
+    in_loss = [np.array([True, False, True, True])] + [np.ones(4, dtype=bool)] * 3 + [np.zeros(4, dtype=bool)]
+    marked = [replace(group, in_loss=mask) for group, mask in zip(ready, in_loss, strict=True)]
+    metrics = update(one_rank, marked)
+    kept = np.concatenate(in_loss)
+    advantages = np.concatenate([group.advantages for group in ready])[kept]
+    lengths = np.concatenate(LENGTHS)[kept]
+    assert metrics["actor/tokens"] == lengths.sum()
+    assert metrics["actor/pg_loss"] == pytest.approx(-np.average(advantages, weights=lengths), abs=1e-6)
+    with pytest.raises(ValueError, match="in the loss"):
+        update(one_rank, [replace(group, in_loss=np.zeros(4, dtype=bool)) for group in ready])
+
+
+def test_stale_rollouts_are_weighted_up_to_the_cap(one_rank, ready):
+    stale = [
+        replace(group, rollout_log_probs=tuple(values - np.float32(1) for values in group.old_log_probs))
+        for group in ready
+    ]
+    plain = update(one_rank, ready, kl_coefficient=0.0)
+    weighted = update(one_rank, stale, kl_coefficient=0.0, importance_cap=2.0)
+    assert weighted["actor/importance_weight"] == pytest.approx(2.0)
+    assert "actor/kl" not in plain
+
+
+def test_saving_and_loading_gives_the_same_next_step(one_rank, two_ranks, ready, tmp_path):
+    for name, learner in (("one", one_rank), ("two", two_ranks)):
+        update(learner, ready)
+        learner.save(tmp_path / name)
+        expected, weights = update(learner, ready), weights_of(learner)
+        update(learner, ready)
+        learner.load(tmp_path / name)
+        assert update(learner, ready) == expected
+        for key, value in weights_of(learner).items():
+            np.testing.assert_array_equal(value, weights[key])
+    with pytest.raises(ConfigError, match="num_ranks"):
+        one_rank.load(tmp_path / "two")
+
+
+def test_frozen_parts_stay_bit_for_bit(one_rank, two_ranks, ready):
+    for learner in (one_rank, two_ranks):
+        before = weights_of(learner)
+        update(learner, ready)
+        after = weights_of(learner)
+        changed = {name for name in before if not np.array_equal(before[name], after[name])}
+        assert {name for name in before if not name.startswith("model.visual.")} == changed
+        assert "lm_head.weight" not in before
+
+
+def test_sft_loss_is_the_mean_over_all_response_tokens(one_rank, two_ranks, groups, model):
+    rows = [replace(group, response_ids=group.response_ids[:1], advantages=None) for group in groups]
+    log_probs = [plain_log_probs(model, row, temperature=1.0)[0] for row in rows]
+    by_hand = -np.concatenate(log_probs).mean()
+    losses = []
+    for learner in (one_rank, two_ranks):
+        assert learner.sft_loss(rows) == pytest.approx(by_hand, abs=1e-5)
+        metrics = learner.sft_step(rows)
+        assert metrics["sft/loss"] == pytest.approx(by_hand, abs=1e-5)
+        assert metrics["sft/tokens"] == sum(len(values) for values in log_probs)
+        losses.append(learner.sft_loss(rows))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] < by_hand
+    # Fewer samples than ranks.
+    assert two_ranks.sft_loss(rows[:1]) == pytest.approx(one_rank.sft_loss(rows[:1]), abs=1e-5)
+
+
+def test_exported_folder_is_an_ordinary_checkpoint(two_ranks, ready, groups, model, tmp_path):
+    from transformers import AutoProcessor
+
+    update(two_ranks, ready)
+    two_ranks.export(tmp_path / "hf")
+    exported = replace(model, path=str(tmp_path / "hf"))
+    found = two_ranks.log_probs(groups[:1], temperature=1.0)[0].raw
+    for one, other in zip(plain_log_probs(exported, groups[0], temperature=1.0), found, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
+    assert AutoProcessor.from_pretrained(exported.path).tokenizer is not None
+    assert not list(tmp_path.glob(".partial*"))
+    with pytest.raises(ConfigError, match="exists"):
+        two_ranks.export(tmp_path / "hf")
+
+
+def test_published_weights_are_the_checkpoints(one_rank, model):
+    from workers.weight_sync import expected_weights
+
+    snapshot = one_rank.publish_weights(7)
+    expected = expected_weights(model.path)
+    assert snapshot.policy_version == 7
+    assert set(snapshot.names) == set(expected.shapes)
+    assert {name: value.shape for name, value in weights_of(one_rank).items()} == dict(expected.shapes)
+
+
+def test_unsplittable_losses_are_refused(one_rank, ready):
+    with pytest.raises(ConfigError, match="policy_loss"):
+        update(one_rank, ready, policy_loss="kl_cov")
+    with pytest.raises(ConfigError, match="max_response_tokens"):
+        update(one_rank, ready, loss_aggregation="seq-mean-token-sum-norm")
+
+
+def test_dead_rank_ends_the_call_with_its_number(model, ready):
+    import ray
+
+    from workers.learner import Learner, RankLost
+
+    learner = Learner(replace(LEARNER, num_ranks=2), model, total_steps=10, seed=0, deadline_s=120)
+    try:
+        ray.kill(learner._ranks._workers.workers[1], no_restart=True)
+        with pytest.raises(RankLost, match="learner rank"):
+            learner.log_probs(ready, temperature=1.0)
+    finally:
+        learner.shutdown()

@@ -1,0 +1,418 @@
+"""Rollout workers: the pure parts, one engine against Hugging Face, and the pool under faults."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videor2_rl.config import ConfigError
+from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
+from workers import rollout
+from workers.rollout import EngineSpec, GenerateRequest, RolloutPool, call_parts, rollout_env, sample_seed
+from workers.weight_sync import WeightsRefused, load_into_engine, pack_weights, shared_file
+
+FLOAT32_LIMIT = 1e-4
+"""Nats; the same weights and input differ by some 3e-6."""
+SECONDS_PER_GRID = (0.5, 1.0, 2.0, 0.4)
+
+
+GRID = (4, 4, 6)
+"""Patches in time, height, width; merged 2 x 2 that is 4 * 2 * 3 = 24 video tokens."""
+PATCH_VALUES = 3 * 2 * 7 * 7
+TOKENS_PER_SECOND = 2
+
+
+def original_positions(
+    before: int, after: int, *, second_per_grid_s: float, grid: tuple[int, int, int] = GRID
+) -> np.ndarray:
+    """[3, P]: text, one video, text, by the formula published with Qwen2.5-VL, written out token by token."""
+    rows = [[i, i, i] for i in range(before)]
+    for t in range(grid[0]):
+        for h in range(grid[1] // 2):
+            for w in range(grid[2] // 2):
+                rows.append([before + int(t * second_per_grid_s * TOKENS_PER_SECOND), before + h, before + w])
+    start = max(max(row) for row in rows) + 1
+    rows += [[start + i] * 3 for i in range(after)]
+    return np.array(rows, dtype=np.int64).T
+
+
+def make_prompt(tokenizer: Any, *, seed: int, second_per_grid_s: float = 1.0) -> Prompt:
+    rng = np.random.default_rng(seed)
+    video = tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    before = tokenizer.encode("<|im_start|>user\n<|vision_start|>")
+    after = tokenizer.encode("<|vision_end|>Which colour appears first?<|im_end|>\n<|im_start|>assistant\n")
+    num_video = GRID[0] * GRID[1] * GRID[2] // 4
+    return Prompt(
+        sample_id=f"sample-{seed}",
+        clip_key=f"clip-{seed}-{second_per_grid_s}",
+        text="",
+        token_ids=np.array(before + [video] * num_video + after, dtype=np.int64),
+        position_ids=original_positions(len(before), len(after), second_per_grid_s=second_per_grid_s),
+        patches=rng.integers(0, 256, (GRID[0] * GRID[1] * GRID[2], PATCH_VALUES), dtype=np.uint8),
+        video_grid_thw=np.array([GRID], dtype=np.int64),
+        second_per_grid_s=second_per_grid_s,
+        timestamps_s=np.arange(2 * GRID[0]) * second_per_grid_s / 2,
+    )
+
+
+def hf_model(checkpoint: Path, *, seed: int | None = None) -> Any:
+    """The checkpoint in float32; with a seed every weight gets noise, as a few optimiser steps would do."""
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.02 * torch.randn(weight.shape, generator=generator)
+    return model
+
+
+def hf_log_probs(model: Any, prompt: Prompt, response: np.ndarray, *, positions: str = "original") -> np.ndarray:
+    """[T] log-probs of one response by a plain HF forward; positions "transformers": those it derives by itself."""
+    import torch
+
+    # Mean and std of the CLIP preprocessing that Qwen2-VL's processors use.
+    mean = np.repeat([0.48145466, 0.4578275, 0.40821073], PATCH_VALUES // 3)
+    std = np.repeat([0.26862954, 0.26130258, 0.27577711], PATCH_VALUES // 3)
+    pixels = ((prompt.patches / 255 - mean) / std).astype(np.float32)
+    ids = torch.from_numpy(np.concatenate([prompt.token_ids, response]))[None]
+    start = prompt.position_ids.max() + 1
+    tail = np.broadcast_to(np.arange(start, start + len(response)), (3, len(response)))
+    explicit = torch.from_numpy(np.concatenate([prompt.position_ids, tail], axis=1))[:, None]
+    kwargs: dict[str, Any] = {"position_ids": explicit}
+    if positions == "transformers":
+        kwargs = {
+            "second_per_grid_ts": torch.tensor([prompt.second_per_grid_s]),
+            "mm_token_type_ids": 2 * (ids == model.config.video_token_id).long(),
+        }
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids,
+            pixel_values_videos=torch.from_numpy(pixels),
+            video_grid_thw=torch.from_numpy(prompt.video_grid_thw),
+            use_cache=False,
+            **kwargs,
+        ).logits[0]
+    picked = torch.log_softmax(logits[len(prompt.token_ids) - 1 : -1].double(), -1)
+    return picked.gather(-1, torch.from_numpy(response)[:, None])[:, 0].numpy()
+
+
+def max_gap(model: Any, prompts: list[Prompt], groups: Any, *, positions: str = "original") -> float:
+    """Largest difference in nats between the engine's log-probs and HF's."""
+    return max(
+        float(np.abs(hf_log_probs(model, prompt, r.token_ids, positions=positions) - r.log_probs).max())
+        for prompt, group in zip(prompts, groups, strict=True)
+        for r in group.rollouts
+    )
+
+
+def sampling(**changes: Any) -> SamplingSpec:
+    values: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 24, "group_size": 4}
+    return SamplingSpec(**{**values, **changes})
+
+
+def generate(
+    engine: Any, prompts: list[Prompt], *, seed: int = 0, version: int | None = None, **spec: Any
+) -> list[Group]:
+    """One call of the session's worker, at the version that it holds."""
+    held = engine.run(engine.worker.version())
+    request = GenerateRequest(tuple(range(len(prompts))), sampling(**spec), seed, held if version is None else version)
+    groups: list[Group] = engine.run(engine.worker.generate(request, *prompts))
+    return groups
+
+
+@given(st.integers(0, 300), st.integers(1, 20), st.integers(1, 50))
+def test_call_parts_cover_the_prompts_in_order_and_evenly(num_prompts: int, num_workers: int, max_groups: int) -> None:
+    parts = call_parts(num_prompts, num_workers=num_workers, max_groups=max_groups)
+    assert [index for part in parts for index in part] == list(range(num_prompts))
+    sizes = [len(part) for part in parts]
+    assert all(0 < size <= max_groups for size in sizes)
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    assert len(parts) >= min(num_prompts, num_workers)
+
+
+def test_every_response_of_a_run_has_its_own_seed() -> None:
+    seeds = {sample_seed(*key) for key in itertools.product((0, 1, 2**40), range(40), range(8))}
+    assert len(seeds) == 3 * 40 * 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_an_engine_on_the_cpu_gets_one_thread_and_one_on_a_gpu_is_left_alone(engine_spec: EngineSpec) -> None:
+    assert rollout_env(engine_spec.rollout, "cpu")["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in rollout_env(engine_spec.rollout, "cuda")
+
+
+# --- one engine -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer: Any) -> list[Prompt]:
+    return [make_prompt(tokenizer, seed=i, second_per_grid_s=s) for i, s in enumerate(SECONDS_PER_GRID)]
+
+
+def snapshot_of(model: Any, version: int, *, without: str = "") -> tuple[WeightSnapshot, np.ndarray]:
+    tensors = [(name, tensor) for name, tensor in model.state_dict().items() if name != without]
+    return pack_weights(tensors, version, tied=frozenset({"lm_head.weight"}))
+
+
+def responses(groups: list[Group]) -> list[list[int]]:
+    return [rollout.token_ids.tolist() for group in groups for rollout in group.rollouts]
+
+
+async def without_clearing(engine: Any, prompts: list[Prompt]) -> list[Group]:
+    """Generate as the worker does, but leave the engine's caches as they are."""
+    version = await engine.worker.version()
+    request = GenerateRequest(tuple(range(len(prompts))), sampling(group_size=2), 0, version or 0)
+    groups = []
+    for group_id, prompt in enumerate(prompts):
+        outputs = await asyncio.gather(*engine.worker._submit(prompt, request, group_id))
+        groups.append(Group(group_id, prompt.sample_id, tuple(rollout._rollout(out, 0) for out in outputs)))
+    return groups
+
+
+@pytest.mark.slow
+def test_log_probs_equal_hugging_face_at_every_frame_rate(engine: Any, checkpoint: Path, prompts: list[Prompt]) -> None:
+    groups = generate(engine, prompts, temperature=0.9, top_k=50)
+    assert [len(group.rollouts) for group in groups] == [4] * len(prompts)
+    assert max_gap(hf_model(checkpoint), prompts, groups) < FLOAT32_LIMIT
+
+
+@pytest.mark.slow
+def test_wrong_positions_on_the_learners_side_are_noticed(engine: Any, checkpoint: Path, prompts: list[Prompt]) -> None:
+    groups = generate(engine, prompts, group_size=1)
+    model = hf_model(checkpoint)
+    assert max_gap(model, prompts, groups, positions="transformers") > 1e-3
+    before = int(np.argmax(prompts[0].token_ids == model.config.video_token_id))
+    after = len(prompts[0].token_ids) - before - 24
+    slower = [replace(p, position_ids=original_positions(before, after, second_per_grid_s=3.0)) for p in prompts]
+    assert max_gap(model, slower, groups) > 1e-3
+
+
+@pytest.mark.slow
+def test_greedy_takes_the_most_likely_token(engine: Any, checkpoint: Path, prompts: list[Prompt]) -> None:
+    groups = generate(engine, prompts, temperature=0.0, group_size=1)
+    assert max_gap(hf_model(checkpoint), prompts, groups) < FLOAT32_LIMIT
+    sampled = generate(engine, prompts, group_size=1)
+    first = [(a.rollouts[0].log_probs[0], b.rollouts[0].log_probs[0]) for a, b in zip(groups, sampled, strict=True)]
+    assert all(greedy >= other for greedy, other in first)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(engine: Any, prompts: list[Prompt]) -> None:
+    first, second = generate(engine, prompts, seed=7), generate(engine, prompts, seed=7)
+    assert responses(first) == responses(second)
+    for a, b in zip(first, second, strict=True):
+        for x, y in zip(a.rollouts, b.rollouts, strict=True):
+            assert x.log_probs.tobytes() == y.log_probs.tobytes()
+    assert len(set(map(tuple, responses(first)))) == 4 * len(prompts)  # siblings differ
+    assert responses(generate(engine, prompts, seed=8)) != responses(first)
+
+
+@pytest.mark.slow
+def test_a_response_does_not_depend_on_the_prompts_beside_it(engine: Any, prompts: list[Prompt]) -> None:
+    together = generate(engine, prompts, seed=7)
+    alone = generate(engine, prompts[:1], seed=7)
+    assert responses(alone) == responses(together[:1])
+
+
+@pytest.mark.slow
+def test_vision_tokens_are_never_sampled(engine: Any, engine_spec: EngineSpec, prompts: list[Prompt]) -> None:
+    tokens = np.concatenate(responses(generate(engine, prompts, temperature=2.0, group_size=16)))
+    assert len(tokens) > 1000
+    assert not np.isin(tokens, engine_spec.banned_token_ids).any()
+
+
+@pytest.mark.slow
+def test_a_finished_response_ends_with_its_end_token(engine: Any, tokenizer: Any, prompts: list[Prompt]) -> None:
+    groups = generate(engine, prompts, group_size=16, max_tokens=64)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
+    for r in rollouts:
+        assert (r.token_ids[-1] == tokenizer.eos_token_id) == (r.finish_reason == "stop")
+        assert len(r.token_ids) == 64 or r.finish_reason == "stop"
+        assert "<|im_end|>" not in r.text
+
+
+@pytest.mark.slow
+def test_another_policy_version_is_refused(engine: Any, prompts: list[Prompt]) -> None:
+    with pytest.raises(RuntimeError, match="41 was asked for"):
+        generate(engine, prompts, version=41)
+
+
+@pytest.mark.slow
+def test_after_a_sync_log_probs_are_those_of_the_new_weights(
+    engine: Any, checkpoint: Path, prompts: list[Prompt]
+) -> None:
+    generate(engine, prompts)
+    old, new = hf_model(checkpoint), hf_model(checkpoint, seed=11)
+    seconds = engine.run(engine.worker.load_weights(*snapshot_of(new, 1)))
+    assert seconds.keys() == {"write", "check", "load"}
+    groups = generate(engine, prompts, version=1)
+    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {1}
+    assert max_gap(new, prompts, groups) < FLOAT32_LIMIT
+    assert max_gap(old, prompts, groups) > 0.1
+    assert not list(Path("/dev/shm").glob("videor2-weights-1-*"))
+
+
+@pytest.mark.slow
+def test_stale_caches_are_noticed(engine: Any, checkpoint: Path, prompts: list[Prompt]) -> None:
+    new = hf_model(checkpoint, seed=12)
+    snapshot, data = snapshot_of(new, 2)
+
+    async def load_without_clearing() -> list[Group]:
+        await without_clearing(engine, prompts)
+        with shared_file(data, 2) as path:
+            await load_into_engine(engine.worker._engine, snapshot, path)
+        return await without_clearing(engine, prompts)
+
+    assert max_gap(new, prompts, engine.run(load_without_clearing())) > 1e-3
+    engine.run(engine.worker.load_weights(snapshot, data))
+    assert max_gap(new, prompts, engine.run(without_clearing(engine, prompts))) < FLOAT32_LIMIT
+
+
+@pytest.mark.slow
+def test_a_missing_tensor_is_refused_by_name_and_the_old_weights_stay(
+    engine: Any, checkpoint: Path, prompts: list[Prompt]
+) -> None:
+    old = hf_model(checkpoint, seed=13)
+    engine.run(engine.worker.load_weights(*snapshot_of(old, 3)))
+    name = "model.language_model.layers.1.mlp.gate_proj.weight"
+    with pytest.raises(WeightsRefused, match=f"1 missing: {name}"):
+        engine.run(engine.worker.load_weights(*snapshot_of(hf_model(checkpoint, seed=14), 4, without=name)))
+    assert max_gap(old, prompts, generate(engine, prompts, version=3)) < FLOAT32_LIMIT
+
+
+@pytest.mark.slow
+def test_a_damaged_byte_is_refused_by_the_engine_and_the_old_weights_stay(
+    engine: Any, checkpoint: Path, prompts: list[Prompt]
+) -> None:
+    old = hf_model(checkpoint, seed=15)
+    engine.run(engine.worker.load_weights(*snapshot_of(old, 5)))
+    snapshot, data = snapshot_of(hf_model(checkpoint, seed=16), 6)
+    damaged = data.copy()
+    damaged[-1000] ^= 1
+    with pytest.raises(WeightsRefused, match="damaged: sha256"):
+        engine.run(engine.worker.load_weights(snapshot, damaged))
+    assert max_gap(old, prompts, generate(engine, prompts, version=5)) < FLOAT32_LIMIT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_failures", [1, 2])
+def test_an_update_that_fails_half_way_is_repeated_and_then_given_to_a_new_engine(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, num_failures: int
+) -> None:
+    failures = iter(range(num_failures))
+    engines = []
+
+    async def load(one: Any, snapshot: WeightSnapshot, path: Path) -> None:
+        engines.append(one)
+        await load_into_engine(one, snapshot, path if next(failures, None) is None else Path("/nowhere"))
+
+    monkeypatch.setattr(rollout, "load_into_engine", load)
+    new = hf_model(checkpoint, seed=20 + num_failures)
+    engine.run(engine.worker.load_weights(*snapshot_of(new, 20 + num_failures)))
+    assert len(engines) == num_failures + 1
+    assert (engines[0] is engines[-1]) == (num_failures == 1)
+    assert max_gap(new, prompts, generate(engine, prompts)) < FLOAT32_LIMIT
+
+
+# --- the pool ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pool(ray_cluster: None, engine_spec: EngineSpec) -> Iterator[RolloutPool]:
+    config = replace(engine_spec.rollout, num_workers=2, max_response_tokens=150, cpus_per_worker=0.5)
+    pool = RolloutPool(replace(engine_spec, rollout=config))
+    yield pool
+    pool.shutdown()
+
+
+def handles(prompts: list[Prompt]) -> list[PromptHandle]:
+    import ray
+
+    return [PromptHandle(p.sample_id, p.clip_key, len(p.token_ids), ray.put(p)) for p in prompts]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_sync_reaches_every_worker_and_groups_come_in_order(
+    pool: RolloutPool, checkpoint: Path, prompts: list[Prompt]
+) -> None:
+    import ray
+
+    new = hf_model(checkpoint, seed=30)
+    snapshot, data = snapshot_of(new, 1)
+    metrics = pool.update_weights(replace(snapshot, ref=ray.put(data)))
+    assert {"timing_s/sync_load", "rollout/workers_replaced"} <= metrics.keys()
+    groups = pool.generate(handles(prompts), group_ids=[5, 6, 7, 8], sampling=sampling(), seed=1)
+    assert [group.group_id for group in groups] == [5, 6, 7, 8]
+    assert [group.sample_id for group in groups] == [prompt.sample_id for prompt in prompts]
+    assert max_gap(new, prompts, groups) < FLOAT32_LIMIT
+
+    damaged = data.copy()
+    damaged[-1000] ^= 1
+    with pytest.raises(WeightsRefused):
+        pool.update_weights(replace(snapshot, policy_version=2, ref=ray.put(damaged)))
+    assert pool.policy_version == 1
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_prompt_that_leaves_no_room_is_refused_with_the_key_to_change(
+    pool: RolloutPool, prompts: list[Prompt]
+) -> None:
+    long = PromptHandle("row-3", "clip", 200, prompts[0])
+    with pytest.raises(ConfigError, match=r"rollout\.max_model_tokens: sample row-3 has 200 prompt tokens"):
+        pool.generate([long], group_ids=[0], sampling=sampling(max_tokens=57), seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_lost_workers_cost_nothing_but_time(pool: RolloutPool, tokenizer: Any, checkpoint: Path) -> None:
+    """One engine process and one actor are killed while they generate; version 7 must reach their replacements."""
+    import psutil
+    import ray
+
+    new = hf_model(checkpoint, seed=31)
+    snapshot, data = snapshot_of(new, 7)
+    pool.update_weights(replace(snapshot, ref=ray.put(data)))
+    many = [make_prompt(tokenizer, seed=100 + i) for i in range(24)]
+    request: dict[str, Any] = {
+        "group_ids": list(range(24)),
+        "sampling": sampling(max_tokens=150, group_size=8),
+        "seed": 3,
+    }
+    started = time.perf_counter()
+    undisturbed = pool.generate(handles(many), **request)
+    took_s = time.perf_counter() - started
+
+    pids = [ray.get(actor.__ray_call__.remote(lambda self: os.getpid())) for actor in pool._pool.actors]
+    (engine_process,) = (p for p in psutil.Process(pids[0]).children(recursive=True) if "EngineCore" in p.name())
+
+    def kill() -> None:
+        engine_process.kill()
+        psutil.Process(pids[1]).kill()
+
+    timer = threading.Timer(took_s / 3, kill)
+    timer.start()
+    groups = pool.generate(handles(many), **request)
+    timer.join()
+    assert pool.replacements == 2
+    assert [group.group_id for group in groups] == list(range(24))
+    assert responses(groups) == responses(undisturbed)
+    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {7}
+    assert max_gap(new, many[:2], groups[:2]) < FLOAT32_LIMIT

@@ -1,0 +1,1 @@
+"""Video-R2 RL: post-training of video-language models with timestamp-aware SFT and GRPO."""

@@ -1,0 +1,209 @@
+"""What every Hydra app shares: compose the configuration once, run, and turn a user's mistake into one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, RunT, SftRun, load
+
+if TYPE_CHECKING:
+    from videor2_rl.types import VideoSample
+
+
+def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], None]) -> Callable[[], None]:
+    """A console entry: composes `conf/<config_name>.yaml` with the command line and calls `body` with dataclasses.
+
+    A mistake in the configuration or the data ends with one sentence on stderr and exit code 2, an interrupt with 130.
+    """
+    # Hydra then passes exceptions on instead of printing its own report of them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def job(config: DictConfig) -> None:
+        tree = OmegaConf.to_container(config, resolve=True)
+        if not isinstance(tree, dict):
+            raise ConfigError("configuration: the primary file is empty")
+        tree["output_dir"] = HydraConfig.get().runtime.output_dir
+        try:
+            body(load(run_type, {str(key): value for key, value in tree.items()}))
+        except ConfigError as error:
+            _fail(str(error), 2)
+
+    task = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(job)
+
+    def main() -> None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        # verl names each training engine that is not installed, and the platform, on every import.
+        warnings.filterwarnings("ignore", message=".* engine is not available")
+        logging.getLogger("verl").setLevel(logging.ERROR)
+        # `kill` and Ctrl-C end a run the same, clean way.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            task()
+        except (HydraException, OmegaConfBaseException) as error:
+            _fail(_one_sentence(error, config_name), 2)
+        except KeyboardInterrupt:
+            _fail("stopped", 130)
+
+    return main
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}" if code != 130 else message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _one_sentence(error: Exception, config_name: str) -> str:
+    """Hydra's and OmegaConf's errors as one line with the mend."""
+    message = " ".join(str(error).split())
+    wrong = next((arg.lstrip("+~").split("=")[0] for arg in sys.argv[1:] if _names_culprit(arg, message)), None)
+    if wrong is None:
+        return message
+    known = _known_keys(config_name)
+    close = difflib.get_close_matches(wrong, known, n=1)
+    if wrong in known:
+        return f"configuration: {wrong}: {message}"
+    mend = f"did you mean {close[0]}?" if close else f"see python -m videor2_rl.{config_name} --help"
+    return f"configuration: there is no key {wrong}; {mend}"
+
+
+def _names_culprit(arg: str, message: str) -> bool:
+    return "=" in arg and arg.lstrip("+~").split("=")[0] in message
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """Every dotted key and group of an app's default configuration."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose(config_name)
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        keys: list[str] = []
+        for key in node:
+            name = f"{prefix}{key}"
+            keys.append(name)
+            if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
+                keys += walk(node[key], f"{name}.")
+        return keys
+
+    return walk(config, "")
+
+
+def compose_run(config_name: str, run_type: type[RunT], overrides: list[str]) -> RunT:
+    """The configuration that the command line `overrides` would give, without running anything.
+
+    Raises:
+        ConfigError: as `load` does.
+    """
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose(config_name, overrides=overrides)
+    tree = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(tree, dict)
+    return load(run_type, {str(key): value for key, value in tree.items()})
+
+
+def require_folder(path: str, *, key: str, holding: str) -> Path:
+    """`path` as a Path.
+
+    Raises:
+        ConfigError: it is no folder, or lacks the file `holding`.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"{key}: there is no folder {path}; give the folder that holds {holding}")
+    if not (folder / holding).exists():
+        raise ConfigError(f"{key}: {path} holds no {holding}; give the folder that does")
+    return folder.resolve()
+
+
+def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
+    """The rows that the run is about, after every check that needs no engine; makes the demo's data where asked for.
+
+    Raises:
+        ConfigError: a file, folder or row that the user has to mend.
+    """
+    from videor2_rl.dataset import load_samples
+
+    if run.data.make_demo is not None:
+        from videor2_rl import make_demo
+
+        if make_demo.main(["--output", run.data.media_dir, *run.data.make_demo]) != 0:
+            raise ConfigError(f"data.make_demo: {run.data.media_dir} could not be filled; see the message above")
+    if isinstance(run, EvaluateRun):
+        for name, folder in run.evaluation.checkpoints.items():
+            require_folder(folder, key=f"evaluation.checkpoints.{name}", holding="config.json")
+        if run.data.validation_file is None:
+            raise ConfigError("data.validation_file is required for evaluation; give it as data.validation_file=FILE")
+        held_out = load_samples(run.data.validation_file, data=run.data)[: run.evaluation.num_samples]
+        return _scorable(held_out, run.data.validation_file)
+    require_folder(run.model.path, key="model.path", holding="config.json")
+    if run.data.train_file is None:
+        raise ConfigError("data.train_file is required for training; give it as data.train_file=FILE")
+    samples = load_samples(run.data.train_file, data=run.data)
+    return _scorable(samples, run.data.train_file) if isinstance(run, GrpoRun) else samples
+
+
+def _scorable(samples: list[VideoSample], file: str) -> list[VideoSample]:
+    """The samples, when each has a reference answer that a response can be scored against.
+
+    Raises:
+        ConfigError: names the first sample that has none.
+    """
+    from rewards.compose import check_target
+    from videor2_rl.dataset import target_of
+
+    for sample in samples:
+        try:
+            check_target(target_of(sample))
+        except ValueError as error:
+            raise ConfigError(f"{file}, sample {sample.sample_id}: {error}; mend the gpt turn or the row") from None
+    return samples
+
+
+@contextmanager
+def open_run(run: GrpoRun | SftRun | EvaluateRun, run_dir: Path, *, resume: bool) -> Iterator[None]:
+    """Hold a run's folder, record its configuration, and say how to go on when it is interrupted."""
+    from videor2_rl.checkpoint import start_run
+    from videor2_rl.run_folder import sole_writer, write_config
+
+    with sole_writer(run_dir):
+        start_run(run_dir, resume=resume)
+        write_config(run_dir, run)
+        try:
+            yield
+        except KeyboardInterrupt:
+            print(
+                f"\nstopped; go on from the newest checkpoint with the same command and output_dir={run_dir}",
+                file=sys.stderr,
+            )
+            raise
+
+
+def finish(run_dir: Path, *, export: Callable[[Path], None] | None) -> None:
+    """Write the model to hf/ where asked for, and mark the run as finished."""
+    from videor2_rl.checkpoint import FINISHED
+
+    # A run killed between export and mark has written hf/ whole, from the same last step.
+    if export is not None and not (run_dir / "hf").exists():
+        export(run_dir / "hf")
+    (run_dir / FINISHED).touch()

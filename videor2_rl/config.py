@@ -1,0 +1,464 @@
+"""Configuration: frozen dataclasses, and the one place where Hydra's tree becomes them.
+
+`conf/` holds every value; the dataclasses hold none, so each default stands in one place. Unknown keys, wrong types
+and impossible combinations fail here with one sentence, before anything starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+from rewards.types import RewardConfig
+
+
+class ConfigError(ValueError):
+    """A configuration or dataset the user has to mend; the message is one sentence that says how."""
+
+
+_FORBID_UNKNOWN = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The policy's checkpoint and how a question becomes a chat."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    path: str
+    """Folder of a Hugging Face checkpoint: weights, tokenizer and processor."""
+    dtype: Literal["float32", "bfloat16"]
+    freeze_vision_tower: bool
+    freeze_merger: bool
+    freeze_language_model: bool
+    system_prompt: str
+    """Empty: no system turn."""
+    instruction: str
+    """Appended to every question, e.g. to think inside tags. Empty: the question as it is."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Dataset files in the paper's JSON layout."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    train_file: str | None
+    validation_file: str | None
+    """Held-out rows: SFT's validation loss, evaluation."""
+    media_dir: str
+    """Clips are named relative to it."""
+    subtitles_dir: str | None
+    """`.srt` files under the clips' relative paths; None: a clip's own folder."""
+    shuffle: bool
+    max_skipped_frac: float
+    """A run stops when more than this share (0-1) of the samples asked for could not be used."""
+    make_demo: tuple[str, ...] | None
+    """Arguments of videor2_rl.make_demo, which then fills media_dir before anything else; None: the data are there."""
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How frames are sampled, sized and drawn on."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    fps: float
+    """Frames sampled per second of video."""
+    min_frames: int
+    max_frames: int
+    min_pixels: int
+    """Per frame, after the resize."""
+    max_pixels: int
+    size_multiple: int
+    """Sides are multiples of this many pixels: patch size times merge size of the model (28 for Qwen2.5-VL)."""
+    timestamps: bool
+    """Draw the presentation time on each frame."""
+    subtitles: bool
+    """Draw the active subtitle on each frame."""
+    cache_dir: str
+    """Processed clips by content address, shared by all stages and runs."""
+    num_workers: int
+    """Video workers (Ray actors) that decode."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """vLLM engines, one per rollout worker."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    tensor_parallel_size: int
+    temperature: float
+    top_p: float
+    top_k: int
+    """0 switches it off."""
+    max_response_tokens: int
+    max_model_tokens: int
+    """Prompt and response together."""
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    """Tokens per KV block; a prompt shorter than one block is never shared between its rollouts."""
+    kv_cache_gib: int
+    """CPU only: KV cache of each engine in GiB."""
+    gpu_memory_utilization: float
+    deadline_s: float
+    """A generation call that takes longer is given up and the run stops with a message."""
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """verl training workers."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    backend: Literal["fsdp2"]
+    num_ranks: int
+    cpus_per_rank: float
+    gpus_per_rank: float
+    learning_rate: float
+    lr_schedule: Literal["constant", "cosine"]
+    min_lr_frac: float
+    """Cosine ends at this share of the learning rate."""
+    warmup_steps: int
+    weight_decay: float
+    betas: tuple[float, float]
+    max_grad_norm: float
+    max_tokens_per_micro_batch: int
+    """Packed groups are put into one forward pass up to this many tokens; a single larger group goes alone."""
+    gradient_checkpointing: bool
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """The frozen reference policy; started only when the KL coefficient is above 0."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    num_ranks: int
+    cpus_per_rank: float
+    gpus_per_rank: float
+
+
+@dataclass(frozen=True)
+class RewardWorkersConfig:
+    """Ray actors that run `rewards/` with the sentence encoder."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    num_workers: int
+    cpus_per_worker: float
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    """GRPO and its variants."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    num_steps: int
+    prompts_per_step: int
+    group_size: int
+    updates_per_batch: int
+    """Optimiser steps on each batch of rollouts; the batch is split into this many parts by prompt."""
+    advantage: Literal["grpo", "dr_grpo"]
+    """grpo: group-centred and divided by the group's std (arXiv:2402.03300); dr_grpo: centred only (2503.20783)."""
+    policy_loss: str
+    """Name in verl's policy-loss registry: vanilla, gspo, geo_mean, ..."""
+    clip_low: float
+    clip_high: float
+    loss_aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+    kl_coefficient: float
+    """0 switches the reference off."""
+    kl_estimator: Literal["kl", "abs", "mse", "low_var_kl"]
+    filter_zero_variance: bool
+    """Leave out groups whose rewards are all equal: they carry no gradient but count in the averages."""
+    mask_truncated: bool
+    """Keep responses cut at the token limit out of the loss."""
+    importance_cap: float | None
+    """Weigh each token by learner / rollout probability, at most this (truncated importance sampling). None: off."""
+    max_log_prob_gap: float
+    """The run stops when vLLM and the learner disagree by more than this many nats on any token."""
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    num_steps: int
+    batch_size: int
+    """Samples per optimiser step over all ranks."""
+    validate_every: int
+    """Steps between two validation losses; 0: only at the end."""
+    validation_samples: int
+    """At most this many held-out samples."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is evaluated and how often."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    checkpoints: dict[str, str]
+    """Name -> Hugging Face folder; evaluated one after the other by the same rollout workers."""
+    num_samples: int
+    """At most this many held-out samples."""
+    modes: tuple[Literal["sampled", "greedy"], ...]
+    """sampled: temperature 1 with the full softmax; greedy: the most likely token."""
+    bootstrap_resamples: int
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The Ray cluster: an existing one, or one started for this run."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    address: str | None
+    """None: RAY_ADDRESS where it is set (`ray job submit` sets it), else a new local one; "auto" or host:port."""
+    device: Literal["cpu", "cuda"]
+    num_cpus: int | None
+    """Logical CPUs of a new local cluster, in which actors are sized; None: the machine's."""
+    object_store_mib: int
+    temp_dir: str | None
+    """Ray's own folder for a local cluster; None: a new one under the system's."""
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """Where metrics go besides metrics.jsonl and the console."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    trackers: tuple[Literal["tensorboard", "wandb"], ...]
+    project: str
+    name: str
+    rollouts: bool
+    """Write rollouts/step_*.jsonl."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Step-level checkpoints."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    every_steps: int
+    """0: none."""
+    keep: int
+    """Newest complete checkpoints kept."""
+    resume: bool
+    """Go on from the newest complete checkpoint of the run's folder, if there is one."""
+    export: bool
+    """Write hf/ at the end."""
+
+
+@dataclass(frozen=True)
+class GrpoRun:
+    """The whole configuration of videor2_rl.grpo."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    seed: int
+    output_dir: str
+    model: ModelConfig
+    data: DataConfig
+    video: VideoConfig
+    rollout: RolloutConfig
+    learner: LearnerConfig
+    reference: ReferenceConfig
+    reward: RewardConfig
+    reward_workers: RewardWorkersConfig
+    algorithm: AlgorithmConfig
+    cluster: ClusterConfig
+    logging: LoggingConfig
+    checkpoint: CheckpointConfig
+
+
+@dataclass(frozen=True)
+class SftRun:
+    """The whole configuration of videor2_rl.sft."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    seed: int
+    output_dir: str
+    model: ModelConfig
+    data: DataConfig
+    video: VideoConfig
+    learner: LearnerConfig
+    sft: SftConfig
+    cluster: ClusterConfig
+    logging: LoggingConfig
+    checkpoint: CheckpointConfig
+
+
+@dataclass(frozen=True)
+class EvaluateRun:
+    """The whole configuration of videor2_rl.evaluate."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+
+    seed: int
+    output_dir: str
+    model: ModelConfig
+    data: DataConfig
+    video: VideoConfig
+    rollout: RolloutConfig
+    reward: RewardConfig
+    reward_workers: RewardWorkersConfig
+    evaluation: EvaluationConfig
+    cluster: ClusterConfig
+    logging: LoggingConfig
+
+
+RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun)
+
+
+def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
+    """Convert a resolved Hydra tree into `run_type`.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a missing value or an impossible combination.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    missing = next(_missing_keys(tree), None)
+    _require(missing is None, f"{missing} is required and has no value; give it as {missing}=VALUE")
+    try:
+        run = TypeAdapter(run_type).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"configuration: {key}: {_explain(first)}") from None
+    _check(run)
+    return run
+
+
+def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys that still hold Hydra's mark of a required value."""
+    for key, value in node.items():
+        if value == "???":
+            yield f"{prefix}{key}"
+        elif isinstance(value, dict):
+            yield from _missing_keys(value, f"{prefix}{key}.")
+
+
+def _explain(error: Any) -> str:
+    """One pydantic error in words, with the value found and the mend."""
+    kind = error["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return "no such key; take it out or mend its spelling"
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return "is required and has no value; set it"
+    return f"found {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _require(is_met: bool, message: str) -> None:
+    if not is_met:
+        raise ConfigError(f"configuration: {message}")
+
+
+def _check(run: GrpoRun | SftRun | EvaluateRun) -> None:
+    """Ranges and combinations that types cannot express."""
+    video, model = run.video, run.model
+    _require(video.fps > 0, f"video.fps: found {video.fps}, needs to be above 0")
+    _require(
+        2 <= video.min_frames <= video.max_frames,
+        f"video.min_frames: found {video.min_frames} with video.max_frames={video.max_frames}; "
+        "needs 2 <= min_frames <= max_frames",
+    )
+    _require(
+        0 < video.min_pixels <= video.max_pixels,
+        f"video.min_pixels: found {video.min_pixels} with video.max_pixels={video.max_pixels}; needs min <= max",
+    )
+    _require(video.num_workers >= 1, f"video.num_workers: found {video.num_workers}, needs at least 1")
+    _require(
+        0 <= run.data.max_skipped_frac <= 1,
+        f"data.max_skipped_frac: found {run.data.max_skipped_frac}, a share lies between 0 and 1",
+    )
+    if run.cluster.device == "cuda":
+        _require(model.dtype == "bfloat16", "model.dtype: found float32 on cluster.device=cuda; use bfloat16")
+    if not isinstance(run, EvaluateRun):
+        _check_learner(run.learner)
+    if not isinstance(run, SftRun):
+        _check_rollout(run.rollout)
+    if isinstance(run, GrpoRun):
+        _check_grpo(run)
+    if isinstance(run, SftRun):
+        _require(run.sft.num_steps >= 1, f"sft.num_steps: found {run.sft.num_steps}, needs at least 1")
+        _require(
+            run.sft.batch_size >= run.learner.num_ranks,
+            f"sft.batch_size: found {run.sft.batch_size} with learner.num_ranks={run.learner.num_ranks}; "
+            "each rank needs at least one sample",
+        )
+    if isinstance(run, EvaluateRun):
+        _require(bool(run.evaluation.modes), "evaluation.modes: found none; use [sampled], [greedy] or both")
+        _require(
+            bool(run.evaluation.checkpoints),
+            "evaluation.checkpoints: found none; give evaluation.checkpoints='{NAME: FOLDER}'",
+        )
+
+
+def _check_learner(learner: LearnerConfig) -> None:
+    _require(learner.num_ranks >= 1, f"learner.num_ranks: found {learner.num_ranks}, needs at least 1")
+    _require(learner.learning_rate > 0, f"learner.learning_rate: found {learner.learning_rate}, needs to be above 0")
+    _require(learner.warmup_steps >= 0, f"learner.warmup_steps: found {learner.warmup_steps}, cannot be negative")
+
+
+def _check_rollout(rollout: RolloutConfig) -> None:
+    _require(rollout.num_workers >= 1, f"rollout.num_workers: found {rollout.num_workers}, needs at least 1")
+    _require(
+        rollout.max_response_tokens < rollout.max_model_tokens,
+        f"rollout.max_response_tokens: found {rollout.max_response_tokens} with rollout.max_model_tokens="
+        f"{rollout.max_model_tokens}; the prompt needs room too",
+    )
+    _require(rollout.temperature > 0, f"rollout.temperature: found {rollout.temperature}, needs to be above 0")
+
+
+def _check_grpo(run: GrpoRun) -> None:
+    algorithm = run.algorithm
+    _require(algorithm.num_steps >= 1, f"algorithm.num_steps: found {algorithm.num_steps}, needs at least 1")
+    _require(
+        algorithm.group_size >= 2,
+        f"algorithm.group_size: found {algorithm.group_size}; an advantage relative to the group needs at least 2",
+    )
+    _require(
+        1 <= algorithm.updates_per_batch <= algorithm.prompts_per_step,
+        f"algorithm.updates_per_batch: found {algorithm.updates_per_batch} with algorithm.prompts_per_step="
+        f"{algorithm.prompts_per_step}; each update needs at least one group",
+    )
+    _require(
+        algorithm.prompts_per_step // algorithm.updates_per_batch >= run.learner.num_ranks,
+        f"algorithm.prompts_per_step: found {algorithm.prompts_per_step} for {algorithm.updates_per_batch} updates on "
+        f"learner.num_ranks={run.learner.num_ranks}; each rank needs at least one group an update",
+    )
+    _require(
+        algorithm.kl_coefficient >= 0,
+        f"algorithm.kl_coefficient: found {algorithm.kl_coefficient}, cannot be negative",
+    )
+    _require(
+        algorithm.kl_coefficient == 0 or run.reference.num_ranks >= 1,
+        f"reference.num_ranks: found {run.reference.num_ranks} with algorithm.kl_coefficient="
+        f"{algorithm.kl_coefficient}; the KL term needs a reference, or set algorithm.kl_coefficient=0",
+    )
+    rollout = run.rollout
+    _require(
+        algorithm.importance_cap is None or (rollout.temperature == 1 and rollout.top_k == 0 and rollout.top_p == 1),
+        f"algorithm.importance_cap: found {algorithm.importance_cap} with rollout.temperature={rollout.temperature}, "
+        f"top_k={rollout.top_k}, top_p={rollout.top_p}; vLLM's log-probs are those of the full softmax at temperature "
+        "1, so sample from that, or set algorithm.importance_cap=null",
+    )
+    _require(
+        0 <= algorithm.clip_low < 1 and algorithm.clip_high >= 0,
+        f"algorithm.clip_low, clip_high: found {algorithm.clip_low}, {algorithm.clip_high}; "
+        "needs 0 <= clip_low < 1 and clip_high >= 0",
+    )

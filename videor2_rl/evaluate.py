@@ -1,0 +1,114 @@
+"""Accuracy, TAC and TAR of checkpoints on held-out clips, sampled at temperature 1 and greedily.
+
+python -m videor2_rl.evaluate experiment=demo evaluation.checkpoints='{sft: outputs/demo/sft/hf}'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
+from videor2_rl.config import EvaluateRun
+
+if TYPE_CHECKING:
+    from videor2_rl.evaluation.summary import Mode, SampleResult
+    from videor2_rl.run_folder import SkipLedger
+    from videor2_rl.types import PromptHandle, SamplingSpec, VideoSample
+    from workers.reward import RewardPool
+    from workers.rollout import RolloutPool
+    from workers.video import VideoPool
+
+PROMPTS_PER_CALL = 64
+"""Progress is shown, and prompts are held in the object store, in portions of this many."""
+
+
+def run_evaluation(run: EvaluateRun) -> None:
+    """Evaluate every checkpoint in every mode; writes evaluation/<name>/<mode>/ under `output_dir`."""
+    run_dir = Path(run.output_dir)
+    samples = checked_inputs(run)
+    with open_run(run, run_dir, resume=True):
+        from videor2_rl.run_folder import SkipLedger
+        from workers.build import evaluation_workers
+
+        ledger = SkipLedger(run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac)
+        names = list(run.evaluation.checkpoints)
+        with evaluation_workers(run, model_path=run.evaluation.checkpoints[names[0]]) as (videos, rollouts, rewards):
+            for version, name in enumerate(names):
+                if version > 0:
+                    rollouts.load_checkpoint(run.evaluation.checkpoints[name], version)
+                for mode in run.evaluation.modes:
+                    results = evaluate(
+                        run, samples, stage=name, mode=mode, workers=(videos, rollouts, rewards), ledger=ledger
+                    )
+                    record(run, results, stage=name, mode=mode)
+        finish(run_dir, export=None)
+
+
+def evaluate(
+    run: EvaluateRun,
+    samples: Sequence[VideoSample],
+    *,
+    stage: str,
+    mode: Mode,
+    workers: tuple[VideoPool, RolloutPool, RewardPool],
+    ledger: SkipLedger,
+) -> list[SampleResult]:
+    """One response to every usable sample, scored."""
+    from videor2_rl.evaluation.results import sample_result
+    from videor2_rl.tracking import ProgressBar
+    from videor2_rl.trainer import rows_of
+
+    videos, rollouts, rewards = workers
+    results: list[SampleResult] = []
+    with ProgressBar(f"evaluating {stage}, {mode}", len(samples)) as progress:
+        for start in range(0, len(samples), PROMPTS_PER_CALL):
+            rows = samples[start : start + PROMPTS_PER_CALL]
+            prompts: list[PromptHandle] = ledger.usable(videos.prepare(rows))
+            rows = rows_of(prompts, rows)
+            groups = rollouts.generate(
+                prompts,
+                group_ids=range(start, start + len(prompts)),
+                sampling=sampling_of(run, mode),
+                seed=run.seed,
+            )
+            scored = rewards.score(groups, rows)
+            results += [
+                sample_result(row, group.rollouts[0], scores[0])
+                for row, group, scores in zip(rows, groups, scored, strict=True)
+            ]
+            progress.advance(len(samples[start : start + PROMPTS_PER_CALL]))
+    return results
+
+
+def record(run: EvaluateRun, results: Sequence[SampleResult], *, stage: str, mode: Mode) -> None:
+    """Write one evaluation's samples.jsonl and summary.json."""
+    from videor2_rl.evaluation.summary import evaluation_card, evaluation_dir, summarise, write_evaluation
+
+    summary = summarise(
+        results,
+        resamples=run.evaluation.bootstrap_resamples,
+        seed=run.seed,
+        card=evaluation_card(run, stage=stage, mode=mode),
+    )
+    write_evaluation(evaluation_dir(Path(run.output_dir), stage=stage, mode=mode), results, summary=summary)
+
+
+def sampling_of(run: EvaluateRun, mode: Mode) -> SamplingSpec:
+    """sampled: the full softmax at temperature 1, whatever the training sampled with; greedy: temperature 0."""
+    from videor2_rl.types import SamplingSpec
+
+    return SamplingSpec(
+        temperature=0.0 if mode == "greedy" else 1.0,
+        top_p=1.0,
+        top_k=0,
+        max_tokens=run.rollout.max_response_tokens,
+        group_size=1,
+    )
+
+
+main = hydra_app("evaluate", EvaluateRun, run_evaluation)
+
+if __name__ == "__main__":
+    main()

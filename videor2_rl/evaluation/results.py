@@ -1,0 +1,47 @@
+"""One scored response of an evaluation -> its result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from videor2_rl.evaluation.summary import SampleResult
+from videor2_rl.rollout_log import events_of
+
+if TYPE_CHECKING:
+    from rewards.types import Scored
+    from videor2_rl.types import Rollout, VideoSample
+
+
+def sample_result(
+    sample: VideoSample, rollout: Rollout, score: Scored, *, duration_s: float | None = None
+) -> SampleResult:
+    """What the summary and samples.jsonl need; a metric that abstained or failed is None.
+
+    Args:
+        sample: the held-out row.
+        rollout: the response to it.
+        score: its verdicts.
+        duration_s: of the clip, for the report's timeline; None: the timeline ends with its last event.
+    """
+    claims, references = events_of(score.terms["temporal_alignment"].detail)
+    answer = score.terms["accuracy"].detail.get("answer")
+    return SampleResult(
+        sample_id=sample.sample_id,
+        video=sample.video,
+        question=sample.question,
+        target=sample.solution,
+        response=rollout.text,
+        answer=None if answer is None else str(answer),
+        finish_reason=rollout.finish_reason,
+        response_tokens=len(rollout.token_ids),
+        accuracy=score.metrics["accuracy"],
+        tac=score.metrics["tac"],
+        tar_precision=score.metrics["tar_precision"],
+        tar_recall=score.metrics["tar_recall"],
+        tar_f1=score.metrics["tar_f1"],
+        format=score.metrics["format"],
+        problem_type=sample.problem_type,
+        duration_s=duration_s,
+        claims=tuple(claims),
+        references=tuple(references),
+    )

@@ -1,0 +1,262 @@
+"""Per-sample results -> means with bootstrap intervals, summary.json and samples.jsonl.
+
+Both files lie in `evaluation/<stage>/<mode>/`. summary.json holds `num_samples`, `metrics.<name>` with `mean`, `low`,
+`high`, `num_scored` and `num_unscored`, and `card` with everything that shaped the score. samples.jsonl has the layout
+of lmms-eval's `samples_*.jsonl`: `doc_id`, `doc`, `target`, `resps`, `filtered_resps` and a score dict of the task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from videor2_rl.config import ConfigError
+from videor2_rl.files import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic
+from videor2_rl.run_folder import package_versions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from videor2_rl.config import EvaluateRun
+
+Mode = Literal["sampled", "greedy"]
+
+METRICS = ("accuracy", "tac", "tar_precision", "tar_recall", "tar_f1", "format", "response_tokens")
+SCORE_KEY = "videor2_score"
+"""Name of the score dict in a row of samples.jsonl."""
+SUMMARY_FILE = "summary.json"
+SAMPLES_FILE = "samples.jsonl"
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """One response of one held-out sample, scored. None in a metric: abstained or failed, and left out of its mean."""
+
+    sample_id: str
+    video: str
+    question: str
+    target: str
+    """The reference answer."""
+    response: str
+    answer: str | None
+    """What the reward read as the response's answer."""
+    finish_reason: str
+    response_tokens: int
+    accuracy: float | None
+    tac: float | None
+    tar_precision: float | None
+    tar_recall: float | None
+    tar_f1: float | None
+    format: float | None
+    problem_type: str | None = None
+    duration_s: float | None = None
+    claims: tuple[Mapping[str, Any], ...] = ()
+    """Claims read from the response, as `rollout_log.events_of` gives them."""
+    references: tuple[Mapping[str, Any], ...] = ()
+    """The reference events: `start_s`, `end_s`, `text`."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap interval; all None where no sample has a score."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    num_scored: int
+    num_unscored: int
+    """Samples left out: the metric abstained or failed on them."""
+
+
+def bootstrap_interval(
+    values: Sequence[float | None], *, resamples: int, seed: int, confidence: float = CONFIDENCE
+) -> Interval:
+    """Mean of the values that are not None, with the percentile bootstrap interval (Efron 1979).
+
+    Args:
+        values: one per sample; None is left out and counted.
+        resamples: bootstrap resamples B; at least 1.
+        seed: of the resampling; equal seeds give equal intervals.
+        confidence: probability mass of the interval.
+    """
+    scored = np.asarray([value for value in values if value is not None], dtype=np.float64)
+    num_unscored = len(values) - len(scored)
+    if len(scored) == 0:
+        return Interval(mean=None, low=None, high=None, num_scored=0, num_unscored=num_unscored)
+    low, high = np.quantile(
+        _resampled_means(scored, resamples=resamples, seed=seed), [(1 - confidence) / 2, (1 + confidence) / 2]
+    )
+    return Interval(
+        mean=float(scored.mean()),
+        low=float(low),
+        high=float(high),
+        num_scored=len(scored),
+        num_unscored=num_unscored,
+    )
+
+
+def paired_difference(
+    before: Mapping[str, float | None],
+    after: Mapping[str, float | None],
+    *,
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """Mean of after - before over the samples scored in both, with its paired bootstrap interval.
+
+    Args:
+        before: sample id -> value.
+        after: sample id -> value; the same samples in any order.
+        resamples: bootstrap resamples B.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: the two hold different samples.
+    """
+    if before.keys() != after.keys():
+        odd = sorted(before.keys() ^ after.keys())
+        raise ValueError(f"{len(odd)} samples are in only one of the two evaluations, {odd[0]!r} among them.")
+    differences = [_difference(before[sample_id], after[sample_id]) for sample_id in sorted(before)]
+    return bootstrap_interval(differences, resamples=resamples, seed=seed)
+
+
+def summarise(results: Sequence[SampleResult], *, resamples: int, seed: int, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of summary.json."""
+    metrics = {
+        name: dataclasses.asdict(
+            bootstrap_interval([getattr(result, name) for result in results], resamples=resamples, seed=seed)
+        )
+        for name in METRICS
+    }
+    truncated = sum(result.finish_reason == "length" for result in results)
+    return {
+        "num_samples": len(results),
+        "truncated_frac": truncated / len(results) if results else None,
+        "metrics": metrics,
+        "interval": {"method": "percentile bootstrap", "confidence": CONFIDENCE, "resamples": resamples, "seed": seed},
+        "card": dict(card),
+    }
+
+
+def evaluation_card(run: EvaluateRun, *, stage: str, mode: Mode) -> dict[str, Any]:
+    """Everything that shaped a score: model, frames, prompt, sampling, reward, seeds, files and versions.
+
+    Raises:
+        ConfigError: the stage is not among `evaluation.checkpoints`, or the dataset file is missing.
+    """
+    checkpoints = run.evaluation.checkpoints
+    if stage not in checkpoints:
+        raise ConfigError(f"evaluation.checkpoints has no {stage!r}; it names {', '.join(checkpoints)}.")
+    greedy = mode == "greedy"
+    rollout = run.rollout
+    data_file = run.data.validation_file
+    return {
+        "stage": stage,
+        "mode": mode,
+        "model": {**dataclasses.asdict(run.model), "path": checkpoints[stage]},
+        "video": {
+            **{k: v for k, v in dataclasses.asdict(run.video).items() if k not in ("cache_dir", "num_workers")},
+            "decoder": "decord2",
+            "times": "presentation timestamps",
+        },
+        "sampling": {
+            "temperature": 0.0 if greedy else 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "max_response_tokens": rollout.max_response_tokens,
+            "max_model_tokens": rollout.max_model_tokens,
+        },
+        "reward": dataclasses.asdict(run.reward),
+        "data": {
+            "file": data_file,
+            "sha256": file_sha256(Path(data_file)) if data_file is not None else None,
+            "max_samples": run.evaluation.num_samples,
+        },
+        "seed": run.seed,
+        "device": run.cluster.device,
+        "versions": {"python": platform.python_version(), **package_versions()},
+    }
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes.
+
+    Raises:
+        ConfigError: the file does not exist.
+    """
+    if not path.is_file():
+        raise ConfigError(f"The dataset file {path} does not exist; set data.validation_file.")
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sample_row(result: SampleResult, *, doc_id: int) -> dict[str, Any]:
+    """One row of samples.jsonl, in lmms-eval's layout."""
+    scores = {name: getattr(result, name) for name in METRICS}
+    return {
+        "doc_id": doc_id,
+        "doc": {
+            "id": result.sample_id,
+            "video": result.video,
+            "question": result.question,
+            "problem_type": result.problem_type,
+            "duration_s": result.duration_s,
+        },
+        "target": result.target,
+        "resps": [[result.response]],
+        "filtered_resps": [result.answer],
+        SCORE_KEY: {
+            **scores,
+            "finish_reason": result.finish_reason,
+            "claims": [dict(claim) for claim in result.claims],
+            "references": [dict(reference) for reference in result.references],
+        },
+    }
+
+
+def evaluation_dir(output_dir: Path, *, stage: str, mode: Mode) -> Path:
+    """The folder of one evaluation, under the run's or the demo's `evaluation/`."""
+    return output_dir / "evaluation" / stage / mode
+
+
+def write_evaluation(folder: Path, results: Sequence[SampleResult], *, summary: Mapping[str, Any]) -> None:
+    """Write samples.jsonl, then summary.json: a folder with a summary is complete."""
+    write_jsonl_atomic(
+        folder / SAMPLES_FILE, (sample_row(result, doc_id=doc_id) for doc_id, result in enumerate(results))
+    )
+    write_json_atomic(folder / SUMMARY_FILE, dict(summary))
+
+
+def read_evaluation(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Summary and rows of a complete evaluation folder.
+
+    Raises:
+        ConfigError: one of the two files is missing or broken.
+    """
+    return read_json(folder / SUMMARY_FILE), read_jsonl(folder / SAMPLES_FILE)
+
+
+def _resampled_means(values: NDArray[np.float64], *, resamples: int, seed: int) -> NDArray[np.float64]:
+    """[B] means of resamples drawn with replacement; at most about 4 million indices are in memory at once."""
+    rng = np.random.default_rng(seed)
+    rows_at_once = max(1, 4_000_000 // len(values))
+    means = []
+    for start in range(0, resamples, rows_at_once):
+        rows = min(rows_at_once, resamples - start)
+        means.append(values[rng.integers(0, len(values), size=(rows, len(values)))].mean(axis=1))
+    return np.concatenate(means)
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before

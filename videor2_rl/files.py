@@ -1,0 +1,90 @@
+"""Files that are whole or absent: a reader never sees half of one, whenever the writer is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from videor2_rl.config import ConfigError
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 beside `path`, flush it to the disk, then rename it over `path`; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        # newline="": what is written is `text` itself on every platform.
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only the owner can read.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON. NaN and infinity raise ValueError: JSON has neither."""
+    write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line. NaN and infinity raise ValueError: JSON has neither."""
+    write_text_atomic(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        ConfigError: the file is missing or holds no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); write it again.") from None
+
+
+def read_jsonl(path: Path, *, torn_last_line: bool = False) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, in order; empty lines are passed over.
+
+    Args:
+        path: the file.
+        torn_last_line: drop a last line that is cut off, as a killed process leaves it in a file it appends to.
+
+    Raises:
+        ConfigError: the file is missing, or a line holds no JSON object.
+    """
+    try:
+        # Split at "\n" only: str.splitlines would also cut at U+2028, which JSON allows inside a string.
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist.") from None
+    last = max((number for number, line in enumerate(lines) if line.strip()), default=-1)
+    rows = []
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if torn_last_line and number == last:
+                break
+            raise ConfigError(
+                f"{path}, line {number + 1} is not valid JSON ({error}); remove the line or write the file again."
+            ) from None
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}, line {number + 1} holds a {type(row).__name__}, not an object; mend the line.")
+        rows.append(row)
+    return rows

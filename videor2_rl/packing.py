@@ -1,0 +1,212 @@
+"""Several groups as one sequence: what the model's forward takes, and per-response values back out of it.
+
+[prompt a][response a1]...[response aG][prompt b][response b1]...: a prompt and its pixels stand once for all of its
+responses, each response attends to its prompt and itself (`packed_attention`), and its positions restart after the
+prompt. Supervised fine-tuning is the same with one response per group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from videor2_rl.packed_attention import Segment
+from videor2_rl.prompt import normalize_patches
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from videor2_rl.types import Prompt, TrainGroup
+
+
+@dataclass(frozen=True)
+class PixelNorm:
+    """The checkpoint's normalisation of pixels scaled to 0-1, one value per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Groups packed into one sequence of L tokens with S response tokens from B responses."""
+
+    input_ids: Tensor
+    """[1, L] int64."""
+    position_ids: Tensor
+    """[3, 1, L] int64, M-RoPE by the original formula; every response restarts at its prompt's end."""
+    pixel_values_videos: Tensor
+    """[N, patch values] float32, the clips of all groups one after the other, each once."""
+    video_grid_thw: Tensor
+    """[number of clips, 3] int64."""
+    segments: tuple[Segment, ...]
+    """One per group."""
+    predict_index: Tensor
+    """[S] int64: the token whose hidden state predicts each response token."""
+    target_ids: Tensor
+    """[S] int64: the response tokens."""
+    response_lengths: tuple[int, ...]
+    """[B] in the order of the groups and their responses; they sum to S."""
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Keyword arguments of the model's forward; its logits come back as [1, S, V]."""
+        return {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "pixel_values_videos": self.pixel_values_videos,
+            "video_grid_thw": self.video_grid_thw,
+            "logits_to_keep": self.predict_index,
+            "packed_segments": self.segments,
+            "use_cache": False,
+        }
+
+
+def pack(
+    prompts: Sequence[Prompt],
+    responses: Sequence[Sequence[NDArray[np.int64]]],
+    *,
+    pixel_norm: PixelNorm,
+    device: torch.device | str | int = "cpu",
+) -> PackedBatch:
+    """One sequence of all groups.
+
+    Args:
+        prompts: one per group.
+        responses: for each group its responses' token ids, [T_g] with T_g >= 1.
+        pixel_norm: how the checkpoint normalises pixels.
+        device: where the tensors go; patches travel as uint8.
+
+    Raises:
+        ValueError: there is no group, or a response is empty.
+    """
+    if not prompts:
+        raise ValueError("expected at least one group to pack")
+    input_ids: list[NDArray[np.int64]] = []
+    position_ids: list[NDArray[np.int64]] = []
+    predict_index: list[NDArray[np.int64]] = []
+    segments: list[Segment] = []
+    start = 0
+    for prompt, group in zip(prompts, responses, strict=True):
+        segment = Segment(start, len(prompt.token_ids), tuple(len(ids) for ids in group))
+        if min(segment.response_lengths, default=1) < 1:
+            raise ValueError(f"a response to sample {prompt.sample_id} has no tokens")
+        input_ids += [prompt.token_ids, *group]
+        position_ids += [prompt.position_ids, *(_positions(prompt, length) for length in segment.response_lengths)]
+        predict_index.append(_predict_index(segment))
+        segments.append(segment)
+        start = segment.stop
+    patches = torch.cat([torch.tensor(prompt.patches) for prompt in prompts]).to(device)
+    return PackedBatch(
+        input_ids=torch.tensor(np.concatenate(input_ids))[None].to(device),
+        position_ids=torch.tensor(np.concatenate(position_ids, axis=1))[:, None].to(device),
+        pixel_values_videos=normalize_patches(patches, mean=pixel_norm.mean, std=pixel_norm.std),
+        video_grid_thw=torch.tensor(np.concatenate([prompt.video_grid_thw for prompt in prompts])).to(device),
+        segments=tuple(segments),
+        predict_index=torch.tensor(np.concatenate(predict_index)).to(device),
+        target_ids=torch.tensor(np.concatenate([ids for group in responses for ids in group])).to(device),
+        response_lengths=tuple(length for segment in segments for length in segment.response_lengths),
+    )
+
+
+def _positions(prompt: Prompt, length: int) -> NDArray[np.int64]:
+    """[3, T]: text positions, equal in all three rows, counted on from the prompt's end."""
+    positions = np.arange(prompt.response_start, prompt.response_start + length, dtype=np.int64)
+    return np.broadcast_to(positions, (3, length))
+
+
+def _predict_index(segment: Segment) -> NDArray[np.int64]:
+    """[sum of T_g]: the prompt's last token predicts every response's first, each response token its next."""
+    index: list[NDArray[np.int64]] = []
+    start = segment.response_start
+    for length in segment.response_lengths:
+        index.append(np.arange(start - 1, start - 1 + length, dtype=np.int64))
+        index[-1][0] = segment.response_start - 1
+        start += length
+    return np.concatenate(index)
+
+
+def token_log_probs(logits: Tensor, target_ids: Tensor, *, temperature: float) -> Tensor:
+    """Log-probs of the target tokens under softmax(logits / temperature), in float32.
+
+    Args:
+        logits: [S, V].
+        target_ids: [S].
+        temperature: above 0.
+    """
+    return -F.cross_entropy(logits.float() / temperature, target_ids, reduction="none")
+
+
+def to_padded(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[S] values of B responses one after the other -> [B, longest], zeros after each response."""
+    return torch.nn.utils.rnn.pad_sequence(list(values.split(list(lengths))), batch_first=True)
+
+
+def response_mask(lengths: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
+    """[B, longest] bool, True on the tokens that exist."""
+    steps = torch.arange(max(lengths), device=device)
+    return steps[None] < torch.tensor(list(lengths), device=device)[:, None]
+
+
+def only_in_loss(group: TrainGroup) -> TrainGroup:
+    """The group without the responses kept out of the loss: they need not be computed at all."""
+    if group.in_loss is None:
+        return group
+    kept = np.flatnonzero(group.in_loss)
+
+    def select(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        return None if values is None else tuple(values[i] for i in kept)
+
+    return replace(
+        group,
+        response_ids=tuple(group.response_ids[i] for i in kept),
+        advantages=None if group.advantages is None else group.advantages[kept],
+        in_loss=None,
+        old_log_probs=select(group.old_log_probs),
+        ref_log_probs=select(group.ref_log_probs),
+        rollout_log_probs=select(group.rollout_log_probs),
+    )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Groups of one forward pass."""
+
+    groups: tuple[TrainGroup, ...]
+    counts: bool = True
+    """False: a repeat that weighs nothing, so that every rank takes part in equally many collectives."""
+
+
+def micro_batches(groups: Sequence[TrainGroup], *, max_tokens: int) -> list[list[TrainGroup]]:
+    """Groups, in order, into packs of up to `max_tokens` tokens each; a single larger group goes alone."""
+    batches: list[list[TrainGroup]] = []
+    room = 0
+    for group in groups:
+        if not batches or group.num_tokens > room:
+            batches.append([])
+            room = max_tokens
+        batches[-1].append(group)
+        room -= group.num_tokens
+    return batches
+
+
+def even_micro_batches(shares: Sequence[Sequence[TrainGroup]], *, max_tokens: int) -> list[list[MicroBatch]]:
+    """Each rank's share as micro-batches, equally many on every rank.
+
+    Shorter lists are filled up with repeats of the smallest group, which weigh nothing.
+
+    Raises:
+        ValueError: there is no group at all.
+    """
+    groups = [group for share in shares for group in share]
+    if not groups:
+        raise ValueError("expected at least one group")
+    filler = MicroBatch((min(groups, key=lambda group: group.num_tokens),), counts=False)
+    ranks = [[MicroBatch(tuple(pack)) for pack in micro_batches(share, max_tokens=max_tokens)] for share in shares]
+    most = max(len(batches) for batches in ranks)
+    return [batches + [filler] * (most - len(batches)) for batches in ranks]

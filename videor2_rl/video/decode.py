@@ -1,0 +1,116 @@
+"""Frames and their true times out of a file, with decord."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from videor2_rl.config import VideoConfig
+from videor2_rl.video.errors import VideoError
+from videor2_rl.video.sampling import are_times, choose_frames, choose_size
+
+_FRAMES_AT_ONCE = 8
+"""Decoded frames held at full size."""
+
+
+def decode(
+    path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Sampled and resized frames [F, H, W, 3] uint8, and their presentation times [F] in seconds.
+
+    Raises:
+        VideoError: with the reason.
+    """
+    reader = _open(path)
+    times_s = _frame_times(reader, path)
+    try:
+        indices = choose_frames(
+            times_s,
+            fps=config.fps,
+            min_frames=config.min_frames,
+            max_frames=config.max_frames,
+            start_s=start_s,
+            end_s=end_s,
+        )
+    except VideoError as error:
+        raise VideoError(error.reason, f"{path}: {error.detail}") from None
+    return _read(reader, indices, path, config), times_s[indices]
+
+
+def _open(path: str) -> Any:
+    import decord
+
+    file = Path(path)
+    if not file.is_file():
+        raise VideoError("missing", f"{path}: no such file")
+    if file.stat().st_size == 0:
+        raise VideoError("empty", f"{path}: the file is empty")
+    try:
+        reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+    except RuntimeError as error:
+        raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
+    if len(reader) == 0:
+        raise VideoError("empty", f"{path}: no frames")
+    return reader
+
+
+def _frame_times(reader: Any, path: str) -> NDArray[np.float64]:
+    """[N] presentation times of all frames in seconds; the first frame is at 0."""
+    try:
+        times_s = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
+    except (RuntimeError, IndexError) as error:
+        raise VideoError("bad_times", f"{path}: {_first_line(error)}") from None
+    # decord2 3.4.0 counts from the first packet's decode time. H.264 in Matroska may lack one, and then every time is
+    # 9e15; the container's own presentation times are right.
+    if are_times(times_s):
+        return times_s
+    times_s = _container_times(path)
+    if len(times_s) != len(reader):
+        raise VideoError("bad_times", f"{path}: {len(reader)} frames, but {len(times_s)} presentation times")
+    return times_s
+
+
+def _container_times(path: str) -> NDArray[np.float64]:
+    """The same as `_frame_times`, read from the packets without decoding them."""
+    import av
+
+    try:
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            ticks = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+            return np.asarray([float((tick - ticks[0]) * stream.time_base) for tick in ticks], np.float64)
+    except (av.FFmpegError, IndexError) as error:
+        raise VideoError("bad_times", f"{path}: {_first_line(error)}") from None
+
+
+def _read(reader: Any, indices: NDArray[np.int64], path: str, config: VideoConfig) -> NDArray[np.uint8]:
+    frames: list[NDArray[np.uint8]] = []
+    for start in range(0, len(indices), _FRAMES_AT_ONCE):
+        try:
+            batch = reader.get_batch(indices[start : start + _FRAMES_AT_ONCE]).asnumpy()
+        except RuntimeError as error:
+            raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
+        height, width = choose_size(
+            *batch.shape[1:3],
+            min_pixels=config.min_pixels,
+            max_pixels=config.max_pixels,
+            multiple=config.size_multiple,
+        )
+        frames += [_resize(frame, height, width) for frame in batch]
+    return np.stack(frames)
+
+
+def _resize(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Bicubic in uint8; Pillow widens the kernel when it scales down, so fine patterns do not alias."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

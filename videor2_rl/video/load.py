@@ -1,0 +1,64 @@
+"""A sample's clip, through the cache."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videor2_rl.config import VideoConfig
+from videor2_rl.types import Clip, VideoSample
+from videor2_rl.video.cache import ClipStats, clip_key, file_hash, load_or_make
+from videor2_rl.video.decode import decode
+from videor2_rl.video.errors import VideoError
+from videor2_rl.video.overlay import draw_overlays
+from videor2_rl.video.subtitles import Cue, parse_srt
+
+_RECIPE = 1
+"""Raise it with every change of what frames look like: older entries of the cache no longer apply."""
+_NOT_IN_KEY = ("cache_dir", "num_workers")
+
+
+def load_clip(sample: VideoSample, config: VideoConfig) -> tuple[Clip, ClipStats]:
+    """The sample's frames, sampled, resized and drawn on; decoded only where the cache does not have them.
+
+    Raises:
+        VideoError: the clip cannot be used; its reason is one of SkippedSample's.
+    """
+    started = time.perf_counter()
+    cache_dir = Path(config.cache_dir)
+    subtitles = Path(sample.subtitles) if config.subtitles and sample.subtitles else None
+    key = clip_key(
+        {
+            "recipe": _RECIPE,
+            "video": _hash(Path(sample.video), cache_dir),
+            "subtitles": file_hash(subtitles, cache_dir) if subtitles else None,
+            "bounds_s": [sample.clip_start_s, sample.clip_end_s],
+            "config": {name: value for name, value in asdict(config).items() if name not in _NOT_IN_KEY},
+        }
+    )
+    clip, decodes, is_cached = load_or_make(cache_dir, key, lambda: _make(sample, config, subtitles))
+    return clip, ClipStats(decodes=decodes, is_cached=is_cached, seconds=time.perf_counter() - started)
+
+
+def _hash(video: Path, cache_dir: Path) -> str:
+    try:
+        return file_hash(video, cache_dir)
+    except (FileNotFoundError, NotADirectoryError):
+        raise VideoError("missing", f"{video}: no such file") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise VideoError("unreadable", f"{video}: {error.strerror}") from None
+
+
+def _make(
+    sample: VideoSample, config: VideoConfig, subtitles: Path | None
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Frames [F, 3, H, W] and times [F]."""
+    frames, times_s = decode(sample.video, config, start_s=sample.clip_start_s, end_s=sample.clip_end_s)
+    cues: tuple[Cue, ...] = parse_srt(subtitles.read_bytes()) if subtitles else ()
+    drawn = draw_overlays(frames, times_s, timestamps=config.timestamps, cues=cues)
+    return np.ascontiguousarray(drawn.transpose(0, 3, 1, 2)), times_s

@@ -1,0 +1,104 @@
+"""Configuration -> the workers of a run, started; and their end, whatever happens in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Literal
+
+from videor2_rl.config import EvaluateRun, GrpoRun, ModelConfig, RolloutConfig, SftRun
+from videor2_rl.prompt import banned_token_ids
+from videor2_rl.trainer import Workers
+from workers.cluster import connected
+from workers.learner import Learner
+from workers.reference import Reference
+from workers.reward import RewardPool
+from workers.rollout import EngineSpec, RolloutPool, rollout_env
+from workers.verl_config import learner_env
+from workers.video import VideoPool
+
+
+@contextmanager
+def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
+    """Everything that GRPO needs, on its cluster; the pools start side by side and are shut down at the end."""
+    with ExitStack() as stack:
+        device = run.cluster.device
+        stack.enter_context(
+            connected(run.cluster, worker_env={**learner_env(device), **rollout_env(run.rollout, device)})
+        )
+        rollouts = RolloutPool(engine_spec(run.rollout, run.model, device=device))
+        stack.callback(rollouts.shutdown)
+        rewards = RewardPool(run.reward, run.reward_workers)
+        stack.callback(rewards.shutdown)
+        videos = VideoPool(run.model, run.video, max_prompt_tokens=max_prompt_tokens(run.rollout))
+        stack.callback(videos.shutdown)
+        learner = Learner(
+            run.learner,
+            run.model,
+            total_steps=run.algorithm.num_steps * run.algorithm.updates_per_batch,
+            seed=run.seed,
+            max_response_tokens=run.rollout.max_response_tokens,
+        )
+        stack.callback(learner.shutdown)
+        reference = None
+        if run.algorithm.kl_coefficient > 0:
+            reference = Reference(
+                run.reference,
+                run.model,
+                backend=run.learner.backend,
+                max_tokens_per_micro_batch=run.learner.max_tokens_per_micro_batch,
+            )
+            stack.callback(reference.shutdown)
+        rollouts.wait_ready()
+        yield Workers(videos=videos, rollouts=rollouts, rewards=rewards, learner=learner, reference=reference)
+
+
+@contextmanager
+def sft_workers(run: SftRun) -> Iterator[tuple[VideoPool, Learner]]:
+    """Video workers and the learner of SFT."""
+    with ExitStack() as stack:
+        device = run.cluster.device
+        stack.enter_context(connected(run.cluster, worker_env=learner_env(device)))
+        videos = VideoPool(
+            run.model, run.video, max_prompt_tokens=run.learner.max_tokens_per_micro_batch, encode_solutions=True
+        )
+        stack.callback(videos.shutdown)
+        learner = Learner(run.learner, run.model, total_steps=run.sft.num_steps, seed=run.seed)
+        stack.callback(learner.shutdown)
+        yield videos, learner
+
+
+@contextmanager
+def evaluation_workers(run: EvaluateRun, *, model_path: str) -> Iterator[tuple[VideoPool, RolloutPool, RewardPool]]:
+    """Video, rollout and reward workers; the rollout workers begin with the weights of `model_path`."""
+    with ExitStack() as stack:
+        device = run.cluster.device
+        stack.enter_context(connected(run.cluster, worker_env=rollout_env(run.rollout, device)))
+        model = replace(run.model, path=model_path)
+        rollouts = RolloutPool(engine_spec(run.rollout, model, device=device))
+        stack.callback(rollouts.shutdown)
+        rewards = RewardPool(run.reward, run.reward_workers)
+        stack.callback(rewards.shutdown)
+        videos = VideoPool(model, run.video, max_prompt_tokens=max_prompt_tokens(run.rollout))
+        stack.callback(videos.shutdown)
+        rollouts.wait_ready()
+        yield videos, rollouts, rewards
+
+
+def max_prompt_tokens(rollout: RolloutConfig) -> int:
+    """Prompts longer than this leave no room for a response."""
+    return rollout.max_model_tokens - rollout.max_response_tokens
+
+
+def engine_spec(rollout: RolloutConfig, model: ModelConfig, *, device: Literal["cpu", "cuda"]) -> EngineSpec:
+    """What a rollout worker needs to know; reads the checkpoint's tokenizer for the tokens it must never sample."""
+    from transformers import AutoTokenizer
+
+    return EngineSpec(
+        rollout=rollout,
+        model_path=model.path,
+        dtype=model.dtype,
+        device=device,
+        banned_token_ids=banned_token_ids(AutoTokenizer.from_pretrained(model.path)),
+    )

@@ -1,0 +1,1 @@
+"""What we register with verl: a CPU platform and training engines."""

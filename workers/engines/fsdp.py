@@ -1,0 +1,143 @@
+"""verl's FSDP2 engine over packed groups: freezing, our attention, our forward; the same code on CPU and CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from verl.utils.device import get_device_id, get_device_name
+from verl.utils.fsdp_utils import get_init_weight_context_manager
+from verl.utils.torch_dtypes import PrecisionType
+from verl.workers.config import FSDPEngineConfig
+from verl.workers.config.optimizer import build_optimizer
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from videor2_rl.packed_attention import PACKED_GROUPS, register_packed_attention
+from videor2_rl.packing import MicroBatch, PackedBatch, PixelNorm, pack
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MODEL_TYPE = "packed_groups"
+"""Our engines' name in verl's registry, where "language_model" on CUDA is taken."""
+
+LossFunction = Callable[["Tensor", PackedBatch, MicroBatch], tuple["Tensor | None", Any]]
+"""(logits [S, V], the packed sequence, its groups) -> the loss, None where there is none, and any result."""
+
+
+@dataclass
+class PackedFSDPEngineConfig(FSDPEngineConfig):
+    """verl's FSDP settings and which parts of the model stay as they are."""
+
+    freeze_vision_tower: bool = False
+    freeze_merger: bool = False
+    freeze_language_model: bool = False
+
+
+@EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp2"], device=["cpu", "cuda"])
+class PackedFSDPEngine(FSDPEngineWithLMHead):
+    """Runs micro-batches of packed groups through a sharded Qwen2.5-VL."""
+
+    engine_config: PackedFSDPEngineConfig
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the forward pass, and of weights that leave the learner."""
+        return PrecisionType.to_dtype((self.engine_config.mixed_precision or {})["param_dtype"])
+
+    def initialize(self) -> None:
+        super().initialize()
+        video_processor = self.model_config.processor.video_processor
+        self.pixel_norm = PixelNorm(tuple(video_processor.image_mean), tuple(video_processor.image_std))
+
+    def _build_module(self) -> nn.Module:
+        """The checkpoint as transformers loads it.
+
+        verl's own version would also replace the model's forward by one that computes logits for every token.
+        """
+        from transformers import AutoModelForImageTextToText
+
+        register_packed_attention()
+        tied = self.model_config.hf_config.tie_word_embeddings
+        with get_init_weight_context_manager(use_meta_tensor=not tied, mesh=self.device_mesh)():
+            module = AutoModelForImageTextToText.from_pretrained(
+                self.model_config.path,
+                dtype=PrecisionType.to_dtype(self.engine_config.model_dtype),
+                attn_implementation={"": "sdpa", "text_config": PACKED_GROUPS, "vision_config": "sdpa"},
+            )
+        if self.model_config.enable_gradient_checkpointing:
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        freeze(
+            module,
+            vision_tower=self.engine_config.freeze_vision_tower,
+            merger=self.engine_config.freeze_merger,
+            language_model=self.engine_config.freeze_language_model,
+        )
+        return module
+
+    def _build_fsdp_module(self, module: nn.Module) -> nn.Module:
+        # verl keeps a forward-only model in pinned host memory and copies it to the GPU layer by layer; without a
+        # GPU there is no pinned memory, and nothing to copy to.
+        forward_only = self.engine_config.forward_only
+        self.engine_config.forward_only = forward_only and get_device_name() != "cpu"
+        try:
+            return super()._build_fsdp_module(module)
+        finally:
+            self.engine_config.forward_only = forward_only
+
+    def _build_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer([p for p in module.parameters() if p.requires_grad], self.optimizer_config)
+
+    def forward_backward_batch(
+        self, data: Sequence[MicroBatch], loss_function: LossFunction, forward_only: bool = False
+    ) -> list[Any]:
+        """Run micro-batches, accumulating gradients unless `forward_only`; the loss function's results in order.
+
+        Args:
+            data: equally many on every rank, their prompts resolved (`PromptHandle.ref` is the Prompt).
+            loss_function: its losses add up to this rank's loss; FSDP averages the gradients over ranks.
+            forward_only: no gradients.
+        """
+        results = []
+        for index, micro_batch in enumerate(data):
+            is_last = index == len(data) - 1
+            sync = nullcontext() if forward_only else self._gradient_sync_context(is_last_micro_batch=is_last)
+            with sync, torch.set_grad_enabled(not forward_only):
+                loss, result = self.forward_step(micro_batch, loss_function, forward_only)
+                if loss is not None and not forward_only:
+                    loss.backward()
+            results.append(result)
+        return results
+
+    def forward_step(
+        self, micro_batch: MicroBatch, loss_function: LossFunction, forward_only: bool
+    ) -> tuple[Tensor | None, Any]:
+        """One forward pass through the root module, whose hooks gather the sharded weights."""
+        batch = pack(
+            [group.prompt.ref for group in micro_batch.groups],
+            [group.response_ids for group in micro_batch.groups],
+            pixel_norm=self.pixel_norm,
+            device=get_device_id(),
+        )
+        logits = self.module(**batch.model_inputs()).logits[0]
+        return loss_function(logits, batch, micro_batch)
+
+
+def freeze(model: nn.Module, *, vision_tower: bool, merger: bool, language_model: bool) -> None:
+    """Switch off the gradients of a Qwen2.5-VL's parts; what needs no gradient then saves no activations either.
+
+    Args:
+        model: a transformers Qwen2.5-VL for conditional generation.
+        vision_tower: patch embedding and vision blocks.
+        merger: the projection from vision to language.
+        language_model: embeddings, decoder layers and language-model head.
+    """
+    parts = {"model.visual.": vision_tower, "model.visual.merger.": merger, "model.language_model.": language_model}
+    parts["lm_head."] = language_model
+    for name, parameter in model.named_parameters():
+        part = max((prefix for prefix in parts if name.startswith(prefix)), key=len)
+        parameter.requires_grad_(not parts[part])

@@ -1,0 +1,285 @@
+"""The learner as the driver sees it: ordinary methods over verl training workers, no pixels, no token is copied twice.
+
+The driver plans which rank computes which groups; ranks fetch the prompts themselves.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from videor2_rl.config import AlgorithmConfig, LearnerConfig, ModelConfig
+from videor2_rl.packing import MicroBatch, even_micro_batches, only_in_loss
+from videor2_rl.types import LogProbs, TrainGroup, WeightSnapshot
+from workers.pool import DeadlineExceeded, fetch
+from workers.verl_config import UpdateSpec, check_algorithm, learner_worker_config
+
+if TYPE_CHECKING:
+    from verl.workers.config import TrainingWorkerConfig
+
+DEADLINE_S = 3600.0
+"""No single call on all ranks is expected to take longer; a hung rank then ends the run with its number."""
+
+
+class RankLost(RuntimeError):
+    """A rank of the learner or reference died or failed; the run resumes from its last checkpoint."""
+
+
+@ray.remote(num_cpus=0)
+def _free_address() -> tuple[str, int]:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return ray.util.get_node_ip_address().strip("[]"), listener.getsockname()[1]
+
+
+class RankGroup:
+    """Like workers, one per rank, that compute together; losing one loses all."""
+
+    def __init__(
+        self,
+        name: str,
+        config: TrainingWorkerConfig,
+        *,
+        num_ranks: int,
+        cpus_per_rank: float,
+        gpus_per_rank: float,
+        seed: int,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """Place the ranks and let them load the model in the background.
+
+        Args:
+            name: for messages and actor names, e.g. "learner".
+            config: what verl's training worker takes.
+            num_ranks: the size of the group, fixed for the run.
+            cpus_per_rank: Ray CPUs.
+            gpus_per_rank: Ray GPUs; 0 on CPUs.
+            seed: of every rank's generators.
+            deadline_s: seconds that any one call may take.
+        """
+        from verl.single_controller.ray.base import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
+
+        from workers.learner_worker import LearnerWorker
+
+        self.name = name
+        self.num_ranks = num_ranks
+        self._deadline_s = deadline_s
+        bundle = {"CPU": cpus_per_rank, "GPU": gpus_per_rank}
+        # verl's own pool counts whole CPUs per rank; it takes a placement group that exists as it is.
+        self._placement = placement_group([{k: v for k, v in bundle.items() if v}] * num_ranks, strategy="PACK")
+        fetch(self._placement.ready(), deadline_s=deadline_s, what=f"placing {num_ranks} {name} ranks")
+        use_gpu = gpus_per_rank > 0
+        pool = RayResourcePool(process_on_nodes=[num_ranks], use_gpu=use_gpu, max_colocate_count=1, name_prefix=name)
+        pool.pgs = [self._placement]  # type: ignore[assignment]
+        remote_class = ray.remote(num_cpus=cpus_per_rank)(LearnerWorker)
+        address, port = self._rendezvous()
+        self._workers = RayWorkerGroup(
+            resource_pool=pool,
+            ray_cls_with_init=RayClassWithInitArgs(remote_class, config=config),
+            device_name="cuda" if use_gpu else "cpu",
+            use_gpu=use_gpu,
+            master_addr=address,
+            master_port=port,
+        )
+        self._starting = self._workers.start(seed)  # type: ignore[attr-defined]
+
+    def wait_ready(self) -> None:
+        """Block until every rank holds the model."""
+        self.gather(self._starting, what="starting")
+        self._starting = []
+
+    def _rendezvous(self) -> tuple[str, str]:
+        """Where rank 0 will listen. verl would ask by a task of one whole CPU, more than a rank's place may hold."""
+        where = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=0)
+        address, port = fetch(
+            _free_address.options(scheduling_strategy=where).remote(),
+            deadline_s=self._deadline_s,
+            what=f"reaching the node of {self.name} rank 0",
+        )
+        return address, str(port)
+
+    def gather(self, refs: Sequence[Any], *, what: str) -> list[Any]:
+        """Each rank's result, in order; the first failure ends the wait, since the other ranks would wait for it.
+
+        Raises:
+            RankLost: a rank's process died.
+            DeadlineExceeded: names the ranks that did not answer.
+        """
+        due = time.monotonic() + self._deadline_s
+        pending, results = list(refs), {}
+        while pending:
+            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, due - time.monotonic()))
+            if not done:
+                ranks = ", ".join(str(refs.index(ref)) for ref in pending)
+                raise DeadlineExceeded(f"{what}: {self.name} rank {ranks} did not answer within {self._deadline_s:g} s")
+            for ref in done:
+                rank = refs.index(ref)
+                try:
+                    results[rank] = fetch(ref, what=f"{what} on {self.name} rank {rank}")
+                except ray.exceptions.RayActorError as error:
+                    raise RankLost(
+                        f"{what}: {self.name} rank {rank} died; resume the run from its last checkpoint"
+                    ) from error
+        return [results[rank] for rank in range(len(refs))]
+
+    def run(self, method: str, *args: Any, what: str) -> list[Any]:
+        """Call a worker method on all ranks, once they are ready, and gather the results."""
+        self.wait_ready()
+        return self.gather(getattr(self._workers, method)(*args), what=what)
+
+    def shutdown(self) -> None:
+        """Kill the ranks and give their place back."""
+        for worker in self._workers.workers:
+            ray.kill(worker, no_restart=True)
+        ray.util.remove_placement_group(self._placement)
+
+
+def plan(groups: Sequence[TrainGroup], *, num_ranks: int, max_tokens: int) -> list[list[MicroBatch]]:
+    """Which rank computes which groups in which passes: balanced by tokens, equally many passes each.
+
+    Raises:
+        ValueError: there is no group.
+    """
+    if len(groups) <= num_ranks:
+        shares = [[group] for group in groups] + [[] for _ in range(num_ranks - len(groups))]
+    else:
+        from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
+
+        lengths = [group.num_tokens for group in groups]
+        parts = get_seqlen_balanced_partitions(lengths, k_partitions=num_ranks, equal_size=False)
+        shares = [[groups[index] for index in part] for part in parts]
+    return even_micro_batches(shares, max_tokens=max_tokens)
+
+
+def group_log_probs(
+    ranks: RankGroup, groups: Sequence[TrainGroup], *, temperature: float, max_tokens: int
+) -> list[LogProbs]:
+    """Log-probs of the groups' responses, in the order of `groups`."""
+    shares = plan(groups, num_ranks=ranks.num_ranks, max_tokens=max_tokens)
+    results = ranks.run("log_probs", shares, temperature, what=f"log-probs of {len(groups)} groups")
+    by_id = {log_probs.group_id: log_probs for share in results for log_probs in share}
+    return [by_id[group.group_id] for group in groups]
+
+
+class Learner:
+    """The policy in training."""
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        model: ModelConfig,
+        *,
+        total_steps: int,
+        seed: int,
+        max_response_tokens: int | None = None,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """Start the ranks, which load `model.path` in the background.
+
+        Args:
+            total_steps: optimiser steps of the whole run, for the schedule.
+            max_response_tokens: needed by algorithm.loss_aggregation=seq-mean-token-sum-norm only.
+        """
+        self._max_tokens = config.max_tokens_per_micro_batch
+        self._max_response_tokens = max_response_tokens
+        self._ranks = RankGroup(
+            "learner",
+            learner_worker_config(config, model, total_steps=total_steps),
+            num_ranks=config.num_ranks,
+            cpus_per_rank=config.cpus_per_rank,
+            gpus_per_rank=config.gpus_per_rank,
+            seed=seed,
+            deadline_s=deadline_s,
+        )
+
+    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
+        """Log-probs of all responses under the current weights, in the order of `groups`."""
+        return group_log_probs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
+
+    def update(
+        self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
+    ) -> dict[str, float]:
+        """One optimiser step on the responses in the loss; metrics named `actor/...`.
+
+        Args:
+            groups: with advantages, old log-probs and, where the KL coefficient is above 0, reference log-probs;
+                `rollout_log_probs` on all or on none, at the training temperature like the old ones.
+
+        Raises:
+            ValueError: no response is in the loss.
+            ConfigError: the algorithm would not be normalised over the global batch.
+        """
+        check_algorithm(algorithm, max_response_tokens=self._max_response_tokens)
+        kept = [group for group in map(only_in_loss, groups) if group.response_ids]
+        if not kept:
+            raise ValueError(f"none of the {len(groups)} groups has a response in the loss")
+        shares = self._plan(kept)
+        lengths = [len(ids) for group in kept for ids in group.response_ids]
+        spec = UpdateSpec(
+            algorithm=algorithm,
+            temperature=temperature,
+            batch_tokens=sum(lengths),
+            batch_responses=len(lengths),
+            num_ranks=self._ranks.num_ranks,
+            max_response_tokens=self._max_response_tokens,
+        )
+        results = self._ranks.run("update", shares, spec, what="the policy update")
+        from workers.losses import update_metrics
+
+        shared = {f"actor/{name}": value for name, value in results[0][1].items()}
+        return {**update_metrics([sums for sums, _ in results]), **shared}
+
+    def sft_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
+        """One optimiser step on the mean negative log-likelihood of all response tokens; metrics named `sft/...`."""
+        from workers.losses import sft_metrics
+
+        tokens = _response_tokens(groups)
+        results = self._ranks.run("sft_step", self._plan(groups), tokens, self._ranks.num_ranks, what="the SFT step")
+        shared = {f"sft/{name}": value for name, value in results[0][1].items()}
+        return {**sft_metrics([sums for sums, _ in results]), **shared}
+
+    def sft_loss(self, groups: Sequence[TrainGroup]) -> float:
+        """Mean negative log-likelihood of all response tokens, in nats, without training."""
+        from workers.losses import sft_metrics
+
+        tokens = _response_tokens(groups)
+        results = self._ranks.run("sft_loss", self._plan(groups), tokens, self._ranks.num_ranks, what="the SFT loss")
+        return sft_metrics(results)["sft/loss"]
+
+    def publish_weights(self, policy_version: int) -> WeightSnapshot:
+        """Put the full weights into Ray's object store, owned by rank 0."""
+        return self._ranks.run("publish_weights", policy_version, what="publishing weights")[0]
+
+    def export(self, path: Path) -> None:
+        """Write an ordinary Hugging Face folder; complete or not at all."""
+        self._ranks.run("export", str(path), what="the export")
+
+    def save(self, path: Path) -> None:
+        """Write model, optimiser, schedule and random states of all ranks into the folder."""
+        self._ranks.run("save", str(path), what="saving")
+
+    def load(self, path: Path) -> None:
+        """Restore what `save` wrote with the same number of ranks."""
+        self._ranks.run("load", str(path), what="loading")
+
+    def wait_ready(self) -> None:
+        """Block until every rank holds the model; other calls do so by themselves."""
+        self._ranks.wait_ready()
+
+    def shutdown(self) -> None:
+        """Kill the ranks."""
+        self._ranks.shutdown()
+
+    def _plan(self, groups: Sequence[TrainGroup]) -> list[list[MicroBatch]]:
+        return plan(groups, num_ranks=self._ranks.num_ranks, max_tokens=self._max_tokens)
+
+
+def _response_tokens(groups: Sequence[TrainGroup]) -> int:
+    return sum(len(ids) for group in groups for ids in group.response_ids)

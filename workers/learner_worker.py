@@ -1,0 +1,271 @@
+"""One rank of the learner or of the reference: a verl training worker that takes packed groups.
+
+Runs inside Ray; `workers.learner` and `workers.reference` are the driver's side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+import torch
+from verl.single_controller.base.decorator import register
+from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
+from verl.utils.device import get_device_name
+from verl.workers.config import TrainingWorkerConfig
+from verl.workers.engine_workers import TrainingWorker
+
+from videor2_rl.config import ConfigError
+from videor2_rl.packing import MicroBatch, PackedBatch, token_log_probs
+from videor2_rl.types import LogProbs, WeightSnapshot
+from workers import losses
+from workers.engines.fsdp import PackedFSDPEngine
+from workers.losses import LossSums
+from workers.verl_config import UpdateSpec, actor_config
+from workers.weight_sync import expected_weights, publish_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
+
+
+def _one_share_each(worker_group: Any, shares: list[Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """Dispatch the first argument's elements to the ranks, one each, and everything else to all of them."""
+    size = worker_group.world_size
+    return (shares, *([arg] * size for arg in args)), {name: [value] * size for name, value in kwargs.items()}
+
+
+def _same_for_all(worker_group: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    size = worker_group.world_size
+    return tuple([arg] * size for arg in args), {name: [value] * size for name, value in kwargs.items()}
+
+
+def _references(worker_group: Any, output: list[Any]) -> list[Any]:
+    return output
+
+
+SHARES = {"dispatch_fn": _one_share_each, "collect_fn": _references}
+EVERY_RANK = {"dispatch_fn": _same_for_all, "collect_fn": _references}
+
+
+class LearnerWorker(TrainingWorker):
+    """A rank; methods that take micro-batches must be called on all ranks with equally many."""
+
+    engine: PackedFSDPEngine
+
+    def __init__(self, config: TrainingWorkerConfig) -> None:
+        if get_device_name() == "cpu" and not torch.distributed.is_initialized():
+            from workers.engines.cpu_platform import init_cpu_process_group
+
+            init_cpu_process_group()
+        super().__init__(config=config)
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def start(self, seed: int) -> None:
+        """Load the checkpoint, shard it, build the optimiser."""
+        torch.manual_seed(seed)
+        self.engine.initialize()
+
+    @register(dispatch_mode=SHARES, blocking=False)
+    def log_probs(self, share: list[MicroBatch], temperature: float) -> list[LogProbs]:
+        """Log-probs of every group in the share that counts, in order."""
+
+        def collect(logits: Tensor, batch: PackedBatch, micro_batch: MicroBatch) -> tuple[None, list[LogProbs]]:
+            at_temperature = token_log_probs(logits, batch.target_ids, temperature=temperature)
+            raw = token_log_probs(logits, batch.target_ids, temperature=1.0)
+            return None, _by_group(at_temperature, raw, batch=batch, micro_batch=micro_batch)
+
+        with self.engine.eval_mode():
+            results = self.engine.forward_backward_batch(_resolved(share), collect, forward_only=True)
+        counted = zip(share, results, strict=True)
+        return [log_probs for micro_batch, result in counted if micro_batch.counts for log_probs in result]
+
+    @register(dispatch_mode=SHARES, blocking=False)
+    def update(self, share: list[MicroBatch], spec: UpdateSpec) -> tuple[LossSums, dict[str, float]]:
+        """One policy optimiser step; this rank's sums, and what is equal on all ranks."""
+        return self._step(share, partial(losses.policy_loss, spec=spec, config=actor_config(spec)))
+
+    @register(dispatch_mode=SHARES, blocking=False)
+    def sft_step(self, share: list[MicroBatch], batch_tokens: int, num_ranks: int) -> tuple[LossSums, dict[str, float]]:
+        """One supervised optimiser step; returns as `update`."""
+        return self._step(share, partial(losses.sft_loss, batch_tokens=batch_tokens, num_ranks=num_ranks))
+
+    @register(dispatch_mode=SHARES, blocking=False)
+    def sft_loss(self, share: list[MicroBatch], batch_tokens: int, num_ranks: int) -> LossSums:
+        """The supervised loss without gradients."""
+        loss_function = partial(losses.sft_loss, batch_tokens=batch_tokens, num_ranks=num_ranks)
+        with self.engine.eval_mode():
+            return losses.to_sums(self.engine.forward_backward_batch(_resolved(share), loss_function, True))
+
+    def _step(self, share: list[MicroBatch], loss_function: Any) -> tuple[LossSums, dict[str, float]]:
+        learning_rate = self.engine.lr_scheduler.get_last_lr()[0]
+        with self.engine.train_mode():
+            self.engine.optimizer_zero_grad()
+            results = self.engine.forward_backward_batch(_resolved(share), loss_function)
+            grad_norm = self.engine.optimizer_step()
+        self.engine.lr_scheduler_step()
+        # verl leaves the weights as they are when the gradient is not finite.
+        skipped = float(not np.isfinite(grad_norm))
+        return losses.to_sums(results), {"grad_norm": grad_norm, "lr": learning_rate, "skipped_update": skipped}
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def publish_weights(self, policy_version: int) -> WeightSnapshot | None:
+        """Put the full weights into Ray's object store; the snapshot comes from rank 0."""
+        tied = expected_weights(self.model_config.path).tied
+        if self.rank == 0:
+            return publish_weights(self._full_weights(), policy_version, tied=tied)
+        self._gather_only()
+        return None
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def export(self, path: str) -> None:
+        """Write an ordinary Hugging Face folder, complete or not at all.
+
+        Raises:
+            ConfigError: `path` exists and is not an empty folder.
+        """
+        if self.rank != 0:
+            self._gather_only()
+            return
+        target = Path(path)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            # The other ranks wait in the gather; let them finish before this rank fails.
+            self._gather_only()
+            raise ConfigError(f"cannot export to {target}: it exists; give another path or remove it")
+        tied = expected_weights(self.model_config.path).tied
+        weights = {name: tensor for name, tensor in self._full_weights() if name not in tied}
+        _write_checkpoint(Path(self.model_config.path), target, weights)
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def save(self, path: str) -> None:
+        """Write this rank's model, optimiser, schedule and random state into the folder."""
+        Path(path).mkdir(parents=True, exist_ok=True)
+        torch.save(self.engine.module.state_dict(), self._state_file(path, "model"))
+        torch.save(self.engine.optimizer.state_dict(), self._state_file(path, "optim"))
+        extra = {"lr_scheduler": self.engine.lr_scheduler.state_dict(), "rng": _random_state()}
+        torch.save(extra, self._state_file(path, "extra_state"))
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def load(self, path: str) -> None:
+        """Restore what `save` wrote; the next step is the one that would have followed.
+
+        Raises:
+            ConfigError: the folder was written by another number of ranks.
+        """
+        if not self._state_file(path, "model").exists():
+            found = sorted(file.name for file in Path(path).glob("model_world_size_*"))
+            raise ConfigError(
+                f"{path} holds no state of rank {self.rank} of {self.world_size} ranks, only "
+                f"{', '.join(found) or 'none'}; resume with the learner.num_ranks it was written with"
+            )
+        self.engine.module.load_state_dict(self._read_state(path, "model"))
+        self.engine.optimizer.load_state_dict(self._read_state(path, "optim"))
+        extra = self._read_state(path, "extra_state")
+        self.engine.lr_scheduler.load_state_dict(extra["lr_scheduler"])
+        _restore_random_state(extra["rng"])
+
+    def _state_file(self, path: str, kind: str) -> Path:
+        # verl's names, so that its model merger reads the folder.
+        return Path(path) / f"{kind}_world_size_{self.world_size}_rank_{self.rank}.pt"
+
+    def _read_state(self, path: str, kind: str) -> dict[str, Any]:
+        return torch.load(self._state_file(path, kind), map_location="cpu", weights_only=True)
+
+    def _full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and full tensor on the CPU in the model's dtype; a collective, so every rank iterates to the end."""
+        dtype = self.engine.compute_dtype
+        for name, tensor in self.engine.get_per_tensor_param()[0]:
+            # A copy: what is gathered from uneven shards is a view into padded storage.
+            yield name, tensor.detach().to("cpu", dtype, copy=True)
+
+    def _gather_only(self) -> None:
+        for _ in self.engine.get_per_tensor_param()[0]:
+            pass
+
+
+def _resolved(share: Sequence[MicroBatch]) -> list[MicroBatch]:
+    """The micro-batches with prompts in place of references, all fetched at once."""
+    refs = {
+        group.prompt.ref for batch in share for group in batch.groups if isinstance(group.prompt.ref, ray.ObjectRef)
+    }
+    prompts = dict(zip(refs, ray.get(list(refs)), strict=True))
+    return [
+        replace(
+            batch,
+            groups=tuple(
+                replace(group, prompt=replace(group.prompt, ref=prompts[group.prompt.ref]))
+                if isinstance(group.prompt.ref, ray.ObjectRef)
+                else group
+                for group in batch.groups
+            ),
+        )
+        for batch in share
+    ]
+
+
+def _by_group(at_temperature: Tensor, raw: Tensor, *, batch: PackedBatch, micro_batch: MicroBatch) -> list[LogProbs]:
+    """[S] values -> one LogProbs per group."""
+    responses = zip(
+        (values.cpu().numpy() for values in at_temperature.split(list(batch.response_lengths))),
+        (values.cpu().numpy() for values in raw.split(list(batch.response_lengths))),
+        strict=True,
+    )
+    results = []
+    for group in micro_batch.groups:
+        pairs = [next(responses) for _ in group.response_ids]
+        # Copies: views would send the whole micro-batch with every response.
+        results.append(
+            LogProbs(
+                group_id=group.group_id,
+                at_temperature=tuple(np.array(scaled) for scaled, _ in pairs),
+                raw=tuple(np.array(plain) for _, plain in pairs),
+            )
+        )
+    return results
+
+
+def _random_state() -> dict[str, Any]:
+    """verl's random state with NumPy's array as a tensor, which loads without unpickling arbitrary objects."""
+    state = BaseCheckpointManager.get_rng_state()
+    name, keys, *rest = state["numpy"]
+    return {**state, "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest)}
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    name, keys, *rest = state["numpy"]
+    BaseCheckpointManager.load_rng_state({**state, "numpy": (name, keys.numpy().astype(np.uint32), *rest)})
+
+
+def _write_checkpoint(source: Path, target: Path, weights: dict[str, Tensor]) -> None:
+    """`source`'s configuration, tokenizer and processor with new weights, under a temporary name until complete."""
+    from huggingface_hub import save_torch_state_dict
+
+    partial_target = target.parent / f".partial_{target.name}"
+    shutil.rmtree(partial_target, ignore_errors=True)
+    partial_target.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.is_file() and not file.name.endswith(_WEIGHT_SUFFIXES):
+            shutil.copy2(file, partial_target)
+    save_torch_state_dict(weights, partial_target, metadata={"format": "pt"})
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    _set_dtype(partial_target / "config.json", dtype)
+    if target.exists():
+        target.rmdir()
+    os.rename(partial_target, target)
+
+
+def _set_dtype(config_file: Path, dtype: str) -> None:
+    config = json.loads(config_file.read_text())
+    config["dtype"] = dtype
+    config_file.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,154 @@
+"""Losses of one micro-batch of packed groups, by verl's core algorithms, and the sums behind the metrics.
+
+Every loss is divided by counts of the whole global batch and multiplied by the number of ranks, since FSDP averages
+gradients over ranks: how a batch is split never changes the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn, kl_penalty
+from verl.utils.torch_functional import entropy_from_logits
+
+from videor2_rl.packing import MicroBatch, PackedBatch, response_mask, to_padded, token_log_probs
+from workers.verl_config import UpdateSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from verl.workers.config import ActorConfig
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """What one micro-batch, rank or batch contributes to the metrics."""
+
+    sums: dict[str, float]
+    """Losses, normalised over the global batch and times the number of ranks; all else summed over tokens."""
+    maxima: dict[str, float]
+
+
+def add(parts: Sequence[LossSums]) -> LossSums:
+    """The contributions together; at least one."""
+    return LossSums(
+        {name: sum(part.sums[name] for part in parts) for name in parts[0].sums},
+        {name: max(part.maxima[name] for part in parts) for name in parts[0].maxima},
+    )
+
+
+def policy_loss(
+    logits: Tensor, batch: PackedBatch, micro_batch: MicroBatch, *, spec: UpdateSpec, config: ActorConfig
+) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+    """Policy loss plus KL penalty.
+
+    Args:
+        logits: [S, V].
+        batch: the packed groups.
+        micro_batch: their advantages and log-probs; every response in it is in the loss.
+        spec: what all ranks agree on.
+        config: `verl_config.actor_config(spec)`.
+
+    Returns:
+        The loss, and its `LossSums` as tensors still on the device.
+    """
+    lengths, device = batch.response_lengths, logits.device
+    groups = micro_batch.groups
+
+    def padded(values: Sequence[Sequence[np.ndarray] | None]) -> Tensor:
+        flat = np.concatenate([array for group in values if group is not None for array in group])
+        return to_padded(torch.from_numpy(flat).to(device), lengths)
+
+    mask = response_mask(lengths, device=device) & micro_batch.counts
+    log_probs = to_padded(token_log_probs(logits, batch.target_ids, temperature=spec.temperature), lengths)
+    old_log_probs = padded([group.old_log_probs for group in groups])
+    advantages = torch.cat([torch.tensor(group.advantages) for group in groups]).to(device)[:, None].expand_as(mask)
+    weights = None
+    if groups[0].rollout_log_probs is not None:
+        gap = old_log_probs - padded([group.rollout_log_probs for group in groups])
+        weights = gap.exp().clamp(max=spec.algorithm.importance_cap)
+    pg_loss, pg_metrics = get_policy_loss_fn(spec.algorithm.policy_loss)(
+        old_log_prob=old_log_probs,
+        log_prob=log_probs,
+        advantages=advantages,
+        response_mask=mask.float(),
+        loss_agg_mode=spec.algorithm.loss_aggregation,
+        config=config,
+        rollout_is_weights=weights,
+    )
+    if spec.algorithm.policy_loss == "geo_mean":
+        # verl averages this one loss over the micro-batch's responses instead of the global batch's.
+        pg_loss = pg_loss * len(lengths) * spec.num_ranks / spec.batch_responses
+    loss = pg_loss
+    token_values = {"ratio": (log_probs - old_log_probs).detach().exp()}
+    if spec.algorithm.kl_coefficient > 0:
+        ref_log_probs = padded([group.ref_log_probs for group in groups])
+        kl = kl_penalty(log_probs, ref_log_probs, spec.algorithm.kl_estimator)  # type: ignore[arg-type]
+        kl_loss = agg_loss(kl, mask.float(), spec.algorithm.loss_aggregation, **config.global_batch_info)
+        loss = loss + spec.algorithm.kl_coefficient * kl_loss
+        token_values["kl"] = kl.detach()
+    with torch.no_grad():
+        token_values["entropy"] = to_padded(entropy_from_logits(logits.float() / spec.temperature), lengths)
+    if weights is not None:
+        token_values["importance_weight"] = weights
+    return loss, _policy_sums(loss, pg_loss, pg_metrics, token_values=token_values, mask=mask)
+
+
+def _policy_sums(
+    loss: Tensor, pg_loss: Tensor, pg_metrics: dict[str, float], *, token_values: dict[str, Tensor], mask: Tensor
+) -> dict[str, dict[str, Tensor]]:
+    tokens = mask.sum()
+    sums = {"loss": loss.detach(), "pg_loss": pg_loss.detach(), "tokens": tokens}
+    sums |= {name: torch.where(mask, values, 0.0).sum() for name, values in token_values.items()}
+    # verl gives means over the micro-batch's tokens; what a loss does not clip it does not report.
+    for name, key in (("clip_frac", "actor/pg_clipfrac"), ("dual_clip_frac", "actor/pg_clipfrac_lower")):
+        sums[name] = tokens * pg_metrics.get(key, 0.0)
+    return {"sums": sums, "maxima": {"ratio": torch.where(mask, token_values["ratio"], 0.0).max()}}
+
+
+def sft_loss(
+    logits: Tensor, batch: PackedBatch, micro_batch: MicroBatch, *, batch_tokens: int, num_ranks: int
+) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+    """Mean negative log-likelihood over the response tokens of the global batch, times `num_ranks`."""
+    nll = -token_log_probs(logits, batch.target_ids, temperature=1.0).sum() * float(micro_batch.counts)
+    loss = nll / batch_tokens * num_ranks
+    tokens = torch.tensor(len(batch.target_ids) if micro_batch.counts else 0)
+    return loss, {"sums": {"loss": loss.detach(), "tokens": tokens}, "maxima": {}}
+
+
+def to_sums(parts: Sequence[dict[str, dict[str, Tensor]]]) -> LossSums:
+    """The micro-batches' tensors of one rank, fetched from the device at once at the end of the step."""
+    return add(
+        [
+            LossSums(
+                {name: float(value) for name, value in part["sums"].items()},
+                {name: float(value) for name, value in part["maxima"].items()},
+            )
+            for part in parts
+        ]
+    )
+
+
+def update_metrics(ranks: Sequence[LossSums]) -> dict[str, float]:
+    """Metrics of a policy update over all ranks, named `actor/...`.
+
+    `loss` and `pg_loss` as differentiated; `ratio_mean`, `kl`, `entropy`, `importance_weight`, `clip_frac` and
+    `dual_clip_frac` are means over the response tokens in the loss, `ratio_max` their maximum, `tokens` their count.
+    """
+    total = add(ranks)
+    sums = dict(total.sums)
+    tokens = sums.pop("tokens")
+    metrics = {f"actor/{name}": sums.pop(name) / len(ranks) for name in ("loss", "pg_loss")}
+    metrics["actor/ratio_mean"] = sums.pop("ratio") / tokens
+    metrics["actor/ratio_max"] = total.maxima["ratio"]
+    metrics |= {f"actor/{name}": value / tokens for name, value in sums.items()}
+    return metrics | {"actor/tokens": tokens}
+
+
+def sft_metrics(ranks: Sequence[LossSums]) -> dict[str, float]:
+    """Metrics of a supervised step over all ranks: `sft/loss` in nats per response token, `sft/tokens`."""
+    total = add(ranks)
+    return {"sft/loss": total.sums["loss"] / len(ranks), "sft/tokens": total.sums["tokens"]}

@@ -1,0 +1,52 @@
+"""The frozen reference policy as the driver sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from videor2_rl.config import ModelConfig, ReferenceConfig
+from videor2_rl.types import LogProbs, TrainGroup
+from workers.learner import DEADLINE_S, RankGroup, group_log_probs
+from workers.verl_config import reference_worker_config
+
+
+class Reference:
+    """Forward-only ranks that keep the weights of `model.path`."""
+
+    def __init__(
+        self,
+        config: ReferenceConfig,
+        model: ModelConfig,
+        *,
+        backend: str,
+        max_tokens_per_micro_batch: int,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """Start the ranks, which load `model.path` in the background.
+
+        Args:
+            backend: the learner's, so that both compute the same numbers.
+            max_tokens_per_micro_batch: tokens of packed groups in one forward pass.
+        """
+        self._max_tokens = max_tokens_per_micro_batch
+        self._ranks = RankGroup(
+            "reference",
+            reference_worker_config(model, backend=backend),
+            num_ranks=config.num_ranks,
+            cpus_per_rank=config.cpus_per_rank,
+            gpus_per_rank=config.gpus_per_rank,
+            seed=0,
+            deadline_s=deadline_s,
+        )
+
+    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
+        """Log-probs of all responses, in the order of `groups`."""
+        return group_log_probs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
+
+    def wait_ready(self) -> None:
+        """Block until every rank holds the model; other calls do so by themselves."""
+        self._ranks.wait_ready()
+
+    def shutdown(self) -> None:
+        """Kill the ranks."""
+        self._ranks.shutdown()

@@ -1,0 +1,474 @@
+"""Rollout workers: prompts in, groups of sampled responses out, each worker one vLLM engine in a Ray actor.
+
+The driver holds a `RolloutPool`. Pixels go from where the `Prompt` lives to the worker; only ids, log-probs and text
+come back. Weights of the checkpoint folder, as vLLM loads them at the start, are policy version 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from videor2_rl.config import ConfigError, RolloutConfig
+from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, SamplingSpec, WeightSnapshot
+from workers.pool import ActorPool, WorkerLost, fetch
+from workers.weight_sync import (
+    check_in_engine,
+    check_snapshot,
+    expected_weights,
+    load_into_engine,
+    pack_checkpoint,
+    remove_orphaned_files,
+    shared_file,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from vllm import SamplingParams
+    from vllm.inputs import MultiModalInput
+    from vllm.outputs import CompletionOutput
+
+log = logging.getLogger(__name__)
+
+START_DEADLINE_S = 1800.0
+"""A large checkpoint from a slow disk takes minutes."""
+MAX_CALL_WAVES = 4
+"""A call carries at most this many times the sequences that an engine runs at once: that much work is lost with it."""
+PIXEL_CACHE_GIB = 1.0
+"""Pixels that an engine keeps so that the siblings of a group need not send them again."""
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """What goes with the prompts of one call."""
+
+    group_ids: tuple[int, ...]
+    sampling: SamplingSpec
+    seed: int
+    policy_version: int
+    """The worker refuses to sample with any other."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Everything that a worker needs to build its engine."""
+
+    rollout: RolloutConfig
+    model_path: str
+    dtype: str
+    device: str
+    banned_token_ids: tuple[int, ...]
+    """Never sampled: a learner cannot place a vision token that has no pixels."""
+
+
+def rollout_env(config: RolloutConfig, device: str) -> dict[str, str]:
+    """Environment of a rollout worker; it must be set before the process starts."""
+    # Below ERROR vLLM warns at every weight update of layers that have no weights.
+    env = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "VLLM_LOGGING_LEVEL": "ERROR"}
+    if device == "cpu":
+        env |= {
+            # More threads than this spin-wait for each other as soon as another process wants the cores: 20x slower.
+            "OMP_NUM_THREADS": "1",
+            # With one worker per engine a third process brings nothing; this keeps the engine at two.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.tensor_parallel_size == 1 else "1",
+        }
+    return env
+
+
+def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
+    """Keyword arguments of vLLM's `AsyncEngineArgs`."""
+    from workers.vllm_extension import SHARED_MEMORY
+
+    config = spec.rollout
+    arguments: dict[str, Any] = {
+        "model": spec.model_path,
+        "dtype": spec.dtype,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "max_model_len": config.max_model_tokens,
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": config.max_num_batched_tokens,
+        "block_size": config.block_size,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "enable_prefix_caching": True,
+        "limit_mm_per_prompt": {"video": 1, "image": 0},
+        "skip_mm_profiling": True,
+        "mm_processor_cache_gb": PIXEL_CACHE_GIB,
+        "logprobs_mode": "raw_logprobs",
+        "seed": 0,
+        "worker_extension_cls": "workers.vllm_extension.WeightExtension",
+        "weight_transfer_config": {"backend": SHARED_MEMORY},
+    }
+    if spec.device == "cpu":
+        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": config.kv_cache_gib << 30}
+        if config.tensor_parallel_size == 1:
+            arguments["distributed_executor_backend"] = "uni"
+    return arguments
+
+
+def sample_seed(seed: int, group_id: int, sample: int) -> int:
+    """Seed of one response: depends on nothing but the run's seed, the group and the response's place in it."""
+    state = np.random.SeedSequence((seed, group_id, sample)).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def sampling_params(spec: SamplingSpec, *, seed: int, banned_token_ids: Sequence[int]) -> SamplingParams:
+    """One response; log-probs are those of the full softmax at temperature 1, whatever the sampling does."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=1,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        max_tokens=spec.max_tokens,
+        seed=seed,
+        logprobs=0,  # the sampled token's alone
+        logit_bias=dict.fromkeys(banned_token_ids, -100.0),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def engine_input(prompt: Prompt, *, pixel_values: Any, video_token_id: int) -> MultiModalInput:
+    """The prompt as vLLM's processor would hand it to the engine, so that vLLM does not process it again.
+
+    vLLM's own processing of Qwen2.5-VL drops the frame rate and would place every video at 24 frames per second.
+
+    Args:
+        pixel_values: [N, channels * temporal_patch * patch * patch] normalised patches in the model's dtype.
+    """
+    import torch
+    from transformers import BatchFeature
+    from vllm.inputs import mm_input
+    from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems, PlaceholderRange
+
+    (places,) = np.nonzero(prompt.token_ids == video_token_id)
+    fields = BatchFeature(
+        {
+            "pixel_values_videos": pixel_values,
+            "video_grid_thw": torch.from_numpy(prompt.video_grid_thw),
+            "second_per_grid_ts": torch.tensor([prompt.second_per_grid_s], dtype=torch.float64),
+        }
+    )
+    config = {
+        "pixel_values_videos": MultiModalFieldConfig.flat_from_sizes("video", fields["video_grid_thw"].prod(-1)),
+        "video_grid_thw": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
+        "second_per_grid_ts": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
+    }
+    return mm_input(
+        prompt.token_ids.tolist(),
+        MultiModalKwargsItems.from_hf_inputs(fields, config),
+        mm_hashes={"video": [prompt.clip_key]},
+        mm_placeholders={"video": [PlaceholderRange(offset=int(places[0]), length=len(places))]},
+    )
+
+
+class RolloutWorker:
+    """A vLLM engine; a Ray actor in a run, an ordinary object in tests. Calls are served one after the other."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._engine: Any = None
+        self._policy_version: int | None = None
+        self._lock = asyncio.Lock()
+
+    async def start(self, snapshot: WeightSnapshot | None = None, data: NDArray[np.uint8] | None = None) -> float:
+        """Build the engine, and bring it to `snapshot` where there is one already. Returns seconds."""
+        started = time.perf_counter()
+        remove_orphaned_files()
+        self._expected = expected_weights(self._spec.model_path)
+        await self._build_engine()
+        if snapshot is not None and data is not None:
+            await self.load_weights(snapshot, data)
+        return time.perf_counter() - started
+
+    async def version(self) -> int | None:
+        """Policy version of the weights in use; None while they are not whole."""
+        return self._policy_version
+
+    async def health(self) -> None:
+        """Raises WorkerLost when the engine process is gone; does not notice one that hangs."""
+        if self._engine is None or self._engine.errored:
+            raise WorkerLost("the engine process is gone")
+
+    async def stop(self) -> None:
+        """End the engine process."""
+        if self._engine is not None:
+            self._engine.shutdown()
+            self._engine = None
+
+    async def generate(self, request: GenerateRequest, *prompts: Prompt) -> list[Group]:
+        """One group per prompt.
+
+        The whole call is queued before the engine takes its first step, and starts from empty caches, so its batches,
+        and with them the last bits of every number, do not depend on timing or on which worker serves it.
+
+        Raises:
+            RuntimeError: the worker holds another policy version, or the engine saw another prompt.
+            WorkerLost: the engine process died.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        async with self._lock:
+            if self._policy_version != request.policy_version:
+                raise RuntimeError(
+                    f"this worker holds policy version {self._policy_version}; {request.policy_version} was asked for"
+                )
+            try:
+                return await self._generate(request, prompts)
+            except EngineDeadError as error:
+                raise WorkerLost("the engine process died while generating") from error
+
+    async def load_weights(self, snapshot: WeightSnapshot, data: NDArray[np.uint8]) -> dict[str, float]:
+        """Replace the weights and empty every cache that depends on them; returns seconds for each phase.
+
+        Raises:
+            WeightsRefused: they do not fit the model or are damaged; the old ones stay in use.
+            WorkerLost: the engine process died before anything was loaded.
+            Exception: loading failed twice and once more in a new engine; the worker then serves nothing.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        async with self._lock:
+            started = time.perf_counter()
+            check_snapshot(snapshot, data, expected=self._expected)
+            with shared_file(data, snapshot.policy_version) as path:
+                written = time.perf_counter()
+                try:
+                    await check_in_engine(self._engine, snapshot, path)
+                    await self._engine.pause_generation(mode="abort", clear_cache=True)
+                except EngineDeadError as error:
+                    raise WorkerLost("the engine process died before the weight update") from error
+                checked = time.perf_counter()
+                self._policy_version = None
+                await self._load(snapshot, path)
+            # Only here are the weights whole: a generation with anything less would end the engine process.
+            await self._engine.resume_generation()
+            self._policy_version = snapshot.policy_version
+            return {
+                "write": written - started,
+                "check": checked - written,
+                "load": time.perf_counter() - checked,
+            }
+
+    async def _build_engine(self) -> None:
+        from transformers import AutoConfig, AutoProcessor
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._spec)))
+        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        # Asked once, so that no later request waits for the answer and lets another one pass.
+        await self._engine.get_supported_tasks()
+        self._video_token_id = int(AutoConfig.from_pretrained(self._spec.model_path).video_token_id)
+        self._video_processor = AutoProcessor.from_pretrained(self._spec.model_path).video_processor
+        self._policy_version = 0
+
+    async def _load(self, snapshot: WeightSnapshot, path: Any) -> None:
+        """Load, try once more, then once in a new engine."""
+        for attempt in (1, 2):
+            try:
+                await load_into_engine(self._engine, snapshot, path)
+                return
+            except Exception as error:  # counted by the log; the third failure propagates
+                log.warning("loading weights %d failed (attempt %d): %s", snapshot.policy_version, attempt, error)
+        await self.stop()
+        await self._build_engine()
+        self._policy_version = None
+        await self._engine.pause_generation(mode="abort", clear_cache=True)
+        await load_into_engine(self._engine, snapshot, path)
+
+    async def _generate(self, request: GenerateRequest, prompts: Sequence[Prompt]) -> list[Group]:
+        tasks: list[asyncio.Task[CompletionOutput]] = []
+        await self._engine.pause_generation(mode="abort", clear_cache=True)
+        try:
+            for group_id, prompt in zip(request.group_ids, prompts, strict=True):
+                tasks += self._submit(prompt, request, group_id)
+            await asyncio.sleep(0)  # every task runs up to its request's way to the engine, in this order
+        finally:
+            await self._engine.resume_generation()
+        try:
+            outputs = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        size = request.sampling.group_size
+        return [
+            Group(
+                group_id=group_id,
+                sample_id=prompt.sample_id,
+                rollouts=tuple(_rollout(out, request.policy_version) for out in outputs[i * size : (i + 1) * size]),
+            )
+            for i, (group_id, prompt) in enumerate(zip(request.group_ids, prompts, strict=True))
+        ]
+
+    def _submit(self, prompt: Prompt, request: GenerateRequest, group_id: int) -> list[asyncio.Task[CompletionOutput]]:
+        """One request per response. The first takes the pixels along, the others name them."""
+        import torch
+
+        from videor2_rl.prompt import normalize_patches
+
+        processor = self._video_processor
+        pixel_values = normalize_patches(
+            torch.tensor(prompt.patches), mean=processor.image_mean, std=processor.image_std
+        ).to(getattr(torch, self._spec.dtype))
+        whole = engine_input(prompt, pixel_values=pixel_values, video_token_id=self._video_token_id)
+        tasks = []
+        for sample in range(request.sampling.group_size):
+            items = {"video": list(whole["mm_kwargs"]["video"])}
+            self._engine.input_processor.inject_into_mm_cache(whole["mm_hashes"], items)
+            seed = sample_seed(request.seed, group_id, sample)
+            params = sampling_params(request.sampling, seed=seed, banned_token_ids=self._spec.banned_token_ids)
+            one: Any = {**whole, "mm_kwargs": items}
+            tasks.append(asyncio.create_task(self._sample(prompt, one, params, f"{group_id}-{sample}")))
+        return tasks
+
+    async def _sample(self, prompt: Prompt, one: Any, params: SamplingParams, request_id: str) -> CompletionOutput:
+        async for output in self._engine.generate(one, params, request_id):
+            if output.prompt_token_ids != prompt.token_ids.tolist():
+                raise RuntimeError(f"{prompt.sample_id}: the engine saw other prompt tokens than the learner will")
+        return output.outputs[0]
+
+
+def _rollout(output: CompletionOutput, policy_version: int) -> Rollout:
+    assert output.logprobs is not None
+    log_probs = [entry[token].logprob for entry, token in zip(output.logprobs, output.token_ids, strict=True) if entry]
+    assert len(log_probs) == len(output.token_ids)
+    return Rollout(
+        token_ids=np.array(output.token_ids, dtype=np.int64),
+        log_probs=np.array(log_probs, dtype=np.float32),
+        text=output.text,
+        finish_reason=output.finish_reason,  # type: ignore[arg-type]
+        policy_version=policy_version,
+    )
+
+
+class RolloutPool:
+    """The driver's side: ordinary methods that block. Lost workers are replaced and bring no group in danger."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        """Start the workers; they build their engines in the background until `wait_ready` or the first call."""
+        self._spec = spec
+        self._snapshot: WeightSnapshot | None = None
+        config = spec.rollout
+        self._pool = ActorPool(
+            "rollout",
+            size=config.num_workers,
+            create=self._create,
+            prepare=self._prepare,
+            call_deadline_s=config.deadline_s,
+            start_deadline_s=START_DEADLINE_S,
+        )
+
+    @property
+    def policy_version(self) -> int:
+        return 0 if self._snapshot is None else self._snapshot.policy_version
+
+    @property
+    def replacements(self) -> int:
+        """Workers lost and replaced since the start."""
+        return self._pool.replacements
+
+    def wait_ready(self) -> None:
+        """Block until every engine is up."""
+        self._pool.wait_ready()
+
+    def generate(
+        self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
+    ) -> list[Group]:
+        """One group per prompt, in order. The same weights, seed and group ids give the same tokens on any worker.
+
+        Raises:
+            ConfigError: a prompt leaves no room for the response.
+            RuntimeError: workers keep failing.
+        """
+        config = self._spec.rollout
+        for handle in prompts:
+            if handle.num_tokens + sampling.max_tokens > config.max_model_tokens:
+                raise ConfigError(
+                    f"rollout.max_model_tokens: sample {handle.sample_id} has {handle.num_tokens} prompt tokens and "
+                    f"may answer with {sampling.max_tokens}; raise it above {config.max_model_tokens} or use fewer frames"
+                )
+        version = self.policy_version
+        calls = []
+        for part in call_parts(
+            len(prompts), num_workers=self._pool.size, max_groups=_max_groups(config, sampling.group_size)
+        ):
+            ids = tuple(group_ids[part.start : part.stop])
+            request = GenerateRequest(ids, sampling, seed, version)
+            calls.append((request, *(handle.ref for handle in prompts[part.start : part.stop])))
+        groups = [group for answer in self._pool.map("generate", calls) for group in answer]
+        assert [group.group_id for group in groups] == list(group_ids)
+        return groups
+
+    def update_weights(self, snapshot: WeightSnapshot) -> dict[str, float]:
+        """Bring every worker to `snapshot` and remember it for replacements; returns when all have acknowledged.
+
+        Returns:
+            Metrics: the slowest worker's seconds for each phase, and the workers replaced since the start.
+
+        Raises:
+            WeightsRefused: the snapshot is incomplete or damaged; all workers keep their old weights.
+        """
+        before, self._snapshot = self._snapshot, snapshot
+        try:
+            answers = self._pool.broadcast("load_weights", replace(snapshot, ref=None), snapshot.ref)
+        except BaseException:
+            self._snapshot = before
+            raise
+        phases = answers[0] if answers else {}
+        slowest = {f"timing_s/sync_{name}": max(answer[name] for answer in answers) for name in phases}
+        return {**slowest, "rollout/workers_replaced": float(self.replacements)}
+
+    def load_checkpoint(self, model_path: str, policy_version: int) -> dict[str, float]:
+        """`update_weights` from a checkpoint folder of the same architecture, read by a Ray task."""
+        import ray
+
+        task: Any = ray.remote(pack_checkpoint)
+        described, data = task.options(num_returns=2).remote(model_path, policy_version)
+        snapshot = fetch(described, deadline_s=START_DEADLINE_S, what=f"reading the checkpoint {model_path}")
+        return self.update_weights(replace(snapshot, ref=data))
+
+    def shutdown(self) -> None:
+        """End every worker and its engine."""
+        self._pool.shutdown()
+
+    def _create(self, index: int) -> Any:
+        import ray
+
+        config = self._spec.rollout
+        return (
+            ray.remote(RolloutWorker)
+            .options(
+                num_cpus=config.cpus_per_worker,
+                num_gpus=config.gpus_per_worker,
+                max_restarts=0,
+                runtime_env={"env_vars": rollout_env(config, self._spec.device)},
+            )
+            .remote(self._spec)
+        )
+
+    def _prepare(self, actor: Any) -> Any:
+        if self._snapshot is None:
+            return actor.start.remote()
+        return actor.start.remote(replace(self._snapshot, ref=None), self._snapshot.ref)
+
+
+def _max_groups(config: RolloutConfig, group_size: int) -> int:
+    return max(1, MAX_CALL_WAVES * config.max_num_seqs // group_size)
+
+
+def call_parts(num_prompts: int, *, num_workers: int, max_groups: int) -> list[range]:
+    """Consecutive, nearly equal shares of the prompts: one per worker, more where a share would exceed `max_groups`."""
+    num_parts = min(num_prompts, max(num_workers, -(-num_prompts // max_groups)))
+    bounds = [num_prompts * part // num_parts for part in range(num_parts + 1)] if num_parts else [0]
+    return [range(start, stop) for start, stop in itertools.pairwise(bounds)]

@@ -1,0 +1,146 @@
+"""Our dataclasses -> verl's; the only place where verl's option names appear.
+
+verl is imported inside the functions: importing it loads Ray and torch, and reads the environment that `learner_env`
+describes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from videor2_rl.config import AlgorithmConfig, ConfigError, LearnerConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from verl.workers.config import ActorConfig, TrainingWorkerConfig
+
+GLOBALLY_NORMALISED_LOSSES = ("vanilla", "gspo", "sapo", "gpg", "cispo", "dppo_tv", "dppo_kl", "geo_mean")
+"""verl's policy losses whose gradient does not depend on how a batch is split. clip_cov and kl_cov rank the tokens of
+one micro-batch, bypass_mode computes its own rollout corrections, dro has a coefficient that we do not offer."""
+
+_PRECISION = {"float32": "fp32", "bfloat16": "bf16"}
+
+
+def learner_env(device: Literal["cpu", "cuda"]) -> dict[str, str]:
+    """Environment variables that every process importing verl needs, set before the import."""
+    if device == "cuda":
+        return {}
+    return {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "workers.engines.cpu_platform"}
+
+
+def learner_worker_config(learner: LearnerConfig, model: ModelConfig, *, total_steps: int) -> TrainingWorkerConfig:
+    """A training worker with optimiser and schedule over `total_steps` optimiser steps."""
+    from verl.workers.config import FSDPOptimizerConfig
+
+    optimizer = FSDPOptimizerConfig(
+        lr=learner.learning_rate,
+        betas=learner.betas,
+        weight_decay=learner.weight_decay,
+        clip_grad=learner.max_grad_norm,
+        lr_scheduler_type=learner.lr_schedule,
+        min_lr_ratio=learner.min_lr_frac,
+        # verl reads 0 warm-up steps as "use the ratio", whose default is 0 as well.
+        lr_warmup_steps=learner.warmup_steps,
+        total_training_steps=total_steps,
+    )
+    return _worker_config(
+        model,
+        backend=learner.backend,
+        # Training keeps float32 master weights; the forward runs in the model's dtype.
+        model_dtype="float32",
+        gradient_checkpointing=learner.gradient_checkpointing,
+        optimizer_config=optimizer,
+    )
+
+
+def reference_worker_config(model: ModelConfig, *, backend: str) -> TrainingWorkerConfig:
+    """A forward-only worker."""
+    return _worker_config(
+        model, backend=backend, model_dtype=model.dtype, gradient_checkpointing=False, optimizer_config=None
+    )
+
+
+def _worker_config(
+    model: ModelConfig, *, backend: str, model_dtype: str, gradient_checkpointing: bool, optimizer_config: Any
+) -> TrainingWorkerConfig:
+    from verl.trainer.config import CheckpointConfig
+    from verl.workers.config import HFModelConfig, TrainingWorkerConfig
+
+    from workers.engines.fsdp import MODEL_TYPE, PackedFSDPEngineConfig
+
+    precision = _PRECISION[model.dtype]
+    engine_config = PackedFSDPEngineConfig(
+        strategy=backend,
+        forward_only=optimizer_config is None,
+        model_dtype=_PRECISION[model_dtype],
+        mixed_precision={"param_dtype": precision, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
+        use_torch_compile=False,
+        freeze_vision_tower=model.freeze_vision_tower,
+        freeze_merger=model.freeze_merger,
+        freeze_language_model=model.freeze_language_model,
+    )
+    model_config = HFModelConfig(
+        path=model.path,
+        use_remove_padding=False,
+        enable_gradient_checkpointing=gradient_checkpointing,
+        # Only for reading the configuration; the engine chooses its own attention.
+        override_config={"attn_implementation": "sdpa"},
+    )
+    return TrainingWorkerConfig(
+        model_type=MODEL_TYPE,
+        model_config=model_config,
+        engine_config=engine_config,
+        optimizer_config=optimizer_config,
+        checkpoint_config=CheckpointConfig(),
+    )
+
+
+@dataclass(frozen=True)
+class UpdateSpec:
+    """What every rank must agree on for one optimiser step."""
+
+    algorithm: AlgorithmConfig
+    temperature: float
+    batch_tokens: int
+    """Response tokens in the loss over the whole global batch."""
+    batch_responses: int
+    """Responses in the loss over the whole global batch."""
+    num_ranks: int
+    max_response_tokens: int | None
+    """The constant that "seq-mean-token-sum-norm" divides by; None with the other aggregations."""
+
+
+def check_algorithm(algorithm: AlgorithmConfig, *, max_response_tokens: int | None) -> None:
+    """Refuse what would train silently wrong.
+
+    Raises:
+        ConfigError: the policy loss depends on how a batch is split, or the aggregation lacks its constant.
+    """
+    if algorithm.policy_loss not in GLOBALLY_NORMALISED_LOSSES:
+        known = ", ".join(GLOBALLY_NORMALISED_LOSSES)
+        raise ConfigError(f"algorithm.policy_loss is {algorithm.policy_loss!r}: choose one of {known}")
+    if algorithm.loss_aggregation == "seq-mean-token-sum-norm" and max_response_tokens is None:
+        raise ConfigError("algorithm.loss_aggregation=seq-mean-token-sum-norm needs the learner's max_response_tokens")
+
+
+def actor_config(spec: UpdateSpec) -> ActorConfig:
+    """The configuration that verl's policy losses read, normalised over the global batch."""
+    from verl.workers.config import ActorConfig, PolicyLossConfig
+
+    algorithm = spec.algorithm
+    return ActorConfig(
+        strategy="fsdp2",
+        rollout_n=algorithm.group_size,
+        ppo_micro_batch_size_per_gpu=1,
+        clip_ratio=algorithm.clip_high,
+        clip_ratio_low=algorithm.clip_low,
+        clip_ratio_high=algorithm.clip_high,
+        policy_loss=PolicyLossConfig(loss_mode=algorithm.policy_loss),
+        loss_agg_mode=algorithm.loss_aggregation,
+        global_batch_info={
+            "dp_size": spec.num_ranks,
+            "batch_num_tokens": spec.batch_tokens,
+            "global_batch_size": spec.batch_responses,
+            "loss_scale_factor": spec.max_response_tokens,
+        },
+    )
