@@ -42,7 +42,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/packed_group.py
+	$(BIN)/python -m benchmarks.packed_group
 
 clean:
 	rm -rf outputs build .pytest_cache .mypy_cache .ruff_cache

@@ -39,6 +39,7 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _BARE_NUMBER = re.compile(rf"\s*{_NUMBER.pattern}\s*%?\s*", re.IGNORECASE)
+_MAX_ANSWER_CHARS = 4_096
 _LONE_LETTER = re.compile(r"\(?[A-Z](?:\)|[.:)](?:\s.*)?)?", re.DOTALL)
 
 
@@ -87,7 +88,9 @@ def reference_answer(target: Target) -> Answer:
 
 
 def read_answer(text: str, kind: Kind, options: tuple[str, ...]) -> Answer | None:
-    """What a text answers, or None where it answers nothing or several things at once."""
+    """What a text answers, or None where it answers nothing, several things at once, or a letter at great length."""
+    if kind != "text" and len(text) > _MAX_ANSWER_CHARS:
+        return None
     if kind == "choice":
         return read_choice(text, options)
     if kind == "number":

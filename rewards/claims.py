@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from rewards.parsing import sentences
 
-_CLOCK = r"\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6})?(?![\d:])"
+_CLOCK = r"\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6})?(?!\d|:\d)"
 _UNIT = r"(?:seconds?|secs?|s)(?![\w'])"
 _SECONDS = rf"\d{{1,6}}(?:\.\d{{1,6}})?\s?{_UNIT}"
 _MINUTES = rf"\d{{1,4}}\s?(?:minutes?|mins?|m)(?![\w'])(?:,?\s(?:and\s)?\d{{1,2}}(?:\.\d{{1,6}})?\s?{_UNIT})?"
@@ -148,6 +148,8 @@ def read_claims(think: str, *, conclusion: tuple[int, int] | None = None) -> lis
         text = sentence.text
         if conclusion and sentence.start < conclusion[1] and conclusion[0] < sentence.end:
             text = think[sentence.start : max(sentence.start, conclusion[0])]
+        if not pending and not _DIGIT.search(text):
+            continue
         found = _read_sentence(text)
         if pending and found is None:
             found = _read_sentence(f"{pending} {text}")
@@ -181,8 +183,6 @@ def tidy(text: str) -> str:
 
 def _times(text: str) -> list[_Time]:
     found: list[_Time] = []
-    if not _DIGIT.search(text):
-        return found
     for match in islice(_TIME.finditer(text), _MAX_TIMES_IN_SENTENCE):
         before = text[max(0, match.start() - 40) : match.start()]
         if (

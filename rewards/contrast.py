@@ -97,7 +97,7 @@ _SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "join": ("attach*|connect*|join*", "detach*|disconnect*|separate*"),
     }
 )
-_WORD = re.compile(r"[a-z]+(?:n['\u2019]t)?|\d+(?:\.\d+)?")
+_WORD = re.compile(r"[a-z]+(?:['\u2019]t)?|\d+(?:\.\d+)?")
 _NEGATION = frozenset({"no", "not", "never", "without", "nothing", "nobody", "none", "neither", "cannot"})
 # Pairs whose first word is no member of its set.
 _NOT_A_MEMBER = frozenset(

@@ -8,14 +8,15 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 _WELL_FORMED = ("<think>", "</think>", "<answer>", "</answer>")
+# The lookbehind starts a run of dots once only: from every dot of it the search would be quadratic.
 # A sentence ends at punctuation before white space (so not inside 5.2 or 00:05.5), at a semicolon or at a line break.
-_SENTENCE_END = re.compile(r"[.!?]+[\"')\]*]{0,3}(?=\s|$)|;(?=\s)|\n+")
+_SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+[\"')\]*]{0,3}(?=\s|$)|;(?=\s)|\n+")
 _NO_END = re.compile(r"\b(?:approx|ca|e\.g|i\.e|vs|mr|mrs|dr)$", re.IGNORECASE)
 _OPTION_MARK = re.compile(r"(?<![\w'])\(?([A-Z])[.):](?=\s|\w)")
 _WORD = re.compile(r"\w+(?:[.,']\w+)*%?")
@@ -23,6 +24,7 @@ _WORD = re.compile(r"\w+(?:[.,']\w+)*%?")
 
 MAX_BLOCK_CHARS = 32_768
 """A longer block is a fault and unreadable, some 8,000 tokens: it bounds what any response can cost."""
+_MAX_TAGS = 256
 _MAX_SENTENCES = 2_000
 
 NUMBER_WORDS: Mapping[str, int] = MappingProxyType(
@@ -81,9 +83,11 @@ def read_blocks(response: str, *, answer_block: Literal["last", "first"]) -> Blo
     """Split a response into its blocks.
 
     A block is an opening tag whose next tag is its closing tag, so of nested tags only the innermost pair counts.
-    An answer that stands before the think block has no think block.
+    An answer that stands before the think block has no think block. Of more than 256 tags none is read.
     """
-    tags = list(_TAG.finditer(response))
+    tags = list(islice(_TAG.finditer(response), _MAX_TAGS + 1))
+    if len(tags) > _MAX_TAGS:
+        return Blocks(None, None, f"more than {_MAX_TAGS} tags")
     answers = _pairs(tags, "answer")
     chosen = (answers[-1] if answer_block == "last" else answers[0]) if answers else None
     limit = chosen[0].start() if chosen else len(response)

@@ -191,7 +191,7 @@ def test_three_ablations_write_three_folders(sft_run: Path, data: Path, short_te
 def test_evaluation_of_two_checkpoints_by_the_same_workers(
     sft_run: Path, data: Path, short_temp: Path, tmp_path: Path
 ) -> None:
-    checkpoints = f"{{base: {data}/model, sft: {sft_run}/hf}}"
+    checkpoints = f"[base:{data}/model,sft:{sft_run}/hf]"
     overrides = ["experiment=demo_evaluate", f"output_dir={tmp_path}", f"model.path={sft_run}/hf"]
     run(app("evaluate", *overrides, f"evaluation.checkpoints={checkpoints}", data=data, temp=short_temp))
     summary = {

@@ -150,8 +150,8 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
         if make_demo.main(["--output", run.data.media_dir, *run.data.make_demo]) != 0:
             raise ConfigError(f"data.make_demo: {run.data.media_dir} could not be filled; see the message above")
     if isinstance(run, EvaluateRun):
-        for name, folder in run.evaluation.checkpoints.items():
-            require_folder(folder, key=f"evaluation.checkpoints.{name}", holding="config.json")
+        for name, folder in run.evaluation.folders.items():
+            require_folder(folder, key=f"evaluation.checkpoints, {name}", holding="config.json")
         if run.data.validation_file is None:
             raise ConfigError("data.validation_file is required for evaluation; give it as data.validation_file=FILE")
         held_out = load_samples(run.data.validation_file, data=run.data)[: run.evaluation.num_samples]

@@ -207,13 +207,18 @@ class EvaluationConfig:
 
     __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
-    checkpoints: dict[str, str]
-    """Name -> Hugging Face folder; evaluated one after the other by the same rollout workers."""
+    checkpoints: tuple[str, ...]
+    """NAME:FOLDER of Hugging Face checkpoints, evaluated one after the other by the same rollout workers."""
     num_samples: int
     """At most this many held-out samples."""
     modes: tuple[Literal["sampled", "greedy"], ...]
     """sampled: temperature 1 with the full softmax; greedy: the most likely token."""
     bootstrap_resamples: int
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """`checkpoints` by name, in their order."""
+        return dict(entry.split(":", 1) for entry in self.checkpoints)
 
 
 @dataclass(frozen=True)
@@ -403,8 +408,8 @@ def _check(run: GrpoRun | SftRun | EvaluateRun) -> None:
     if isinstance(run, EvaluateRun):
         _require(bool(run.evaluation.modes), "evaluation.modes: found none; use [sampled], [greedy] or both")
         _require(
-            bool(run.evaluation.checkpoints),
-            "evaluation.checkpoints: found none; give evaluation.checkpoints='{NAME: FOLDER}'",
+            bool(run.evaluation.checkpoints) and all(":" in entry for entry in run.evaluation.checkpoints),
+            f"evaluation.checkpoints: found {list(run.evaluation.checkpoints)}; give evaluation.checkpoints=[NAME:FOLDER]",
         )
 
 

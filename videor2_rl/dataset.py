@@ -71,10 +71,6 @@ class SampleOrder:
         start = step * size
         return [int(self._epoch(i // self._num_samples)[i % self._num_samples]) for i in range(start, start + size)]
 
-    def epoch_of(self, step: int, size: int) -> float:
-        """How many times the data has been gone through before this step."""
-        return step * size / self._num_samples
-
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         if not self._shuffle:
             return np.arange(self._num_samples)

@@ -56,7 +56,7 @@ def stages(output: Path, *, seed: int) -> list[Stage]:
             "videor2_rl.evaluate",
             "demo_evaluate",
             f"model.path={output / 'base' / 'hf'}",
-            f"evaluation.checkpoints={{{checkpoints}}}",
+            f"evaluation.checkpoints=[{checkpoints}]",
         ),
     ]
 

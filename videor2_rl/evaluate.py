@@ -1,6 +1,6 @@
 """Accuracy, TAC and TAR of checkpoints on held-out clips, sampled at temperature 1 and greedily.
 
-python -m videor2_rl.evaluate experiment=demo evaluation.checkpoints='{sft: outputs/demo/sft/hf}'
+python -m videor2_rl.evaluate experiment=demo_evaluate evaluation.checkpoints=[sft:outputs/demo/sft/hf]
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def run_evaluation(run: EvaluateRun) -> None:
         from workers.build import evaluation_workers
 
         ledger = SkipLedger(run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac)
-        names = list(run.evaluation.checkpoints)
-        with evaluation_workers(run, model_path=run.evaluation.checkpoints[names[0]]) as (videos, rollouts, rewards):
-            for version, name in enumerate(names):
+        folders = run.evaluation.folders
+        with evaluation_workers(run, model_path=next(iter(folders.values()))) as (videos, rollouts, rewards):
+            for version, (name, folder) in enumerate(folders.items()):
                 if version > 0:
-                    rollouts.load_checkpoint(run.evaluation.checkpoints[name], version)
+                    rollouts.load_checkpoint(folder, version)
                 for mode in run.evaluation.modes:
                     results = evaluate(
                         run, samples, stage=name, mode=mode, workers=(videos, rollouts, rewards), ledger=ledger

@@ -17,6 +17,7 @@ import hashlib
 import json
 import multiprocessing
 import shutil
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -39,8 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     if output.exists() and any(output.iterdir()) and not (output / "manifest.json").exists():
         print(f"--output {output} holds other files; name a new or empty folder", file=sys.stderr)
         return 2
-    make_demo(output, manifest, splits=_splits(arguments), faults=_faults(arguments), num_workers=arguments.num_workers)
-    print(f"{output}: {sum(split.num_clips for split in _splits(arguments))} clips")
+    splits = _splits(arguments)
+    try:
+        make_demo(output, manifest, splits=splits, faults=_faults(arguments), num_workers=arguments.num_workers)
+    except KeyboardInterrupt:
+        print(f"\nstopped; {output} is incomplete, and the same command makes it anew", file=sys.stderr)
+        return 130
+    print(f"{output}: {sum(split.num_clips for split in splits)} clips")
     return 0
 
 
@@ -64,8 +70,6 @@ def _write_clips_and_model(output: Path, *, splits: tuple[Split, ...], seed: int
     """Clips in `num_workers` processes while this one makes the model: loading its libraries takes seconds."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from videor2_rl.demo.model import make_model
-
     tasks = [
         (split, range(start, min(start + _CLIPS_PER_TASK, split.num_clips)))
         for split in splits
@@ -73,18 +77,29 @@ def _write_clips_and_model(output: Path, *, splits: tuple[Split, ...], seed: int
     ]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = multiprocessing.get_context("spawn")
-    with Progress(*columns) as progress, ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+    with Progress(*columns) as progress, pool:
         bar = progress.add_task("clips", total=sum(len(indices) for _, indices in tasks))
         futures = [pool.submit(_write_clips, output, split, indices, seed) for split, indices in tasks]
         for future in futures:
             future.add_done_callback(partial(_advance, progress, bar))
         try:
+            from transformers.utils.logging import disable_progress_bar
+
+            from videor2_rl.demo.model import make_model
+
+            # transformers would draw a bar of its own for a model of 4 MB.
+            disable_progress_bar()
             make_model(output / "model", seed=seed)
             for future in futures:
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _advance(progress: Any, bar: Any, future: Any) -> None:
@@ -159,9 +174,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     sizes.add_argument("--grpo-clips", type=_count, default=320, help="(default: %(default)s)")
     sizes.add_argument("--heldout-clips", type=_count, default=256, help="(default: %(default)s)")
     sizes.add_argument("--validation-clips", type=_count, default=64, help="(default: %(default)s)")
-    few = {"type": int, "choices": (1, 2, 3, 4)}
-    sizes.add_argument("--questions-per-clip", default=4, help="of base and sft (default: %(default)s)", **few)
-    sizes.add_argument("--grpo-questions-per-clip", default=2, help="(default: %(default)s)", **few)
+    few = (1, 2, 3, 4)
+    sizes.add_argument(
+        "--questions-per-clip", type=int, choices=few, default=4, help="of base and sft (default: %(default)s)"
+    )
+    sizes.add_argument("--grpo-questions-per-clip", type=int, choices=few, default=2, help="(default: %(default)s)")
     faults = parser.add_argument_group("faults of the sft traces, probabilities from 0 to 1")
     faults.add_argument("--late", type=_share, default=0.6, help="a claim is late (default: %(default)s)")
     faults.add_argument("--late-by-s", type=_natural, default=2, help="seconds that it is late (default: %(default)s)")

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-VIDEO_TOKEN_TYPE = 2
-"""In `mm_token_type_ids`: 0 is text, 1 an image, 2 a video."""
-
 
 class PromptBuilder:
     """Loads tokenizer and processor of a checkpoint once, and builds prompts with them."""
@@ -45,7 +42,6 @@ class PromptBuilder:
         self.processor: Any = AutoProcessor.from_pretrained(model.path)
         self.tokenizer: Any = self.processor.tokenizer
         self.eos_token_id: int = self.tokenizer.eos_token_id
-        self.pad_token_id: int = self.tokenizer.pad_token_id
         self.video_token_id: int = config.video_token_id
         self.tokens_per_second: float = config.vision_config.tokens_per_second
         self.merge_size: int = self.processor.video_processor.merge_size
@@ -116,11 +112,6 @@ class PromptBuilder:
         """[T] token ids of a response as the policy should write it, the end token included."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return np.asarray([*ids, self.eos_token_id], np.int64)
-
-    def normalize(self, patches: Tensor) -> Tensor:
-        """`normalize_patches` with this checkpoint's mean and std."""
-        video = self.processor.video_processor
-        return normalize_patches(patches, mean=video.image_mean, std=video.image_std)
 
 
 def video_metadata(num_frames: int, sample_fps: float) -> dict[str, Any]:
@@ -193,11 +184,6 @@ def normalize_patches(patches: Tensor, *, mean: Sequence[float], std: Sequence[f
     scaled_mean = torch.tensor(mean, device=patches.device).view(1, -1, 1) * 255
     scaled_std = torch.tensor(std, device=patches.device).view(1, -1, 1) * 255
     return ((channels - scaled_mean) / scaled_std).view(len(patches), -1)
-
-
-def mm_token_type_ids(token_ids: NDArray[np.int64], *, video_token_id: int) -> NDArray[np.int64]:
-    """[P] 2 on video tokens and 0 on text, as the transformers 5 forward wants to know."""
-    return np.where(token_ids == video_token_id, VIDEO_TOKEN_TYPE, 0).astype(np.int64)
 
 
 def banned_token_ids(tokenizer: Any) -> tuple[int, ...]:

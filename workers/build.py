@@ -51,6 +51,7 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
             )
             stack.callback(reference.shutdown)
         rollouts.wait_ready()
+        learner.wait_ready()
         yield Workers(videos=videos, rollouts=rollouts, rewards=rewards, learner=learner, reference=reference)
 
 

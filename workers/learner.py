@@ -92,7 +92,7 @@ class RankGroup:
 
     def wait_ready(self) -> None:
         """Block until every rank holds the model."""
-        self.gather(self._starting, what="starting")
+        gather(self._starting, name=self.name, what="starting", deadline_s=self._deadline_s)
         self._starting = []
 
     def _rendezvous(self) -> tuple[str, str]:
@@ -105,40 +105,66 @@ class RankGroup:
         )
         return address, str(port)
 
-    def gather(self, refs: Sequence[Any], *, what: str) -> list[Any]:
-        """Each rank's result, in order; the first failure ends the wait, since the other ranks would wait for it.
-
-        Raises:
-            RankLost: a rank's process died.
-            DeadlineExceeded: names the ranks that did not answer.
-        """
-        due = time.monotonic() + self._deadline_s
-        pending, results = list(refs), {}
-        while pending:
-            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, due - time.monotonic()))
-            if not done:
-                ranks = ", ".join(str(refs.index(ref)) for ref in pending)
-                raise DeadlineExceeded(f"{what}: {self.name} rank {ranks} did not answer within {self._deadline_s:g} s")
-            for ref in done:
-                rank = refs.index(ref)
-                try:
-                    results[rank] = fetch(ref, what=f"{what} on {self.name} rank {rank}")
-                except ray.exceptions.RayActorError as error:
-                    raise RankLost(
-                        f"{what}: {self.name} rank {rank} died; resume the run from its last checkpoint"
-                    ) from error
-        return [results[rank] for rank in range(len(refs))]
-
     def run(self, method: str, *args: Any, what: str) -> list[Any]:
         """Call a worker method on all ranks, once they are ready, and gather the results."""
         self.wait_ready()
-        return self.gather(getattr(self._workers, method)(*args), what=what)
+        refs = getattr(self._workers, method)(*args)
+        return gather(refs, name=self.name, what=what, deadline_s=self._deadline_s)
 
     def shutdown(self) -> None:
         """Kill the ranks and give their place back."""
         for worker in self._workers.workers:
             ray.kill(worker, no_restart=True)
         ray.util.remove_placement_group(self._placement)
+
+
+def gather(refs: Sequence[Any], *, name: str, what: str, deadline_s: float) -> list[Any]:
+    """Each rank's result, in order; the first failure ends the wait, since the other ranks would wait for it.
+
+    Args:
+        refs: one per rank.
+        name: of the rank group, for messages.
+        what: was asked of the ranks, for messages.
+        deadline_s: seconds to wait for the last rank.
+
+    Raises:
+        RankLost: names the ranks whose process died.
+        DeadlineExceeded: names the ranks that did not answer.
+    """
+    due = time.monotonic() + deadline_s
+    pending, results = list(refs), {}
+    while pending:
+        done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, due - time.monotonic()))
+        if not done:
+            ranks = ", ".join(str(refs.index(ref)) for ref in pending)
+            raise DeadlineExceeded(f"{what}: {name} rank {ranks} did not answer within {deadline_s:g} s")
+        for ref in done:
+            rank = refs.index(ref)
+            try:
+                results[rank] = fetch(ref, what=f"{what} on {name} rank {rank}")
+            except ray.exceptions.RayError as error:
+                # When a rank dies, the others fail in their collectives, often before Ray has seen the death.
+                if dead := _dead_ranks(refs, wait_s=5.0):
+                    raise RankLost(
+                        f"{what}: {name} rank {', '.join(map(str, dead))} died; resume the run from its last checkpoint"
+                    ) from error
+                raise
+    return [results[rank] for rank in range(len(refs))]
+
+
+def _dead_ranks(refs: Sequence[Any], *, wait_s: float) -> list[int]:
+    """The ranks whose process is gone, among those that answer within `wait_s`."""
+    done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=wait_s)
+    dead = []
+    for rank, ref in enumerate(refs):
+        try:
+            if ref in done:
+                ray.get(ref)
+        except ray.exceptions.RayActorError:
+            dead.append(rank)
+        except ray.exceptions.RayError:
+            continue
+    return dead
 
 
 def plan(groups: Sequence[TrainGroup], *, num_ranks: int, max_tokens: int) -> list[list[MicroBatch]]:

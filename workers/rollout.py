@@ -153,7 +153,7 @@ def engine_input(prompt: Prompt, *, pixel_values: Any, video_token_id: int) -> M
     fields = BatchFeature(
         {
             "pixel_values_videos": pixel_values,
-            "video_grid_thw": torch.from_numpy(prompt.video_grid_thw),
+            "video_grid_thw": torch.tensor(prompt.video_grid_thw),
             "second_per_grid_ts": torch.tensor([prompt.second_per_grid_s], dtype=torch.float64),
         }
     )
@@ -396,7 +396,7 @@ class RolloutPool:
             if handle.num_tokens + sampling.max_tokens > config.max_model_tokens:
                 raise ConfigError(
                     f"rollout.max_model_tokens: sample {handle.sample_id} has {handle.num_tokens} prompt tokens and "
-                    f"may answer with {sampling.max_tokens}; raise it above {config.max_model_tokens} or use fewer frames"
+                    f"may answer with {sampling.max_tokens}; raise {config.max_model_tokens} or use fewer frames"
                 )
         version = self.policy_version
         calls = []

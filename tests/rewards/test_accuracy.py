@@ -24,10 +24,17 @@ CONFIG = AccuracyConfig(weight=1.0, number_relative_tolerance=0.001, partial_tex
 @pytest.mark.parametrize(
     "answer",
     [
-        *("B", "b", "(B)", "B.", "B)", " B ", "**B**", "[B]", "\\boxed{B}", "Ｂ"),
+        *("B", "b", "(B)", "B.", "B)", " B ", "**B**", "[B]", "\\boxed{B}", "\uff22"),
         *("B. green", "B) green", "(B) green", "B: green", "B green", "green", "Green.", "the green one", "green (B)"),
         *("The answer is B", "The answer is B.", "Answer: B", "answer is (B)", "Option B", "option B is correct"),
-        *("not A but B", "B, not A", "B rather than C", "A is wrong, so B", "It isn't C. It is B.", "not red but green"),
+        *(
+            "not A but B",
+            "B, not A",
+            "B rather than C",
+            "A is wrong, so B",
+            "It isn't C. It is B.",
+            "not red but green",
+        ),
         *("Because B", "B because A is ruled out", "A green one", "I think it is B"),
     ],
 )
@@ -114,7 +121,7 @@ def test_a_solution_that_is_not_of_its_kind_raises() -> None:
         ("2.5E-2", [0.025]),
         ("50%", [50]),
         ("three", [3]),
-        ("１２", [12]),
+        ("\uff11\uff12", [12]),
         ("nan inf -inf", []),
         ("1e999", []),
         ("00:05", []),

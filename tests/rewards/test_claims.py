@@ -43,8 +43,14 @@ LABELLED: list[tuple[str, list[tuple[float, float, str]]]] = [
     ("A red square appears at 00:05 and 00:08.", [(5, 5, "A red square appears."), (8, 8, "A red square appears.")]),
     ("At 00:05 and 00:08 a red square appears.", [(5, 5, "A red square appears."), (8, 8, "A red square appears.")]),
     ("At 5 and 8 seconds the light blinks.", [(5, 5, "The light blinks."), (8, 8, "The light blinks.")]),
-    ("A cat jumps at 00:05, 00:08 and 00:11.", [(5, 5, "A cat jumps."), (8, 8, "A cat jumps."), (11, 11, "A cat jumps.")]),
-    ("A red square appears at 00:05, a blue circle at 00:08.", [(5, 5, "A red square appears."), (8, 8, "A blue circle.")]),
+    (
+        "A cat jumps at 00:05, 00:08 and 00:11.",
+        [(5, 5, "A cat jumps."), (8, 8, "A cat jumps."), (11, 11, "A cat jumps.")],
+    ),
+    (
+        "A red square appears at 00:05, a blue circle at 00:08.",
+        [(5, 5, "A red square appears."), (8, 8, "A blue circle.")],
+    ),
     ("The man enters at 00:05, then at 00:08 he sits.", [(5, 5, "The man enters."), (8, 8, "He sits.")]),
     (
         "The man enters at 00:05, and at 00:08 he sits down, and at 00:10 he leaves.",

@@ -10,7 +10,9 @@ from rewards.parsing import MAX_BLOCK_CHARS, options_in, read_blocks, sentences,
 GOOD = "<think>It is red.</think>\n<answer>A</answer>"
 
 
-@pytest.mark.parametrize("response", [GOOD, GOOD + "\n", "\n " + GOOD, GOOD.replace("\n", ""), GOOD.replace("\n", "\n\n")])
+@pytest.mark.parametrize(
+    "response", [GOOD, GOOD + "\n", "\n " + GOOD, GOOD.replace("\n", ""), GOOD.replace("\n", "\n\n")]
+)
 def test_a_think_block_and_an_answer_block_with_any_white_space_around_are_well_formed(response: str) -> None:
     assert read_blocks(response, answer_block="last").format_fault is None
     assert format_verdict(read_blocks(response, answer_block="last")).value == 1.0
@@ -128,4 +130,4 @@ def test_options_are_read_from_the_question(question: str, options: tuple[str, .
 
 
 def test_words_ignore_case_width_punctuation_and_articles() -> None:
-    assert words("The  RED, square!") == words("a ｒｅｄ square") == ["red", "square"]
+    assert words("The  RED, square!") == words("a \uff52\uff45\uff44 square") == ["red", "square"]

@@ -88,7 +88,8 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--late=1.5", "--base-clips=0", "--questions-per-clip=5", "--disagree=0.9", "--num-workers=0", "--seed=-1"]
+    "wrong",
+    ["--late=1.5", "--base-clips=0", "--questions-per-clip=5", "--disagree=0.9", "--num-workers=0", "--seed=-1"],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(wrong: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -106,7 +107,9 @@ def test_help_loads_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_file_loads_and_every_clip_shows_its_events(split: str, demo_dir: Path, video_config: VideoConfig) -> None:
+def test_every_file_loads_and_every_clip_shows_its_events(
+    split: str, demo_dir: Path, video_config: VideoConfig
+) -> None:
     """Read the events back from the decoded, scaled frames by nearest colour, knowing nothing of the renderer."""
     for sample in load_samples(str(demo_dir / f"{split}.json"), data=data_config(demo_dir)):
         clip, _ = load_clip(sample, video_config)
@@ -130,7 +133,7 @@ def _colours_by_onset(frames: Any) -> dict[int, str]:
 
 
 def test_splits_share_no_clip_and_some_have_subtitles(demo_dir: Path) -> None:
-    clips = [path for path in (demo_dir / "clips").rglob("*.m*")]
+    clips = list((demo_dir / "clips").rglob("*.m*"))
     assert len({path.read_bytes() for path in clips}) == len(clips) == 20
     assert (demo_dir / "clips/heldout/00000.srt").is_file()
     samples = load_samples(str(demo_dir / "heldout.json"), data=data_config(demo_dir))

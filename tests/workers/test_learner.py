@@ -353,17 +353,3 @@ def test_unsplittable_losses_are_refused(one_rank, ready):
         update(one_rank, ready, policy_loss="kl_cov")
     with pytest.raises(ConfigError, match="max_response_tokens"):
         update(one_rank, ready, loss_aggregation="seq-mean-token-sum-norm")
-
-
-def test_dead_rank_ends_the_call_with_its_number(model, ready):
-    import ray
-
-    from workers.learner import Learner, RankLost
-
-    learner = Learner(replace(LEARNER, num_ranks=2), model, total_steps=10, seed=0, deadline_s=120)
-    try:
-        ray.kill(learner._ranks._workers.workers[1], no_restart=True)
-        with pytest.raises(RankLost, match="learner rank"):
-            learner.log_probs(ready, temperature=1.0)
-    finally:
-        learner.shutdown()

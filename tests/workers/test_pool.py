@@ -160,7 +160,7 @@ def test_items_of_a_lost_actor_are_done_by_its_prepared_replacement(
 @pytest.mark.ray
 def test_the_pool_gives_up_when_replacements_keep_failing(make_pool: PoolMaker) -> None:
     pool = make_pool(1, max_replacements=1)
-    with pytest.raises(RuntimeError, match="echo workers keep failing: 1 were replaced.*WorkerLost: the engine died"):
+    with pytest.raises(RuntimeError, match=r"echo workers keep failing: 1 were replaced.*WorkerLost: the engine died"):
         pool.map("always", [("lost",)])
     assert pool.replacements == 1
 

@@ -108,7 +108,7 @@ def hf_log_probs(model: Any, prompt: Prompt, response: np.ndarray, *, positions:
             **kwargs,
         ).logits[0]
     picked = torch.log_softmax(logits[len(prompt.token_ids) - 1 : -1].double(), -1)
-    return picked.gather(-1, torch.from_numpy(response)[:, None])[:, 0].numpy()
+    return picked.gather(-1, torch.tensor(response)[:, None])[:, 0].numpy()
 
 
 def max_gap(model: Any, prompts: list[Prompt], groups: Any, *, positions: str = "original") -> float:
@@ -335,7 +335,8 @@ def test_an_update_that_fails_half_way_is_repeated_and_then_given_to_a_new_engin
 
 @pytest.fixture(scope="module")
 def pool(ray_cluster: None, engine_spec: EngineSpec) -> Iterator[RolloutPool]:
-    config = replace(engine_spec.rollout, num_workers=2, max_response_tokens=150, cpus_per_worker=0.5)
+    # A deadline that even a very busy machine keeps: only the workers killed here may be lost.
+    config = replace(engine_spec.rollout, num_workers=2, max_response_tokens=150, cpus_per_worker=0.5, deadline_s=900.0)
     pool = RolloutPool(replace(engine_spec, rollout=config))
     yield pool
     pool.shutdown()
@@ -368,6 +369,11 @@ def test_a_sync_reaches_every_worker_and_groups_come_in_order(
     with pytest.raises(WeightsRefused):
         pool.update_weights(replace(snapshot, policy_version=2, ref=ray.put(damaged)))
     assert pool.policy_version == 1
+
+    pool.load_checkpoint(str(checkpoint), 3)
+    groups = pool.generate(handles(prompts), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=1)
+    assert groups[0].rollouts[0].policy_version == 3
+    assert max_gap(hf_model(checkpoint), prompts, groups) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow

@@ -13,10 +13,10 @@ from videor2_rl.demo.events import COLOURS, DURATION_S, DWELL_S, SHAPES, Event
 SIDE = 112
 """Pixels; the video stage scales a frame down to 28, so that a quadrant becomes one token of the tiny model."""
 _QUADRANT = SIDE // 2
-_HALF_SHAPE = 16
+_HALF_SHAPE = 22
 _SHIFT = 4
 _BACKGROUND = 110
-_NOISE_STD = 6.0
+_NOISE_STD = 4.0
 _NOISE_BLOCK = 4
 """Noise in blocks of this side survives the encoder and the resize, and costs few bits."""
 
@@ -38,7 +38,7 @@ def render(events: tuple[Event, ...], times_s: NDArray[np.float64], *, rng: np.r
     for event in events:
         is_visible = (times_s >= event.time_s) & (times_s < event.time_s + DWELL_S)
         mask = _mask(event)[..., None]
-        frames[is_visible] = np.where(mask, np.int16(COLOURS[event.colour]), frames[is_visible])
+        frames[is_visible] = np.where(mask, np.array(COLOURS[event.colour], np.int16), frames[is_visible])
     blocks = SIDE // _NOISE_BLOCK
     noise = rng.normal(0.0, _NOISE_STD, (len(times_s), blocks, blocks, 3)).round().astype(np.int16)
     frames += noise.repeat(_NOISE_BLOCK, axis=1).repeat(_NOISE_BLOCK, axis=2)
@@ -54,7 +54,8 @@ def encode(path: Path, frames: NDArray[np.uint8], *, times_s: NDArray[np.float64
 
     to_encoder = av.video.reformatter.VideoReformatter()
     part = path.with_name(f".{path.name}.part{path.suffix}")
-    with av.open(str(part), "w") as container:
+    # Matroska would draw random ids.
+    with av.open(str(part), "w", container_options={"fflags": "+bitexact"}) as container:
         rate = round(1 / np.diff(times_s).min())
         stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"

@@ -23,7 +23,7 @@ from videor2_rl.demo.events import (
 )
 
 SPLITS = ("base", "sft", "grpo", "heldout", "validation")
-"""base: clean traces; sft: faulty ones; grpo: answers alone; heldout, validation: clean traces, clips never trained on."""
+"""base: clean traces; sft: faulty ones; grpo: answers alone; heldout, validation: clean ones on clips of their own."""
 _SUBTITLES_EVERY = 16
 _SUBTITLES = (
     "1\n00:00:00,000 --> 00:00:08,000\nShapes come and go.\n\n2\n00:00:08,000 --> 00:00:16,000\nWatch their colours.\n"

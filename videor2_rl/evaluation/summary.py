@@ -152,7 +152,7 @@ def evaluation_card(run: EvaluateRun, *, stage: str, mode: Mode) -> dict[str, An
     Raises:
         ConfigError: the stage is not among `evaluation.checkpoints`, or the dataset file is missing.
     """
-    checkpoints = run.evaluation.checkpoints
+    checkpoints = run.evaluation.folders
     if stage not in checkpoints:
         raise ConfigError(f"evaluation.checkpoints has no {stage!r}; it names {', '.join(checkpoints)}.")
     greedy = mode == "greedy"

@@ -82,7 +82,8 @@ def _container_times(path: str) -> NDArray[np.float64]:
         with av.open(path) as container:
             stream = container.streams.video[0]
             ticks = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
-            return np.asarray([float((tick - ticks[0]) * stream.time_base) for tick in ticks], np.float64)
+            second_per_tick = float(stream.time_base or 0)
+            return (np.asarray(ticks, np.float64) - ticks[0]) * second_per_tick
     except (av.FFmpegError, IndexError) as error:
         raise VideoError("bad_times", f"{path}: {_first_line(error)}") from None
 

@@ -70,7 +70,7 @@ def choose_size(height: int, width: int, *, min_pixels: int, max_pixels: int, mu
     """Height and width in pixels after the resize: multiples of `multiple`, the area within bounds, the aspect kept.
 
     Of the sizes around the ideal one, those within the bounds are preferred, then the one nearest in aspect, then the
-    larger. Where no multiple fits the bounds, or the frame is extremely long, `max_pixels` holds and the rest gives way.
+    larger. Where no multiple fits the bounds, or the frame is extremely long, `max_pixels` holds, the rest gives way.
 
     Raises:
         ValueError: not even one cell of `multiple` x `multiple` fits into `max_pixels`.
