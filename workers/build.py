@@ -14,7 +14,7 @@ from workers.cluster import connected
 from workers.learner import Learner
 from workers.reference import Reference
 from workers.reward import RewardPool
-from workers.rollout import EngineSpec, RolloutPool, rollout_env
+from workers.rollout import EngineSpec, RolloutPool
 from workers.verl_config import learner_env
 from workers.video import VideoPool
 
@@ -24,9 +24,7 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
     """Everything that GRPO needs, on its cluster; the pools start side by side and are shut down at the end."""
     with ExitStack() as stack:
         device = run.cluster.device
-        stack.enter_context(
-            connected(run.cluster, worker_env={**learner_env(device), **rollout_env(run.rollout, device)})
-        )
+        stack.enter_context(connected(run.cluster, worker_env=learner_env(device)))
         rollouts = RolloutPool(engine_spec(run.rollout, run.model, device=device))
         stack.callback(rollouts.shutdown)
         rewards = RewardPool(run.reward, run.reward_workers)
@@ -75,7 +73,7 @@ def evaluation_workers(run: EvaluateRun, *, model_path: str) -> Iterator[tuple[V
     """Video, rollout and reward workers; the rollout workers begin with the weights of `model_path`."""
     with ExitStack() as stack:
         device = run.cluster.device
-        stack.enter_context(connected(run.cluster, worker_env=rollout_env(run.rollout, device)))
+        stack.enter_context(connected(run.cluster, worker_env={}))
         model = replace(run.model, path=model_path)
         rollouts = RolloutPool(engine_spec(run.rollout, model, device=device))
         stack.callback(rollouts.shutdown)

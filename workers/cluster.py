@@ -13,6 +13,12 @@ from videor2_rl.config import ClusterConfig, ConfigError
 logger = logging.getLogger(__name__)
 
 START_ATTEMPTS = 3
+COMMON_ENV = {
+    # Models are folders: a run never waits for a hub.
+    "HF_HUB_OFFLINE": "1",
+    # Its own thread pool would fight with the other processes over the cores.
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 @contextmanager
@@ -21,9 +27,10 @@ def connected(config: ClusterConfig, *, worker_env: Mapping[str, str]) -> Iterat
 
     Args:
         config: which cluster.
-        worker_env: environment of every process that the run starts on the cluster. The driver gets it too, so that
-            both sides import the same platform.
+        worker_env: environment of every process that the run starts on the cluster, besides what all runs need. The
+            driver gets it too, so that both sides import the same platform.
     """
+    worker_env = {**COMMON_ENV, **worker_env}
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Actors here ask for GPUs explicitly; unset, Ray warns of a coming change of its default.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -25,7 +25,12 @@ def learner_env(device: Literal["cpu", "cuda"]) -> dict[str, str]:
     """Environment variables that every process importing verl needs, set before the import."""
     if device == "cuda":
         return {}
-    return {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "workers.engines.cpu_platform"}
+    return {
+        "VERL_PLATFORM": "cpu",
+        "VERL_USE_EXTERNAL_MODULES": "workers.engines.cpu_platform",
+        # A rank's threads (Ray gives it as many as it has CPUs) sleep while the rollout engine works, not spin.
+        "OMP_WAIT_POLICY": "passive",
+    }
 
 
 def learner_worker_config(learner: LearnerConfig, model: ModelConfig, *, total_steps: int) -> TrainingWorkerConfig:
