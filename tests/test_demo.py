@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,18 +209,48 @@ def test_evaluation_of_two_checkpoints_by_the_same_workers(
 def test_the_driver_receives_as_much_whatever_the_number_of_frames(
     sft_run: Path, data: Path, short_temp: Path, tmp_path: Path
 ) -> None:
-    """Also the shapes of what it sends: prompts, pixels and frame times never pass through it."""
+    """One step with 8 frames and one with 16, by the same workers: no pixel, token id or time of a prompt passes."""
+    from videor2_rl.checkpoint import Checkpoints
+    from videor2_rl.dataset import load_samples
+    from videor2_rl.run_folder import SkipLedger
+    from videor2_rl.tracking import Tracker
+    from videor2_rl.trainer import Progress, train
+    from workers.build import grpo_workers, max_prompt_tokens
+    from workers.pool import reset_received_bytes
+    from workers.video import VideoPool
+
+    # Responses of one token, so that nothing else differs.
+    sizes = ["rollout.max_response_tokens=1", "algorithm.num_steps=1", "checkpoint.every_steps=0"]
+    arguments = grpo(sft_run, tmp_path, *sizes, "algorithm.kl_coefficient=0", data=data, temp=short_temp)[3:]
+    run = compose_run("grpo", GrpoRun, arguments)
+    assert run.data.train_file is not None
+    samples = load_samples(run.data.train_file, data=run.data)
     received = {}
-    for frames in (8, 16):
-        folder = tmp_path / str(frames)
-        # Responses of one length, so that nothing else differs.
-        sizes = ["algorithm.num_steps=1", "rollout.max_response_tokens=1", "algorithm.kl_coefficient=0"]
-        video = [f"video.max_frames={frames}", "checkpoint.export=false"]
-        run(grpo(sft_run, folder, *sizes, *video, data=data, temp=short_temp))
-        received[frames] = read_metrics(folder)[0]["perf/driver_received_bytes"]
-        [line, *_] = (folder / "rollouts" / "step_000001.jsonl").open()
-        assert len(json.loads(line)["frame_times_s"]) == frames
-    # A few bytes of slack: numbers are pickled in as many bytes as they need.
+    with grpo_workers(run) as workers:
+        for frames in (8, 16):
+            folder = tmp_path / str(frames)
+            videos = VideoPool(
+                run.model,
+                replace(run.video, max_frames=frames),
+                max_prompt_tokens=max_prompt_tokens(run.rollout),
+            )
+            with Tracker(folder, run.logging, total_steps=1) as tracker:
+                reset_received_bytes()
+                train(
+                    replace(run, output_dir=str(folder)),
+                    replace(workers, videos=videos),
+                    samples,
+                    checkpoints=Checkpoints(folder, keep=1),
+                    start=Progress(step=0, policy_version=0),
+                    tracker=tracker,
+                    ledger=SkipLedger(folder, num_samples=len(samples), max_frac=0.0),
+                    received_bytes=reset_received_bytes,
+                )
+            videos.shutdown()
+            received[frames] = read_metrics(folder)[0]["perf/driver_received_bytes"]
+            [line, *_] = (folder / "rollouts" / "step_000001.jsonl").open()
+            assert len(json.loads(line)["frame_times_s"]) == frames
+    # A few bytes of slack: numbers are pickled in as many bytes as they need. Sixteen times alone would be 8 x 16.
     assert received[8] > 0
     assert abs(received[16] - received[8]) < 64
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -49,8 +48,6 @@ def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], Non
         # verl names each training engine that is not installed, and the platform, on every import.
         warnings.filterwarnings("ignore", message=".* engine is not available")
         logging.getLogger("verl").setLevel(logging.ERROR)
-        # `kill` and Ctrl-C end a run the same, clean way.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             task()
         except (HydraException, OmegaConfBaseException) as error:

@@ -108,7 +108,7 @@ class RolloutConfig:
     """CPU only: KV cache of each engine in GiB."""
     gpu_memory_utilization: float
     deadline_s: float
-    """A generation call that takes longer is given up and the run stops with a message."""
+    """A worker whose generation call takes longer is replaced and its work issued again; after three the run stops."""
 
 
 @dataclass(frozen=True)
@@ -409,7 +409,8 @@ def _check(run: GrpoRun | SftRun | EvaluateRun) -> None:
         _require(bool(run.evaluation.modes), "evaluation.modes: found none; use [sampled], [greedy] or both")
         _require(
             bool(run.evaluation.checkpoints) and all(":" in entry for entry in run.evaluation.checkpoints),
-            f"evaluation.checkpoints: found {list(run.evaluation.checkpoints)}; give evaluation.checkpoints=[NAME:FOLDER]",
+            f"evaluation.checkpoints: found {list(run.evaluation.checkpoints)}; "
+            "give evaluation.checkpoints=[NAME:FOLDER]",
         )
 
 

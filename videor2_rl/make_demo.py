@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from videor2_rl.demo.events import Faults
+from videor2_rl.demo.events import KINDS, Faults
 from videor2_rl.demo.splits import Split, make_rows, write_clip
 
 _CLIPS_PER_TASK = 16
@@ -144,12 +144,13 @@ def _manifest(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _splits(arguments: argparse.Namespace) -> tuple[Split, ...]:
+    kinds = tuple(arguments.kinds)
     return (
-        Split("base", arguments.base_clips, arguments.questions_per_clip),
-        Split("sft", arguments.sft_clips, arguments.questions_per_clip),
-        Split("grpo", arguments.grpo_clips, arguments.grpo_questions_per_clip),
-        Split("heldout", arguments.heldout_clips, 1),
-        Split("validation", arguments.validation_clips, 1),
+        Split("base", arguments.base_clips, arguments.questions_per_clip, kinds),
+        Split("sft", arguments.sft_clips, arguments.questions_per_clip, kinds),
+        Split("grpo", arguments.grpo_clips, arguments.grpo_questions_per_clip, kinds),
+        Split("heldout", arguments.heldout_clips, 1, kinds),
+        Split("validation", arguments.validation_clips, 1, kinds),
     )
 
 
@@ -174,11 +175,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     sizes.add_argument("--grpo-clips", type=_count, default=320, help="(default: %(default)s)")
     sizes.add_argument("--heldout-clips", type=_count, default=256, help="(default: %(default)s)")
     sizes.add_argument("--validation-clips", type=_count, default=64, help="(default: %(default)s)")
-    few = (1, 2, 3, 4)
+    sizes.add_argument("--questions-per-clip", type=_count, default=3, help="of base and sft (default: %(default)s)")
+    sizes.add_argument("--grpo-questions-per-clip", type=_count, default=2, help="(default: %(default)s)")
     sizes.add_argument(
-        "--questions-per-clip", type=int, choices=few, default=4, help="of base and sft (default: %(default)s)"
+        "--kinds", nargs="+", choices=KINDS, default=["first", "second", "last"], help="of questions, in turn"
     )
-    sizes.add_argument("--grpo-questions-per-clip", type=int, choices=few, default=2, help="(default: %(default)s)")
     faults = parser.add_argument_group("faults of the sft traces, probabilities from 0 to 1")
     faults.add_argument("--late", type=_share, default=0.6, help="a claim is late (default: %(default)s)")
     faults.add_argument("--late-by-s", type=_natural, default=2, help="seconds that it is late (default: %(default)s)")
@@ -192,6 +193,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.disagree + arguments.both_wrong > 1:
         parser.error("--disagree and --both-wrong exclude each other, so they must not add up to more than 1")
+    if max(arguments.questions_per_clip, arguments.grpo_questions_per_clip) > len(arguments.kinds):
+        parser.error("a clip has at most one question of each of --kinds; ask for fewer per clip or name more kinds")
     return arguments
 
 

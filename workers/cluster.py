@@ -41,7 +41,7 @@ def connected(config: ClusterConfig, *, worker_env: Mapping[str, str]) -> Iterat
     local = {}
     if address == "local":
         # Ray would start an idle Python process for each logical CPU, and actors do not use them.
-        os.environ["RAY_prestart_worker_first_driver"] = "0"
+        os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112 (Ray spells it so)
         local = {
             "num_cpus": config.num_cpus,
             "include_dashboard": False,

@@ -187,8 +187,8 @@ def test_a_clean_trace_is_right_in_every_part(seed: int, kind: Any) -> None:
 
 def test_faults_come_at_their_rates() -> None:
     """Over 2,400 rows a rate near 0.5 has a standard error of 0.01."""
-    split = Split("sft", 600, 4)
-    clean = make_rows(Split("base", 1, 1), faults=FAULTS, seed=0)[0]["conversations"][1]["value"]
+    split = Split("sft", 600, 4, KINDS)
+    clean = make_rows(Split("base", 1, 1, KINDS), faults=FAULTS, seed=0)[0]["conversations"][1]["value"]
     assert TRACE.fullmatch(clean)
     counts: Counter[str] = Counter()
     rows = make_rows(split, faults=FAULTS, seed=0)

@@ -45,7 +45,10 @@ def test_more_than_the_allowed_share_stops_the_run_and_names_the_file(tmp_path: 
 
 
 def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path) -> None:
-    hold = f"from videor2_rl.run_folder import sole_writer; from pathlib import Path; w = sole_writer(Path({str(tmp_path)!r})); w.__enter__(); print('held', flush=True); input()"
+    hold = (
+        "from pathlib import Path\nfrom videor2_rl.run_folder import sole_writer\n"
+        f"with sole_writer(Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    input()"
+    )
     process = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     with pytest.raises(ConfigError, match="another run is writing"), sole_writer(tmp_path):

@@ -11,10 +11,10 @@ import numpy as np
 from videor2_rl.demo.clips import encode, frame_times, render
 from videor2_rl.demo.events import (
     COLOURS,
-    KINDS,
     NO_FAULTS,
     Event,
     Faults,
+    QuestionKind,
     grounding,
     letter_of,
     make_events,
@@ -37,7 +37,8 @@ class Split:
     name: Literal["base", "sft", "grpo", "heldout", "validation"]
     num_clips: int
     questions_per_clip: int
-    """1 to 4; a clip's questions are of different kinds, in turn."""
+    kinds: tuple[QuestionKind, ...]
+    """At least `questions_per_clip`: a clip's questions are of different kinds, in turn."""
 
 
 def clip_name(split: Split, index: int) -> str:
@@ -69,7 +70,7 @@ def make_rows(split: Split, *, faults: Faults, seed: int) -> list[dict[str, Any]
 def _row(
     split: Split, index: int, number: int, *, events: tuple[Event, ...], faults: Faults, rng: np.random.Generator
 ) -> dict[str, Any]:
-    kind = KINDS[(index + number) % len(KINDS)]
+    kind = split.kinds[(index + number) % len(split.kinds)]
     question = make_question(events, kind, rng=rng)
     if split.name == "grpo":
         solution = f"<answer>{letter_of(events[question.answer])}</answer>"
