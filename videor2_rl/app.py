@@ -44,10 +44,7 @@ def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], Non
     task = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(job)
 
     def main() -> None:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        # verl names each training engine that is not installed, and the platform, on every import.
-        warnings.filterwarnings("ignore", message=".* engine is not available")
-        logging.getLogger("verl").setLevel(logging.ERROR)
+        _quiet_logging()
         try:
             task()
         except (HydraException, OmegaConfBaseException) as error:
@@ -56,6 +53,17 @@ def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], Non
             _fail("stopped", 130)
 
     return main
+
+
+def _quiet_logging() -> None:
+    """Our own messages, and of the libraries' only warnings."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(
+            lambda record: record.levelno >= logging.WARNING or record.name.split(".")[0] in ("videor2_rl", "workers")
+        )
+    # verl names each training engine that is not installed, on every import.
+    warnings.filterwarnings("ignore", message=".* engine is not available")
 
 
 def _fail(message: str, code: int) -> None:

@@ -17,14 +17,15 @@ class ConfigError(ValueError):
     """A configuration or dataset the user has to mend; the message is one sentence that says how."""
 
 
-_FORBID_UNKNOWN = {"extra": "forbid"}
+class Section:
+    """A part of the configuration; a key that it does not name is an error."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The policy's checkpoint and how a question becomes a chat."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     path: str
     """Folder of a Hugging Face checkpoint: weights, tokenizer and processor."""
@@ -39,10 +40,8 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Dataset files in the paper's JSON layout."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     train_file: str | None
     validation_file: str | None
@@ -59,10 +58,8 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class VideoConfig:
+class VideoConfig(Section):
     """How frames are sampled, sized and drawn on."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     fps: float
     """Frames sampled per second of video."""
@@ -84,10 +81,8 @@ class VideoConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(Section):
     """vLLM engines, one per rollout worker."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     num_workers: int
     cpus_per_worker: float
@@ -112,10 +107,8 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
-class LearnerConfig:
+class LearnerConfig(Section):
     """verl training workers."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     backend: Literal["fsdp2"]
     num_ranks: int
@@ -135,10 +128,8 @@ class LearnerConfig:
 
 
 @dataclass(frozen=True)
-class ReferenceConfig:
+class ReferenceConfig(Section):
     """The frozen reference policy; started only when the KL coefficient is above 0."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     num_ranks: int
     cpus_per_rank: float
@@ -146,20 +137,16 @@ class ReferenceConfig:
 
 
 @dataclass(frozen=True)
-class RewardWorkersConfig:
+class RewardWorkersConfig(Section):
     """Ray actors that run `rewards/` with the sentence encoder."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     num_workers: int
     cpus_per_worker: float
 
 
 @dataclass(frozen=True)
-class AlgorithmConfig:
+class AlgorithmConfig(Section):
     """GRPO and its variants."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     num_steps: int
     prompts_per_step: int
@@ -187,10 +174,8 @@ class AlgorithmConfig:
 
 
 @dataclass(frozen=True)
-class SftConfig:
+class SftConfig(Section):
     """Supervised fine-tuning."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     num_steps: int
     batch_size: int
@@ -202,10 +187,8 @@ class SftConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Section):
     """What is evaluated and how often."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     checkpoints: tuple[str, ...]
     """NAME:FOLDER of Hugging Face checkpoints, evaluated one after the other by the same rollout workers."""
@@ -222,10 +205,8 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class ClusterConfig:
+class ClusterConfig(Section):
     """The Ray cluster: an existing one, or one started for this run."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     address: str | None
     """None: RAY_ADDRESS where it is set (`ray job submit` sets it), else a new local one; "auto" or host:port."""
@@ -238,10 +219,8 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True)
-class LoggingConfig:
+class LoggingConfig(Section):
     """Where metrics go besides metrics.jsonl and the console."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     trackers: tuple[Literal["tensorboard", "wandb"], ...]
     project: str
@@ -251,10 +230,8 @@ class LoggingConfig:
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Section):
     """Step-level checkpoints."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
 
     every_steps: int
     """0: none."""
@@ -267,62 +244,48 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
-class GrpoRun:
-    """The whole configuration of videor2_rl.grpo."""
-
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
+class Run(Section):
+    """What every app's configuration has."""
 
     seed: int
     output_dir: str
     model: ModelConfig
     data: DataConfig
     video: VideoConfig
+    cluster: ClusterConfig
+    logging: LoggingConfig
+
+
+@dataclass(frozen=True)
+class GrpoRun(Run):
+    """The whole configuration of videor2_rl.grpo."""
+
     rollout: RolloutConfig
     learner: LearnerConfig
     reference: ReferenceConfig
     reward: RewardConfig
     reward_workers: RewardWorkersConfig
     algorithm: AlgorithmConfig
-    cluster: ClusterConfig
-    logging: LoggingConfig
     checkpoint: CheckpointConfig
 
 
 @dataclass(frozen=True)
-class SftRun:
+class SftRun(Run):
     """The whole configuration of videor2_rl.sft."""
 
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
-
-    seed: int
-    output_dir: str
-    model: ModelConfig
-    data: DataConfig
-    video: VideoConfig
     learner: LearnerConfig
     sft: SftConfig
-    cluster: ClusterConfig
-    logging: LoggingConfig
     checkpoint: CheckpointConfig
 
 
 @dataclass(frozen=True)
-class EvaluateRun:
+class EvaluateRun(Run):
     """The whole configuration of videor2_rl.evaluate."""
 
-    __pydantic_config__: ClassVar = _FORBID_UNKNOWN
-
-    seed: int
-    output_dir: str
-    model: ModelConfig
-    data: DataConfig
-    video: VideoConfig
     rollout: RolloutConfig
     reward: RewardConfig
     reward_workers: RewardWorkersConfig
     evaluation: EvaluationConfig
-    cluster: ClusterConfig
-    logging: LoggingConfig
 
 
 RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,6 +18,8 @@ from workers.reward import RewardPool
 from workers.rollout import EngineSpec, RolloutPool
 from workers.verl_config import learner_env
 from workers.video import VideoPool
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -48,6 +51,14 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
                 max_tokens_per_micro_batch=run.learner.max_tokens_per_micro_batch,
             )
             stack.callback(reference.shutdown)
+        logger.info(
+            "starting %d rollout, %d learner, %d reference, %d reward and %d video workers; engines take a minute",
+            run.rollout.num_workers,
+            run.learner.num_ranks,
+            run.reference.num_ranks if reference else 0,
+            run.reward_workers.num_workers,
+            run.video.num_workers,
+        )
         rollouts.wait_ready()
         learner.wait_ready()
         yield Workers(videos=videos, rollouts=rollouts, rewards=rewards, learner=learner, reference=reference)
@@ -65,6 +76,8 @@ def sft_workers(run: SftRun) -> Iterator[tuple[VideoPool, Learner]]:
         stack.callback(videos.shutdown)
         learner = Learner(run.learner, run.model, total_steps=run.sft.num_steps, seed=run.seed)
         stack.callback(learner.shutdown)
+        logger.info("starting %d learner and %d video workers", run.learner.num_ranks, run.video.num_workers)
+        learner.wait_ready()
         yield videos, learner
 
 
@@ -81,6 +94,12 @@ def evaluation_workers(run: EvaluateRun, *, model_path: str) -> Iterator[tuple[V
         stack.callback(rewards.shutdown)
         videos = VideoPool(model, run.video, max_prompt_tokens=max_prompt_tokens(run.rollout))
         stack.callback(videos.shutdown)
+        logger.info(
+            "starting %d rollout, %d reward and %d video workers; engines take a minute",
+            run.rollout.num_workers,
+            run.reward_workers.num_workers,
+            run.video.num_workers,
+        )
         rollouts.wait_ready()
         yield videos, rollouts, rewards
 
