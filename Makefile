@@ -21,7 +21,7 @@ $(INSTALLED): $(REQUIREMENTS) pyproject.toml
 		|| { echo "Python 3.10 to 3.12 is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv==0.13.9
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps -r $(REQUIREMENTS)
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode -r $(REQUIREMENTS)
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from videor2_rl.app import compose_run
@@ -143,6 +144,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_metrics(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "run" / "finished").exists()
+    _wait_until_gone(process.pid)
     run(command)
     whole, resumed = read_metrics(grpo_run), read_metrics(tmp_path / "run")
     assert [row["step"] for row in resumed] == [1, 2, 3]
@@ -159,10 +161,31 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_metrics(
         assert texts[0] == texts[1]
 
 
+def _wait_until_gone(session: int) -> None:
+    """Nothing of the killed run's session stays behind: neither Ray nor vLLM's engine, which is no child of Ray's."""
+    deadline = time.monotonic() + 60
+    while left := [p for p in psutil.process_iter(["name"]) if _session(p.pid) == session]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
 def test_an_interrupted_run_says_how_to_go_on(sft_run: Path, data: Path, short_temp: Path, tmp_path: Path) -> None:
     command = grpo(sft_run, tmp_path / "run", "algorithm.num_steps=50", data=data, temp=short_temp)
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell starts its background jobs, this test among them perhaps, with Ctrl-C ignored, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 500
     while not read_metrics(tmp_path / "run"):
@@ -178,7 +201,8 @@ def test_an_interrupted_run_says_how_to_go_on(sft_run: Path, data: Path, short_t
 
 def test_three_ablations_write_three_folders(sft_run: Path, data: Path, short_temp: Path, tmp_path: Path) -> None:
     command = grpo(sft_run, tmp_path, "algorithm.num_steps=1", data=data, temp=short_temp)
-    run([*command, "-m", "reward=video_r2,no_gate,no_tar", "checkpoint.export=false", "algorithm.kl_coefficient=0"])
+    sweep = ["-m", "reward=video_r2,no_gate,no_tar", "checkpoint.export=false"]
+    run([*command[:3], *sweep, *command[3:], "algorithm.kl_coefficient=0"])
     folders = {path.name: path for path in tmp_path.iterdir() if path.is_dir()}
     assert len(folders) == 3
     means = {name: read_metrics(path)[0] for name, path in folders.items()}

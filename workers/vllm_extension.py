@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransfe
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 
 SHARED_MEMORY = "videor2_shared_memory"
+PARENT_POLL_S = 1.0
 
 
 @dataclass
@@ -43,7 +47,8 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
     """Of the last update that was handed over completely; 0: the checkpoint's own weights."""
 
     def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
-        """A file needs no connection."""
+        """A file needs no connection; the call, made once in every engine process, starts the watch on its parent."""
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def receive_weights(
         self,
@@ -62,6 +67,16 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
     def trainer_send_weights(iterator: Iterator[tuple[str, torch.Tensor]], trainer_args: Any) -> None:
         """Not used: the learner publishes through Ray's object store."""
         raise NotImplementedError("publish weights with workers.weight_sync.publish_weights")
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when `parent` has gone.
+
+    Ray ends an engine with its actor, but where the whole node's Ray is killed nobody is left to do it.
+    """
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os._exit(1)
 
 
 class WeightExtension:
