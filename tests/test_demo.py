@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from videor2_rl.app import compose_run
@@ -143,6 +144,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_metrics(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "run" / "finished").exists()
+    _wait_for_engines_to_end(process.pid)
     run(command)
     whole, resumed = read_metrics(grpo_run), read_metrics(tmp_path / "run")
     assert [row["step"] for row in resumed] == [1, 2, 3]
@@ -157,6 +159,23 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_metrics(
             for folder in (grpo_run, tmp_path / "run")
         ]
         assert texts[0] == texts[1]
+
+
+def _wait_for_engines_to_end(session: int) -> None:
+    """vLLM's engine is no child of Ray's: it must notice by itself that the run was killed."""
+    deadline = time.monotonic() + 60
+    while left := [
+        p for p in psutil.process_iter(["name"]) if p.info["name"].startswith("VLLM") and _session(p.pid) == session
+    ]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def test_an_interrupted_run_says_how_to_go_on(sft_run: Path, data: Path, short_temp: Path, tmp_path: Path) -> None:
