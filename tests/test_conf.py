@@ -26,7 +26,8 @@ def test_every_experiment_file_is_listed_here() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_composes(name: str) -> None:
     app, run_type = EXPERIMENTS[name]
-    compose_run(app, run_type, [f"experiment={name}", *PATHS])
+    run = compose_run(app, run_type, [f"experiment={name}", *PATHS])
+    assert isinstance(run, run_type) and run.model.path == "m"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_every_alternative_of_a_group_composes(group: str) -> None:
             overrides.append("model.dtype=float32")
         if group == "model" and file.stem == "demo":
             overrides.append("cluster=cpu")
-        compose_run("grpo", GrpoRun, overrides)
+        assert isinstance(compose_run("grpo", GrpoRun, overrides), GrpoRun), file
 
 
 def test_the_papers_grpo_settings() -> None:

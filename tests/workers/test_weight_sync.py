@@ -62,7 +62,9 @@ def test_the_bytes_are_an_ordinary_safetensors_file(tmp_path: Path) -> None:
 
 
 def test_complete_weights_are_accepted() -> None:
-    check_snapshot(*packed(weights()), expected=EXPECTED)
+    snapshot, data = packed(weights())
+    check_snapshot(snapshot, data, expected=EXPECTED)
+    assert set(snapshot.names) == set(EXPECTED.shapes)
 
 
 def test_a_missing_tensor_is_named() -> None:
