@@ -104,7 +104,7 @@ _CONTENT = re.compile(r"[^\W\d_]{2,}")
 # The sentence encoder reads 256 tokens at most; a longer claim gains nothing and costs time.
 _MAX_CLAIM_CHARS = 400
 # More stamps than this are spam, whose precision is next to nothing anyway; the limit bounds its cost.
-_MAX_CLAIMS = 256
+MAX_CLAIMS = 256
 _MAX_TIMES_IN_SENTENCE = 64
 
 
@@ -156,7 +156,7 @@ def read_claims(think: str, *, conclusion: tuple[int, int] | None = None) -> lis
         # A time alone on its line heads the next sentence.
         pending = text if found == () else ""
         claims.extend(found or ())
-        if len(claims) >= _MAX_CLAIMS:
+        if len(claims) >= MAX_CLAIMS:
             break
     return claims
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from rewards.accuracy import Answer, Kind, agreement, numbers, read_answer
 from rewards.choices import Mention, contradicts_itself, mentions, read_mentions
+from rewards.judge import read_consistency_reply
 from rewards.parsing import Span, sentences, words
-from rewards.types import AccuracyConfig, ConsistencyConfig, Verdict, abstained, scored
+from rewards.types import AccuracyConfig, ConsistencyConfig, JudgeReply, Verdict, abstained, failed, scored
 
 _CUE = re.compile(
     r"\b(?:answer|conclu(?:de|sion)|therefore|thus|hence|correct|so(?!\s(?:far|that|many|much|on|forth))|"
@@ -138,6 +139,25 @@ def consistency_verdict(
     if kind == "number":
         return scored(agreement(answer, conclusion.answer, config=accuracy), detail)
     return scored(float(answer == conclusion.answer), detail)
+
+
+def judged_consistency(reply: JudgeReply | None, think: str, answer_text: str | None) -> Verdict:
+    """What the judge says instead; abstains where there is nothing to ask about, fails without a readable reply.
+
+    Args:
+        reply: None where the judge was not asked.
+        think: text of the think block, empty where there is none.
+    """
+    if not think.strip():
+        return abstained("empty think block")
+    if not answer_text:
+        return abstained("answer unreadable")
+    if reply is None or reply.text is None:
+        return failed(f"consistency: {reply.failure if reply else 'the judge was not asked'}")
+    agree = read_consistency_reply(reply.text)
+    if agree is None:
+        return failed("consistency: the judge's reply is unreadable", {"reply": reply.text})
+    return scored(float(agree), {"reply": reply.text})
 
 
 def _holds(text: list[str], part: list[str]) -> bool:

@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from rewards.claims import Claim, tidy
+from rewards.claims import MAX_CLAIMS, Claim, tidy
 from rewards.contrast import contrasts
 from rewards.types import Similarity, TemporalAlignmentConfig, Verdict, abstained, failed, scored
 
@@ -81,6 +82,12 @@ def read_references(temporal_grounding: Mapping[str, str]) -> list[Reference]:
         if interval is not None and text:
             by_time[interval] = text
     return [Reference(start, end, text) for (start, end), text in sorted(by_time.items())]
+
+
+def claims_of_map(claims: Mapping[str, str]) -> tuple[Claim, ...]:
+    """The first 256 claims that somebody else extracted, in order, without unreadable keys and blank sentences."""
+    read = ((key, parse_time_key(key), tidy(sentence)) for key, sentence in islice(claims.items(), MAX_CLAIMS))
+    return tuple(Claim(interval[0], interval[1], text, key) for key, interval, text in read if interval and text)
 
 
 def find_candidates(

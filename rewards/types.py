@@ -58,6 +58,29 @@ class Target:
 
 
 @dataclass(frozen=True)
+class JudgeReply:
+    """What a judge said about a response."""
+
+    text: str | None
+    """The raw reply; None: the call failed."""
+    failure: str | None
+    """Why, where `text` is None."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What others said about a response before it is scored."""
+
+    claims: Mapping[str, str] | None
+    """Claims already extracted: time key, as messy as a judge writes it -> sentence. They win over parser and judge."""
+    judge: Mapping[str, JudgeReply]
+    """By purpose: "claims", "consistency"."""
+
+
+NO_EVIDENCE = Evidence(None, {})
+
+
+@dataclass(frozen=True)
 class Scored:
     """One response, scored by every term."""
 
@@ -101,6 +124,8 @@ class TemporalAlignmentConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     weight: float
+    claims: Literal["rules", "judge"]
+    """Who reads the claims of the think block; a judge's failed or unreadable reply is a failure of the term."""
     gate: bool
     """Multiply by the consistency gate."""
     statistic: Literal["precision", "recall", "f1"]
@@ -125,19 +150,35 @@ class ConsistencyConfig:
 
     weight: float
     """As a term of its own; 0: only as the gate of temporal alignment."""
+    reader: Literal["rules", "judge"]
+    """Who says whether think and answer agree; a judge's failed or unreadable reply fails this term and the gate."""
     unreadable: Literal["closed", "open"]
     """The gate where the conclusion or the answer cannot be read: closed pays nothing, open pays in full."""
 
 
 @dataclass(frozen=True)
-class RewardConfig:
-    """Which terms pay how much, and how each is judged. Values stand in `conf/reward/`."""
+class VideoR2Config:
+    """The default reward: which terms pay how much, and how each is judged. Values stand in `conf/reward/`."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
+    rule: Literal["video_r2"]
     answer_block: Literal["last", "first"]
     """Which answer block counts where a response has several."""
     format: FormatConfig
     accuracy: AccuracyConfig
     temporal_alignment: TemporalAlignmentConfig
     consistency: ConsistencyConfig
+
+
+@dataclass(frozen=True)
+class OfficialConfig:
+    """The reward that the code of arXiv:2511.23478 pays, faults included (`rewards.official`)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    rule: Literal["video_r2_official"]
+
+
+RewardConfig: TypeAlias = VideoR2Config | OfficialConfig
+"""Told apart by `rule`."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import Discriminator
 
 from rewards.types import RewardConfig
 
@@ -263,7 +265,7 @@ class GrpoRun(Run):
     rollout: RolloutConfig
     learner: LearnerConfig
     reference: ReferenceConfig
-    reward: RewardConfig
+    reward: Annotated[RewardConfig, Discriminator("rule")]
     reward_workers: RewardWorkersConfig
     algorithm: AlgorithmConfig
     checkpoint: CheckpointConfig
@@ -283,10 +285,12 @@ class EvaluateRun(Run):
     """The whole configuration of videor2_rl.evaluate."""
 
     rollout: RolloutConfig
-    reward: RewardConfig
+    reward: Annotated[RewardConfig, Discriminator("rule")]
     reward_workers: RewardWorkersConfig
     evaluation: EvaluationConfig
 
+
+_REWARD_RULES = ("video_r2", "video_r2_official")
 
 RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun)
 
@@ -305,7 +309,8 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
         run = TypeAdapter(run_type).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # Of a union pydantic names the member too, which is no key of the user's.
+        key = ".".join(str(part) for part in first["loc"] if part not in _REWARD_RULES)
         raise ConfigError(f"configuration: {key}: {_explain(first)}") from None
     _check(run)
     return run

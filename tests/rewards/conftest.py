@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from pydantic import TypeAdapter
+from pydantic import Discriminator, TypeAdapter
 
-from rewards.types import RewardConfig, Similarity, Target
+from rewards.types import RewardConfig, Similarity, Target, VideoR2Config
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def compose_reward(name: str, *overrides: str) -> RewardConfig:
+def compose_reward(name: str, *overrides: str) -> Any:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose(overrides=[f"+reward={name}", *overrides])
-    return TypeAdapter(RewardConfig).validate_python(OmegaConf.to_container(tree.reward, resolve=True))
+    adapter = TypeAdapter(Annotated[RewardConfig, Discriminator("rule")])
+    return adapter.validate_python(OmegaConf.to_container(tree.reward, resolve=True))
 
 
 @pytest.fixture(scope="session")
-def reward_config() -> Callable[..., RewardConfig]:
+def reward_config() -> Callable[..., Any]:
     """(name, *overrides) -> the composed configuration."""
     return compose_reward
 
 
 @pytest.fixture(scope="session")
-def config() -> RewardConfig:
+def config() -> VideoR2Config:
     return compose_reward("video_r2")
 
 

@@ -17,10 +17,10 @@ from rewards.types import (
     AccuracyConfig,
     ConsistencyConfig,
     FormatConfig,
-    RewardConfig,
     Similarity,
     Target,
     TemporalAlignmentConfig,
+    VideoR2Config,
 )
 
 RIGHT = (
@@ -29,7 +29,7 @@ RIGHT = (
 )
 
 
-def test_a_faultless_response_earns_every_term(config: RewardConfig, toy_target: Target, by_words: Similarity) -> None:
+def test_a_faultless_response_earns_every_term(config: VideoR2Config, toy_target: Target, by_words: Similarity) -> None:
     scored = score_response(RIGHT, toy_target, config, similarity=by_words)
     assert scored.reward == 3.0
     assert scored.metrics == {
@@ -55,7 +55,7 @@ def test_a_faultless_response_earns_every_term(config: RewardConfig, toy_target:
     ],
 )
 def test_each_fault_costs_what_it_should(
-    old: str, new: str, reward: float, metric: str, value: float, config: RewardConfig, toy_target: Target,
+    old: str, new: str, reward: float, metric: str, value: float, config: VideoR2Config, toy_target: Target,
     by_words: Similarity,
 ) -> None:  # fmt: skip
     scored = score_response(RIGHT.replace(old, new), toy_target, config, similarity=by_words)
@@ -63,7 +63,7 @@ def test_each_fault_costs_what_it_should(
     assert scored.metrics[metric] == pytest.approx(value)
 
 
-def test_the_question_about_a_time_costs_no_claim(config: RewardConfig, by_words: Similarity) -> None:
+def test_the_question_about_a_time_costs_no_claim(config: VideoR2Config, by_words: Similarity) -> None:
     target = Target(
         "Which colour appears at 00:05? A. red B. green C. blue D. yellow",
         "A",
@@ -78,7 +78,7 @@ def test_the_question_about_a_time_costs_no_claim(config: RewardConfig, by_words
 
 
 def test_without_grounding_alignment_abstains_and_adds_nothing(
-    config: RewardConfig, toy_target: Target, by_words: Similarity
+    config: VideoR2Config, toy_target: Target, by_words: Similarity
 ) -> None:
     scored = score_response(RIGHT, replace(toy_target, temporal_grounding=None), config, similarity=by_words)
     assert scored.reward == 2.0
@@ -86,7 +86,7 @@ def test_without_grounding_alignment_abstains_and_adds_nothing(
     assert scored.metrics["tar_precision"] is None
 
 
-def test_a_failure_takes_the_reward_only_where_its_term_has_a_weight(config: RewardConfig, toy_target: Target) -> None:
+def test_a_failure_takes_the_reward_only_where_its_term_has_a_weight(config: VideoR2Config, toy_target: Target) -> None:
     def broken(claims: Sequence[str], references: Sequence[str]) -> NDArray[np.float32]:
         return np.full((len(claims), len(references)), np.nan, dtype=np.float32)
 
@@ -98,7 +98,7 @@ def test_a_failure_takes_the_reward_only_where_its_term_has_a_weight(config: Rew
 
 
 def test_sentences_to_encode_are_exactly_those_that_scoring_asks_for(
-    config: RewardConfig, toy_target: Target, by_words: Similarity
+    config: VideoR2Config, toy_target: Target, by_words: Similarity
 ) -> None:
     responses = [RIGHT, RIGHT.replace("00:08", "00:15"), RIGHT.replace("red square", "red circle"), "<think>"]
     asked: set[str] = set()
@@ -116,7 +116,7 @@ def test_sentences_to_encode_are_exactly_those_that_scoring_asks_for(
 
 
 def test_a_score_can_be_pickled_and_its_verdicts_written_as_json(
-    config: RewardConfig, toy_target: Target, by_words: Similarity
+    config: VideoR2Config, toy_target: Target, by_words: Similarity
 ) -> None:
     scored = score_response(RIGHT, toy_target, config, similarity=by_words)
     assert pickle.loads(pickle.dumps(scored)) == scored
@@ -126,7 +126,7 @@ def test_a_score_can_be_pickled_and_its_verdicts_written_as_json(
 
 @given(st.text(max_size=200) | st.lists(st.sampled_from(RIGHT.split(" ")), max_size=30).map(" ".join))
 def test_any_response_gets_verdicts(
-    config: RewardConfig, toy_target: Target, by_words: Similarity, response: str
+    config: VideoR2Config, toy_target: Target, by_words: Similarity, response: str
 ) -> None:
     scored = score_response(response, toy_target, config, similarity=by_words)
     assert scored.reward is not None
@@ -140,20 +140,20 @@ def test_a_bad_target_is_found_before_a_run(toy_target: Target) -> None:
         check_target(replace(toy_target, solution=" "))
 
 
-def test_ablations_differ_from_the_default_in_one_value_each(reward_config: Callable[..., RewardConfig]) -> None:
+def test_ablations_differ_from_the_default_in_one_value_each(reward_config: Callable[..., VideoR2Config]) -> None:
     default = reward_config("video_r2")
     alignment = default.temporal_alignment
     assert reward_config("no_gate") == replace(default, temporal_alignment=replace(alignment, gate=False))
     assert reward_config("no_tar") == replace(default, temporal_alignment=replace(alignment, weight=0.0))
 
 
-def test_the_default_follows_the_paper_in_weights_buffer_and_threshold(config: RewardConfig) -> None:
+def test_the_default_follows_the_paper_in_weights_buffer_and_threshold(config: VideoR2Config) -> None:
     assert term_weights(config) == {"format": 1.0, "accuracy": 1.0, "consistency": 0.0, "temporal_alignment": 1.0}
     assert set(term_weights(config)) == set(TERMS)
     assert (config.temporal_alignment.buffer_seconds, config.temporal_alignment.similarity_threshold) == (2.0, 0.75)
 
 
-def test_overrides_reach_their_option_and_unknown_keys_are_refused(reward_config: Callable[..., RewardConfig]) -> None:
+def test_overrides_reach_their_option_and_unknown_keys_are_refused(reward_config: Callable[..., VideoR2Config]) -> None:
     changed = reward_config(
         "video_r2",
         "reward.temporal_alignment.buffer_seconds=1",
@@ -167,19 +167,19 @@ def test_overrides_reach_their_option_and_unknown_keys_are_refused(reward_config
 
 
 def test_every_section_refuses_unknown_keys() -> None:
-    for section in (RewardConfig, FormatConfig, AccuracyConfig, TemporalAlignmentConfig, ConsistencyConfig):
+    for section in (VideoR2Config, FormatConfig, AccuracyConfig, TemporalAlignmentConfig, ConsistencyConfig):
         with pytest.raises(ValidationError, match="no_such_key"):
             TypeAdapter(section).validate_python({"no_such_key": 1})
 
 
 def test_the_gate_option_pays_alignment_where_think_and_answer_disagree(
-    reward_config: Callable[..., RewardConfig], toy_target: Target, by_words: Similarity
+    reward_config: Callable[..., VideoR2Config], toy_target: Target, by_words: Similarity
 ) -> None:
     at_odds = RIGHT.replace("red (A)", "yellow (D)")
     assert score_response(at_odds, toy_target, reward_config("no_gate"), similarity=by_words).reward == 3.0
     assert score_response(at_odds, toy_target, reward_config("video_r2"), similarity=by_words).reward == 2.0
 
 
-def test_the_wrong_similarity_shape_raises(config: RewardConfig, toy_target: Target) -> None:
+def test_the_wrong_similarity_shape_raises(config: VideoR2Config, toy_target: Target) -> None:
     with pytest.raises(ValueError, match="similarity gave shape"):
         score_response(RIGHT, toy_target, config, similarity=lambda a, b: np.ones((1, 1), np.float32))

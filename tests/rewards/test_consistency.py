@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rewards.consistency import consistency_verdict, gate, read_conclusion
@@ -101,7 +103,8 @@ def test_what_cannot_be_read_abstains(think: str, answer: str | None, kind: str)
 
 
 def test_the_gate_follows_the_verdict_and_the_option_where_there_is_none() -> None:
-    closed, open_ = ConsistencyConfig(weight=0.0, unreadable="closed"), ConsistencyConfig(weight=0.0, unreadable="open")
+    closed = ConsistencyConfig(weight=0.0, reader="rules", unreadable="closed")
+    open_ = replace(closed, unreadable="open")
     for config in (closed, open_):
         assert gate(scored(1.0, {}), config) == 1.0
         assert gate(scored(0.0, {}), config) == 0.0

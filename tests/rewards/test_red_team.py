@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rewards.compose import score_response
-from rewards.types import RewardConfig, Similarity, Target
+from rewards.types import Similarity, Target, VideoR2Config
 
 # One event of three right, the others at wrong times, and an answer that follows but is wrong: 1 + 0 + 1/3.
 HONEST_WEAK = (
@@ -52,7 +52,7 @@ ATTEMPTS = {
 
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_no_attempt_earns_more_than_an_honest_weak_answer(
-    name: str, config: RewardConfig, toy_target: Target, by_words: Similarity
+    name: str, config: VideoR2Config, toy_target: Target, by_words: Similarity
 ) -> None:
     honest = score_response(HONEST_WEAK, toy_target, config, similarity=by_words).reward
     assert honest == pytest.approx(4 / 3)
@@ -62,7 +62,7 @@ def test_no_attempt_earns_more_than_an_honest_weak_answer(
 
 
 def test_one_safe_claim_is_seen_by_recall_and_f1(
-    config: RewardConfig, toy_target: Target, by_words: Similarity
+    config: VideoR2Config, toy_target: Target, by_words: Similarity
 ) -> None:
     scored = score_response(f"<think>At 00:02 a red square appears. {WRONG}", toy_target, config, similarity=by_words)
     # Precision, the paper's statistic, cannot see what is left out; `statistic=f1` pays 0.5.
@@ -121,7 +121,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", TARGETS)
-def test_no_text_takes_long(unit: str, kind: str, config: RewardConfig, by_words: Similarity) -> None:
+def test_no_text_takes_long(unit: str, kind: str, config: VideoR2Config, by_words: Similarity) -> None:
     """100 kB, and as much as a block may hold, within 50 ms."""
     for size in (100_000, 32_000):
         text = unit * (size // len(unit))
@@ -131,7 +131,7 @@ def test_no_text_takes_long(unit: str, kind: str, config: RewardConfig, by_words
             assert any(_is_fast(response, TARGETS[kind], config, by_words) for response in attempts)
 
 
-def _is_fast(response: str, target: Target, config: RewardConfig, similarity: Similarity) -> bool:
+def _is_fast(response: str, target: Target, config: VideoR2Config, similarity: Similarity) -> bool:
     """Within 50 ms of CPU time, or on a slow or busy machine within the time of a million and a half loop turns."""
     start = time.process_time()
     score_response(response, target, config, similarity=similarity)

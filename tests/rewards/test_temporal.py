@@ -21,7 +21,7 @@ from rewards.temporal import (
     read_references,
     temporal_verdict,
 )
-from rewards.types import RewardConfig, Similarity, TemporalAlignmentConfig, Verdict
+from rewards.types import Similarity, TemporalAlignmentConfig, Verdict, VideoR2Config
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def verdict_of(
 REFERENCES = [Reference(2, 2, "A red square appears."), Reference(8, 8, "A yellow circle appears.")]
 
 
-def test_precision_recall_and_f1_of_a_hand_worked_case(config: RewardConfig, by_words: Similarity) -> None:
+def test_precision_recall_and_f1_of_a_hand_worked_case(config: VideoR2Config, by_words: Similarity) -> None:
     claims = [claim(3, "A red square appears."), claim(20, "A yellow circle appears."), claim(2, "A dog barks loudly.")]
     verdict = verdict_of(claims, REFERENCES, config.temporal_alignment, similarity=by_words)
     assert verdict.value == pytest.approx(1 / 3)
@@ -98,7 +98,7 @@ def test_precision_recall_and_f1_of_a_hand_worked_case(config: RewardConfig, by_
 
 @pytest.mark.parametrize(("statistic", "expected"), [("precision", 1.0), ("recall", 0.5), ("f1", 2 / 3)])
 def test_the_configured_statistic_is_paid_times_the_gate(
-    statistic: Literal["precision", "recall", "f1"], expected: float, config: RewardConfig, by_words: Similarity
+    statistic: Literal["precision", "recall", "f1"], expected: float, config: VideoR2Config, by_words: Similarity
 ) -> None:
     alignment = replace(config.temporal_alignment, statistic=statistic)
     for gate in (0.0, 1.0):
@@ -109,13 +109,13 @@ def test_the_configured_statistic_is_paid_times_the_gate(
 
 @pytest.mark.parametrize(("time", "matches"), [(4.0, True), (0.0, True), (4.1, False), ((4, 6), True), ((5, 6), False)])
 def test_the_gap_between_the_intervals_is_compared_with_the_buffer_once(
-    time: float | tuple[float, float], matches: bool, config: RewardConfig, by_words: Similarity
+    time: float | tuple[float, float], matches: bool, config: VideoR2Config, by_words: Similarity
 ) -> None:
     verdict = verdict_of([claim(time, REFERENCES[0].text)], REFERENCES, config.temporal_alignment, similarity=by_words)
     assert (verdict.value == 1.0) == matches
 
 
-def test_a_gap_of_decimal_fractions_equal_to_the_buffer_matches(config: RewardConfig, by_words: Similarity) -> None:
+def test_a_gap_of_decimal_fractions_equal_to_the_buffer_matches(config: VideoR2Config, by_words: Similarity) -> None:
     references = [Reference(2.4, 2.4, "A red square appears.")]
     assert 4.4 - 2.4 > 2.0
     verdict = verdict_of([claim(4.4, references[0].text)], references, config.temporal_alignment, similarity=by_words)
@@ -123,7 +123,7 @@ def test_a_gap_of_decimal_fractions_equal_to_the_buffer_matches(config: RewardCo
 
 
 def test_a_range_over_the_whole_video_matches_only_references_as_long(
-    config: RewardConfig, by_words: Similarity
+    config: VideoR2Config, by_words: Similarity
 ) -> None:
     alignment = config.temporal_alignment
     whole = [claim((0, 60), "A red square appears.")]
@@ -133,7 +133,7 @@ def test_a_range_over_the_whole_video_matches_only_references_as_long(
     assert verdict_of(whole, REFERENCES, unguarded, similarity=by_words).value == 1.0
 
 
-def test_the_wrong_event_at_the_right_time_does_not_match_however_similar(config: RewardConfig) -> None:
+def test_the_wrong_event_at_the_right_time_does_not_match_however_similar(config: VideoR2Config) -> None:
     def always(claims: Sequence[str], references: Sequence[str]) -> NDArray[np.float32]:
         return np.full((len(claims), len(references)), 0.99, dtype=np.float32)
 
@@ -145,7 +145,7 @@ def test_the_wrong_event_at_the_right_time_does_not_match_however_similar(config
     assert verdict_of(wrong, REFERENCES, unguarded, similarity=always).value == 0.5
 
 
-def test_a_claim_repeated_matches_once(config: RewardConfig, by_words: Similarity) -> None:
+def test_a_claim_repeated_matches_once(config: VideoR2Config, by_words: Similarity) -> None:
     verdict = verdict_of(
         [claim(2, "A red square appears.")] * 4, REFERENCES, config.temporal_alignment, similarity=by_words
     )
@@ -153,19 +153,19 @@ def test_a_claim_repeated_matches_once(config: RewardConfig, by_words: Similarit
     assert [c["outcome"] for c in verdict.detail["claims"]].count("taken") == 3
 
 
-def test_no_grounding_and_no_readable_key_abstain(config: RewardConfig, by_words: Similarity) -> None:
+def test_no_grounding_and_no_readable_key_abstain(config: VideoR2Config, by_words: Similarity) -> None:
     nothing: list[Reference] = []
     for references in (None, nothing):
         verdict = verdict_of([claim(2, "x")], references, config.temporal_alignment, similarity=by_words)
         assert (verdict.status, verdict.value) == ("abstention", None)
 
 
-def test_no_claim_scores_zero(config: RewardConfig, by_words: Similarity) -> None:
+def test_no_claim_scores_zero(config: VideoR2Config, by_words: Similarity) -> None:
     verdict = verdict_of([], REFERENCES, config.temporal_alignment, similarity=by_words)
     assert (verdict.status, verdict.value, verdict.detail["recall"]) == ("score", 0.0, 0.0)
 
 
-def test_a_similarity_that_is_not_finite_is_a_failure_and_a_wrong_shape_raises(config: RewardConfig) -> None:
+def test_a_similarity_that_is_not_finite_is_a_failure_and_a_wrong_shape_raises(config: VideoR2Config) -> None:
     claims = [claim(2, "A red square appears.")]
     broken = verdict_of(
         claims, REFERENCES, config.temporal_alignment, similarity=lambda a, b: np.full((1, 1), np.nan, np.float32)
@@ -175,7 +175,7 @@ def test_a_similarity_that_is_not_finite_is_a_failure_and_a_wrong_shape_raises(c
         verdict_of(claims, REFERENCES, config.temporal_alignment, similarity=lambda a, b: np.ones((2, 2), np.float32))
 
 
-def test_greedy_takes_claims_by_midpoint_where_optimal_finds_more_pairs(config: RewardConfig) -> None:
+def test_greedy_takes_claims_by_midpoint_where_optimal_finds_more_pairs(config: VideoR2Config) -> None:
     # The early claim likes reference 1 best, the only one that the late claim can have.
     allowed = {(0, 0): 0.8, (0, 1): 0.9, (1, 1): 0.85}
     assert match_greedy(allowed, order=[0, 1]) == [(0, 1)]
@@ -229,7 +229,7 @@ EVENTS = st.lists(st.builds(lambda t, x: Reference(t, t, f"Event {x}."), TIMES, 
 
 @given(CLAIMS, EVENTS.filter(bool), st.randoms(use_true_random=False))
 def test_the_score_does_not_depend_on_the_order_of_claims(claims, references, random) -> None:  # type: ignore[no-untyped-def]
-    alignment = TemporalAlignmentConfig(1.0, True, "f1", "optimal", 2.0, 0.75, 4.0, True)
+    alignment = TemporalAlignmentConfig(1.0, "rules", True, "f1", "optimal", 2.0, 0.75, 4.0, True)
 
     def equal(ours: Sequence[str], theirs: Sequence[str]) -> NDArray[np.float32]:
         return np.array([[float(a == b) for b in theirs] for a in ours], dtype=np.float32)

@@ -14,11 +14,11 @@ from rewards.types import (
     AccuracyConfig,
     ConsistencyConfig,
     FormatConfig,
-    RewardConfig,
     Scored,
     Target,
     TemporalAlignmentConfig,
     Verdict,
+    VideoR2Config,
 )
 from videor2_rl.evaluation.summary import METRICS
 from videor2_rl.rollout_log import events_of, read_rollouts, rollout_records, write_rollouts
@@ -147,12 +147,14 @@ def test_events_of_a_term_that_did_not_apply_are_empty() -> None:
 
 
 def test_a_response_scored_by_the_real_rewards_can_be_logged() -> None:
-    config = RewardConfig(
+    config = VideoR2Config(
+        rule="video_r2",
         answer_block="last",
         format=FormatConfig(weight=1.0),
         accuracy=AccuracyConfig(weight=1.0, number_relative_tolerance=0.001, partial_text=True),
         temporal_alignment=TemporalAlignmentConfig(
             weight=1.0,
+            claims="rules",
             gate=True,
             statistic="precision",
             matching="optimal",
@@ -161,7 +163,7 @@ def test_a_response_scored_by_the_real_rewards_can_be_logged() -> None:
             max_range_excess_seconds=4.0,
             contrast_guard=True,
         ),
-        consistency=ConsistencyConfig(weight=0.0, unreadable="closed"),
+        consistency=ConsistencyConfig(weight=0.0, reader="rules", unreadable="closed"),
     )
     response = (
         "<think>At 00:05 a red circle appears. At 00:12 a blue square appears. So it is A.</think><answer>A</answer>"
