@@ -1,192 +1,247 @@
 """Opposites that sentence similarity does not see.
 
 MiniLM gives "A red square appears." and "A red square disappears." a cosine of 0.89, red square against red circle
-0.76, both above the paper's threshold. A contrast set lists members that exclude one another; a claim and a reference
-that both speak of a set must agree on its members.
-
-The lists are English and hold what words alone can tell. Who does what to whom they do not see.
+0.76, a van overtaking a car against the reverse 0.99, all above the paper's threshold. The guard compares what claim and
+reference say in words: sets whose members exclude one another (`contrast_sets.py`), what goes with which noun, who does
+what to whom (`roles.py`), to or from where, how many, and whether it is affirmed or denied. It is English.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
+from rewards.contrast_sets import ABSENCES, DENIALS, DETAIL_SETS, EVENT_SETS, NEGATIONS, NEUTRAL, THING_SETS
+from rewards.english import FUNCTION_WORDS, stem, tokens
 from rewards.parsing import NUMBER_WORDS
+from rewards.roles import compare_roles
 
-# Set -> its members, each a list of words or pairs of words; a star adds the forms of a regular verb.
-_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "colour": (
-            "red|crimson|scarlet",
-            "green",
-            "blue|navy",
-            "yellow|golden",
-            "orange",
-            "purple|violet",
-            "pink|magenta",
-            "brown",
-            "black",
-            "white",
-            "grey|gray|silver",
-            "cyan|turquoise|teal",
-        ),
-        "shape": (
-            "square|squares|rectangle|rectangles|box|boxes",
-            "circle|circles|disc|discs|disk|disks|ball|balls|sphere|spheres",
-            "triangle|triangles",
-            "star|stars",
-            "diamond|diamonds|rhombus",
-            "cross|crosses",
-            "hexagon|hexagons",
-            "pentagon|pentagons",
-        ),
-        "side": ("left|leftward|leftwards", "right|rightward|rightwards"),
-        "vertical": (
-            "up|upward|upwards|rise*|rose|ascend*|climb*",
-            "down|downward|downwards|fall*|fell|fallen|descend*|sink*|sank",
-        ),
-        "height": ("above|top|upper", "below|bottom|lower|beneath"),
-        "depth": ("forward|forwards|approach*|closer|nearer", "backward|backwards|recede*|retreat*"),
-        "visibility": (
-            "appear*|emerge*|show up|shows up|showed up|fade in|fades in|come into|comes into|becomes visible",
-            "disappear*|vanish*|fade out|fades out|goes away|went away|no longer",
-        ),
-        "open": ("open*|unlock*", "close*|shut|shuts|shutting|lock*"),
-        "passage": (
-            "enter*|arrive*|comes in|came in|walks in|walked in|goes in|went in",
-            "exit*|leave*|depart*|comes out|came out|walks out|walked out|goes out|went out",
-        ),
-        "run": (
-            "start*|begin|begins|began|begun|beginning|resume*",
-            "stop|stops|stopped|stopping|end*|finish*|halt*|cease*|pause*",
-        ),
-        "switch": (
-            "turn on|turns on|turned on|turning on|switch on|switches on|switched on|lights up",
-            "turn off|turns off|turned off|turning off|switch off|switches off|switched off",
-        ),
-        "hold": (
-            "pick*|grab|grabs|grabbed|grabbing|lift*|catch*|caught",
-            "drop|drops|dropped|dropping|release*|throw*|threw",
-        ),
-        "force": ("push*", "pull*"),
-        "wear": ("puts on|put on|putting on|dons", "takes off|take off|taking off|took off"),
-        "posture": ("stands|standing|stood|stand up|stands up|gets up", "sit|sits|sitting|sat|lies|lying"),
-        "size": (
-            "large|larger|big|bigger|huge|grow*|grew|grown|expand*",
-            "small|smaller|tiny|little|shrink*|shrank|contract*",
-        ),
-        "speed": (
-            "fast|faster|quickly|rapidly|accelerate*|speeds up|sped up",
-            "slow|slower|slowly|decelerate*|slows|slowed",
-        ),
-        "amount": ("increase*|gain*|more", "decrease*|fewer|less"),
-        "change": ("add|adds|added|adding|insert*", "remove*"),
-        "day": ("day|daytime|daylight", "night|nighttime"),
-        "place": ("indoors|indoor|inside", "outdoors|outdoor|outside"),
-        "person": ("man|men|boy|boys|male", "woman|women|girl|girls|female|lady"),
-        "order": ("first", "last"),
-        "fill": ("fill*|full", "empty|empties|emptied|emptying|drain*"),
-        "success": ("succeed*|win|wins|won|winning|score*", "fail*|lose*|lost|miss*"),
-        "mood": ("happy|happily|smile*|laugh*", "sad|sadly|cry|cries|crying|cried|frown*"),
-        "heat": ("hot|heat*|warm*", "cold|cool*|freeze*|froze"),
-        "light": ("bright|brighter|brighten*", "dark|darker|darken*|dim|dims"),
-        "rotation": ("clockwise", "counterclockwise|anticlockwise|counter clockwise|anti clockwise"),
-        "join": ("attach*|connect*|join*", "detach*|disconnect*|separate*"),
-    }
-)
-_WORD = re.compile(r"[a-z]+(?:['\u2019]t)?|\d+(?:\.\d+)?")
-_NEGATION = frozenset({"no", "not", "never", "without", "nothing", "nobody", "none", "neither", "cannot"})
-# Pairs whose first word is no member of its set.
-_NOT_A_MEMBER = frozenset(
-    [
-        "right now",
-        "right away",
-        "right after",
-        "right before",
-        "right at",
-        "right when",
-        "close to",
-        "close up",
-        "close by",
-        "end of",
-        "up to",
-        "top of",
-        "pick out",
-        "start of",
-        "first time",
-        "last time",
-        "right next",
-        "join in",
-    ]
-)
 _NO_COUNT_BEFORE_ONE = frozenset(
-    {"the", "this", "that", "another", "each", "every", "first", "last", "next", "which", "no"}
+    {"the", "this", "that", "another", "each", "every", "first", "last", "next", "which", "no", "red", "other"}
 )
-_NO_COUNT_AFTER_ONE = frozenset({"of", "by", "another", "side", "is", "who", "that"})
+_NO_COUNT_AFTER_ONE = frozenset({"of", "by", "another", "side", "is", "who", "that", "after", "hand", "arm", "foot"})
+_TO, _FROM = frozenset({"to", "into", "onto"}), frozenset({"from", "out", "off"})
+_MAX_PHRASE_WORDS = 4
+_NEUTRAL = "neutral"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a sentence says, as far as the guard compares it."""
+
+    members: Mapping[str, frozenset[str]]
+    """Event or thing set -> its members in the sentence; sets it does not speak of are left out."""
+    details: Mapping[str, Mapping[str, frozenset[str]]]
+    """`colour`, `size`, `count` -> noun (its stem) -> values."""
+    directions: Mapping[str, frozenset[str]]
+    """Noun (its stem) -> "to", "from"."""
+    negations: int
+    """Negations and verbs that deny; an odd number denies, so "does not miss" affirms."""
+    absences: int
+    """Words such as "empty", which deny only where the other sentence denies in another way."""
+    stems: frozenset[str]
+
+
+@lru_cache(maxsize=65_536)
+def read_sentence(sentence: str) -> Reading:
+    """Read a sentence for comparison. Linear in its length; cached, since a group's responses repeat one another."""
+    words = tokens(sentence)
+    members: dict[str, set[str]] = {}
+    values: list[tuple[int, str, str]] = []
+    negations = absences = 0
+    place = 0
+    while place < len(words):
+        width, entries = _entry_at(words, place)
+        word = words[place]
+        if width == 1:
+            negations += word in NEGATIONS or word in DENIALS or word.endswith(("n't", "n\u2019t"))
+            absences += word in ABSENCES
+        for name, member in entries:
+            if name in DETAIL_SETS:
+                values.append((place, name, member))
+            elif name != _NEUTRAL:
+                members.setdefault(name, set()).add(member)
+        if not entries and (count := _count(words, place)) is not None:
+            values.append((place, "count", count))
+        place += width
+    return Reading(
+        members=MappingProxyType({name: frozenset(found) for name, found in members.items()}),
+        details=_details(words, values),
+        directions=_directions(words),
+        negations=negations,
+        absences=absences,
+        stems=frozenset(stem(word) for word in words),
+    )
 
 
 @lru_cache(maxsize=1)
-def _members() -> Mapping[str, tuple[tuple[str, str], ...]]:
-    """Word or pair of words -> the (set, member) it stands for; a member goes by its first word."""
-    table: dict[str, tuple[tuple[str, str], ...]] = {}
-    for name, members in _SETS.items():
+def _table() -> Mapping[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Word or phrase -> the (set, member) it stands for."""
+    table: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {}
+    for name, members in {**EVENT_SETS, **THING_SETS, **DETAIL_SETS, _NEUTRAL: ("|".join(NEUTRAL),)}.items():
         for member in members:
             entries = member.split("|")
             for entry in entries:
-                for form in _verb_forms(entry[:-1]) if entry.endswith("*") else (entry,):
-                    table[form] = (*table.get(form, ()), (name, entries[0].rstrip("*")))
+                for form in _forms(entry):
+                    table[form] = (*table.get(form, ()), (name, entries[0].replace("*", "")))
     return MappingProxyType(table)
+
+
+def _forms(entry: str) -> list[tuple[str, ...]]:
+    """The phrases that an entry stands for: only its first word is inflected."""
+    first, *rest = entry.split()
+    return [(form, *rest) for form in (_verb_forms(first[:-1]) if first.endswith("*") else (first,))]
 
 
 def _verb_forms(verb: str) -> tuple[str, ...]:
     if verb.endswith("e"):
         return verb, f"{verb}s", f"{verb}d", f"{verb[:-1]}ing"
     plural = "es" if verb.endswith(("s", "x", "z", "ch", "sh")) else "s"
-    return verb, f"{verb}{plural}", f"{verb}ed", f"{verb}ing"
+    doubled = verb[-1] if len(verb) > 2 and verb[-1] in "bgmnpt" and verb[-2] in "aeiou" and verb[-3] not in "aeiou" else ""
+    return verb, f"{verb}{plural}", f"{verb}ed", f"{verb}ing", f"{verb}{doubled}ed", f"{verb}{doubled}ing"
 
 
-@lru_cache(maxsize=65536)
-def contrast_members(sentence: str) -> Mapping[str, frozenset[str]]:
-    """What a sentence holds of each contrast set: set -> members. Sets it does not speak of are left out.
-
-    Two sets are open: `count` (numbers, `3` and `three` alike) and `polarity` (always there: affirmed or denied).
-    """
-    tokens = _WORD.findall(sentence.lower().replace("-", " "))
-    table = _members()
-    found: dict[str, set[str]] = {"polarity": {"affirmed"}}
-    index = 0
-    while index < len(tokens):
-        token, following = tokens[index], tokens[index + 1] if index + 1 < len(tokens) else ""
-        pair = f"{token} {following}"
-        width = 2 if pair in table else 1
-        if pair in table or (token in table and pair not in _NOT_A_MEMBER):
-            for name, member in table[pair if width == 2 else token]:
-                found.setdefault(name, set()).add(member)
-        elif token in _NEGATION or token.endswith(("n't", "n\u2019t")):
-            found["polarity"] = {"denied"}
-        elif (count := _count(token, tokens[index - 1] if index else "", following)) is not None:
-            found.setdefault("count", set()).add(count)
-        index += width
-    return MappingProxyType({name: frozenset(members) for name, members in found.items()})
+def _entry_at(words: Sequence[str], place: int) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """The longest phrase of the table that starts here: its number of words, and what it stands for."""
+    table = _table()
+    for width in range(min(_MAX_PHRASE_WORDS, len(words) - place), 0, -1):
+        entries = table.get(tuple(words[place : place + width]))
+        if entries is not None:
+            return width, entries
+    return 1, ()
 
 
-def _count(token: str, previous: str, following: str) -> str | None:
-    if token == "one" and (previous in _NO_COUNT_BEFORE_ONE or following in _NO_COUNT_AFTER_ONE):
+def _count(words: Sequence[str], place: int) -> str | None:
+    word = words[place]
+    following = words[place + 1] if place + 1 < len(words) else ""
+    if word in ("pair", "couple") and following == "of":
+        return "2"
+    if word in ("one", "single") and (
+        (place and words[place - 1] in _NO_COUNT_BEFORE_ONE) or following in _NO_COUNT_AFTER_ONE
+    ):
         return None
-    if token in NUMBER_WORDS:
-        return str(NUMBER_WORDS[token])
-    return token if token[0].isdigit() else None
+    if word == "single":
+        return "1"
+    if word in NUMBER_WORDS:
+        return str(NUMBER_WORDS[word])
+    return word if word[0].isdigit() else None
 
 
-@lru_cache(maxsize=65536)
+def _details(
+    words: Sequence[str], values: Sequence[tuple[int, str, str]]
+) -> Mapping[str, Mapping[str, frozenset[str]]]:
+    """Give each value its nouns: what follows it directly ("a red wooden door"), else what precedes ("the light turns red")."""
+    is_value = {place for place, _, _ in values}
+    bound: dict[str, dict[str, frozenset[str]]] = {}
+    for place, name, value in values:
+        after = place + 1
+        while after < len(words) and (after in is_value or (after + 1 in is_value and words[after] in ("or", "and", ","))):
+            after += 1
+        nouns = _run(words, after, step=1)
+        # "in red" goes with the person before it.
+        if not nouns:
+            nouns = [word for word in reversed(words[:place]) if word not in FUNCTION_WORDS][:3]
+        table = bound.setdefault(name, {})
+        for noun in map(stem, nouns):
+            table[noun] = table.get(noun, frozenset()) | {value}
+    return MappingProxyType({name: MappingProxyType(nouns) for name, nouns in bound.items()})
+
+
+def _run(words: Sequence[str], start: int, *, step: int) -> list[str]:
+    """Up to three words from `start` on before the next function word."""
+    found: list[str] = []
+    while 0 <= start < len(words) and words[start] not in FUNCTION_WORDS and len(found) < 3:
+        found.append(words[start])
+        start += step
+    return found
+
+
+def _directions(words: Sequence[str]) -> Mapping[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for place, word in enumerate(words):
+        direction = "to" if word in _TO else "from" if word in _FROM else None
+        if direction is None:
+            continue
+        after = place + 1
+        while after < len(words) and words[after] in ("of", "the", "a", "an", "his", "her", "its", "their"):
+            after += 1
+        for noun in _run(words, after, step=1)[:2]:
+            found[stem(noun)] = found.get(stem(noun), frozenset()) | {direction}
+    return MappingProxyType(found)
+
+
+@lru_cache(maxsize=65_536)
 def contrasts(claim: str, reference: str) -> tuple[str, ...]:
-    """The contrast sets in which a claim says something that its reference does not; empty: none.
+    """The respects in which a claim says something that its reference excludes; empty: none.
 
-    Only sets that both speak of count, so a claim may leave a detail out or add one of another kind. In a shared set
-    the claim's members must all be the reference's: "a red or blue square" is no claim about a red one.
+    Only what both speak of counts, so a claim may leave a detail out or add one of another kind. In a shared set the
+    claim's members must all be the reference's ("a red or blue square" is no claim about a red one); of things it may
+    name one more.
     """
-    ours, theirs = contrast_members(claim), contrast_members(reference)
-    return tuple(name for name, members in ours.items() if name in theirs and not members <= theirs[name])
+    ours, theirs = read_sentence(claim), read_sentence(reference)
+    roles = compare_roles(claim, reference)
+    found = [
+        name
+        for name, members in ours.members.items()
+        if name in theirs.members and name not in roles.agreeing and _excludes(name, members, theirs.members[name])
+    ]
+    found += [name for name in ours.details if _details_differ(name, ours, theirs)]
+    found += [name for name, differs in _RULES.items() if differs(ours, theirs)]
+    if roles.swapped:
+        found.append("roles")
+    return tuple(found)
+
+
+def _excludes(name: str, ours: frozenset[str], theirs: frozenset[str]) -> bool:
+    if name in THING_SETS:
+        return not ours & theirs or len(ours - theirs) > 1
+    return not ours <= theirs
+
+
+def _details_differ(name: str, ours: Reading, theirs: Reading) -> bool:
+    """Whether a noun has another value in the claim than in the reference.
+
+    A value of a noun that has none in the reference is a detail more. With a noun that the reference lacks ("a blue
+    car" for "a red vehicle"), one of the reference's values must be there.
+    """
+    mine, other = ours.details[name], theirs.details.get(name, {})
+    known = frozenset().union(*other.values())
+    said = frozenset().union(*mine.values())
+    shared = mine.keys() & other.keys()
+    if any(not mine[noun] <= other[noun] for noun in shared):
+        return True
+    strangers = {noun for noun in mine if noun not in theirs.stems}
+    return bool(known) and bool(strangers) and not said & known
+
+
+def _polarity_differs(ours: Reading, theirs: Reading) -> bool:
+    difference = ours.negations - theirs.negations
+    return difference % 2 == 1 and (difference + ours.absences - theirs.absences) % 2 == 1
+
+
+def _directions_differ(ours: Reading, theirs: Reading) -> bool:
+    return any(
+        not ours.directions[noun] & theirs.directions[noun] for noun in ours.directions.keys() & theirs.directions.keys()
+    )
+
+
+def _prefix_differs(ours: Reading, theirs: Reading) -> bool:
+    """`loads` and `unloads`, `appear` and `disappear`."""
+    return any(
+        f"{prefix}{word}" in others - words and word not in others
+        for words, others in ((ours.stems, theirs.stems), (theirs.stems, ours.stems))
+        for word in words
+        if len(word) > 2
+        for prefix in ("un", "dis")
+    )
+
+
+_RULES: Mapping[str, Callable[[Reading, Reading], bool]] = MappingProxyType(
+    {
+        "polarity": _polarity_differs,
+        "direction": _directions_differ,
+        "prefix": _prefix_differs,
+    }
+)
