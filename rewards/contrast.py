@@ -1,9 +1,9 @@
 """Opposites that sentence similarity does not see.
 
 MiniLM gives "A red square appears." and "A red square disappears." a cosine of 0.89, red square against red circle
-0.76, a van overtaking a car against the reverse 0.99, all above the paper's threshold. The guard compares what claim and
-reference say in words: sets whose members exclude one another (`contrast_sets.py`), what goes with which noun, who does
-what to whom (`roles.py`), to or from where, how many, and whether it is affirmed or denied. It is English.
+0.76, a van overtaking a car against the reverse 0.99, all above the paper's threshold. The guard compares what claim
+and reference say in words: sets whose members exclude one another (`contrast_sets.py`), what goes with which noun, who
+does what to whom (`roles.py`), to or from where, how many, and whether it is affirmed or denied. It is English.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def _verb_forms(verb: str) -> tuple[str, ...]:
     if verb.endswith("e"):
         return verb, f"{verb}s", f"{verb}d", f"{verb[:-1]}ing"
     plural = "es" if verb.endswith(("s", "x", "z", "ch", "sh")) else "s"
-    doubled = verb[-1] if len(verb) > 2 and verb[-1] in "bgmnpt" and verb[-2] in "aeiou" and verb[-3] not in "aeiou" else ""
+    doubled = (
+        verb[-1] if len(verb) > 2 and verb[-1] in "bgmnpt" and verb[-2] in "aeiou" and verb[-3] not in "aeiou" else ""
+    )
     return verb, f"{verb}{plural}", f"{verb}ed", f"{verb}ing", f"{verb}{doubled}ed", f"{verb}{doubled}ing"
 
 
@@ -132,12 +134,14 @@ def _count(words: Sequence[str], place: int) -> str | None:
 def _details(
     words: Sequence[str], values: Sequence[tuple[int, str, str]]
 ) -> Mapping[str, Mapping[str, frozenset[str]]]:
-    """Give each value its nouns: what follows it directly ("a red wooden door"), else what precedes ("the light turns red")."""
+    """Give each value its nouns: what follows ("a red wooden door"), else what precedes it ("the light turns red")."""
     is_value = {place for place, _, _ in values}
     bound: dict[str, dict[str, frozenset[str]]] = {}
     for place, name, value in values:
         after = place + 1
-        while after < len(words) and (after in is_value or (after + 1 in is_value and words[after] in ("or", "and", ","))):
+        while after < len(words) and (
+            after in is_value or (after + 1 in is_value and words[after] in ("or", "and", ","))
+        ):
             after += 1
         nouns = _run(words, after, step=1)
         # "in red" goes with the person before it.
@@ -223,7 +227,8 @@ def _polarity_differs(ours: Reading, theirs: Reading) -> bool:
 
 def _directions_differ(ours: Reading, theirs: Reading) -> bool:
     return any(
-        not ours.directions[noun] & theirs.directions[noun] for noun in ours.directions.keys() & theirs.directions.keys()
+        not ours.directions[noun] & theirs.directions[noun]
+        for noun in ours.directions.keys() & theirs.directions.keys()
     )
 
 

@@ -246,48 +246,49 @@ DETAIL_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 # Phrases whose words mean something else than alone.
-NEUTRAL = (
-    *("right now", "right away", "right after", "right before", "right at", "right when", "right next", "right behind"),
-    *("right beside", "left over", "left behind", "is left", "are left", "close to", "close up", "close by", "close behind"),
-    *("close together", "end of", "in the end", "up to", "top of", "start of", "first time", "last time", "at first"),
-    *("at last", "at the end", "over to", "over there", "all over", "run over", "fall over", "under way", "more than"),
-    *("less than", "once more", "no more", "any more", "part of", "last of", "first of", "as long as", "so long"),
-    *("pick out", "picks out", "picked out", "join* in", "look* up", "make* up", "give* up", "gave up", "end* up"),
-    *("settle* down", "calm* down", "write* down", "wrote down", "stand* still", "sit* still", "sits still", "take* place"),
-    *("take* off running", "takes off running", "no longer than", "the leaves", "leaves are", "leaves fall", "leaves from"),
-    *("light* up a", "get* ready", "get* into position", "fall* in love", "fall* from", "falling from", "cut* off"),
-    *("first aid", "second later", "seconds later", "a second", "each second", "one second", "at once", "back and forth"),
-    *("the open", "the closed", "an open", "a closed", "half open", "like a", "looks like", "look like", "later on"),
-    *("cross the", "crosses the", "crossed the", "crossing the", "ball game", "match point", "star* at", "part* way"),
-)
+_NEUTRAL = """
+right now | right away | right after | right before | right at | right when | right next | right behind | right beside
+| left over | left behind | is left | are left | close to | close up | close by | close behind | close together | end
+of | in the end | up to | top of | start of | first time | last time | at first | at last | at the end | over to | over
+there | all over | run over | fall over | under way | more than | less than | once more | no more | any more | part of
+| last of | first of | as long as | so long | pick out | picks out | picked out | join* in | look* up | make* up |
+give* up | gave up | end* up | settle* down | calm* down | write* down | wrote down | stand* still | sit* still | sits
+still | take* place | take* off running | takes off running | no longer than | the leaves | leaves are | leaves fall |
+leaves from | light* up a | get* ready | get* into position | fall* in love | fall* from | falling from | cut* off |
+first aid | second later | seconds later | a second | each second | one second | at once | back and forth | the open |
+the closed | an open | a closed | half open | like a | looks like | look like | later on | cross the | crosses the |
+crossed the | crossing the | ball game | match point | star* at | part* way
+"""
+NEUTRAL = tuple(" ".join(phrase.split()) for phrase in _NEUTRAL.split("|"))
 
 NEGATIONS = frozenset({"no", "not", "never", "without", "nothing", "nobody", "none", "neither", "cannot", "nowhere"})
 # Verbs that deny by their meaning: "fails to catch" is "does not catch".
-DENIALS = frozenset(
-    "fail fails failed failing miss misses missed missing lack lacks lacked unable refuse refuses refused".split()
-)
+_DENIALS = "fail fails failed failing miss misses missed missing lack lacks lacked unable refuse refuses refused"
+DENIALS = frozenset(_DENIALS.split())
 # They deny only beside a negation: "the room is empty" is "no one is in the room".
 ABSENCES = frozenset({"empty", "absent", "invisible", "deserted", "vacant", "gone"})
 
 # Who goes first says nothing here: A meets B, B meets A.
-SYMMETRIC = frozenset(
-    [
-        *("meet", "kiss", "hug", "embrace", "marry", "collide", "beside", "next", "near", "with", "alongside", "touch"),
-        *("opposite", "between", "join", "dance", "match", "equal", "differ", "shake", "together", "each", "close"),
-    ]
-)
-# B is left of A where A is right of B: word -> the relation it is read as, with its two sides exchanged.
-CONVERSES: Mapping[str, str] = MappingProxyType(
+_SYMMETRIC = """
+meet kiss hug embrace marry collide beside next near with alongside touch opposite between join dance match equal
+differ shake together each close
+"""
+SYMMETRIC = frozenset(_SYMMETRIC.split())
+# Word -> the set that it relates two things in, and whether its two sides are exchanged: B is left of A where A is
+# right of B.
+RELATIONS: Mapping[str, tuple[str, bool]] = MappingProxyType(
     {
-        "right": "left",
-        "below": "above",
-        "beneath": "above",
-        "under": "above",
-        "underneath": "above",
-        "behind": "front",
-        "after": "before",
+        "left": ("side", False),
+        "right": ("side", True),
+        "above": ("height", False),
+        "over": ("height", False),
+        "below": ("height", True),
+        "beneath": ("height", True),
+        "under": ("height", True),
+        "underneath": ("height", True),
+        "front": ("front", False),
+        "behind": ("front", True),
+        "before": ("time", False),
+        "after": ("time", True),
     }
-)
-RELATIONS: Mapping[str, str] = MappingProxyType(
-    {"left": "side", "above": "height", "over": "height", "front": "depth", "before": "order in time"}
 )

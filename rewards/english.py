@@ -9,13 +9,14 @@ from types import MappingProxyType
 
 _WORD = re.compile(r"[a-z]+(?:['\u2019]t)?|\d+(?:\.\d+)?|,")
 
-FUNCTION_WORDS = frozenset(
-    "a an the this that these those some any its his her their he she it they him them who which whose there is are was "
-    "were be been being am has have had do does did will would can could may might must shall should to of in on at by "
-    "for from into onto out off with as and or but then so while when where than very also just still again both each "
-    "other another same one's up down away back through across along around about toward towards against during until "
-    "till off it's not no n't ,".split()
-)
+_FUNCTION_WORDS = """
+a an the this that these those some any its his her their he she it they him them who which whose there is are was were
+be been being am has have had do does did will would can could may might must shall should to of in on at by for from
+into onto out off with as and or but then so while when where than very also just still again both each other another
+same one's up down away back through across along around about toward towards against during until till it's not no n't
+,
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 _IRREGULAR: Mapping[str, str] = MappingProxyType(
     {
         form: plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from pydantic import Discriminator, TypeAdapter
 from rewards.types import RewardConfig, Similarity, Target, VideoR2Config
 
 CONF = Path(__file__).parents[2] / "conf"
+CORPORA = Path(__file__).with_name("corpora")
 
 
 def compose_reward(name: str, *overrides: str) -> Any:
@@ -70,3 +71,31 @@ def toy_target() -> Target:
             "00:12": "A blue triangle appears.",
         },
     )
+
+
+class Row(NamedTuple):
+    """A line of a corpus."""
+
+    half: str
+    """tuning: the rules were written with these in sight; held-out: they were not."""
+    about: str
+    """The heading that the line stands under."""
+    cells: tuple[str, ...]
+    """Its parts between ` | `, with `\\n` read as a line break."""
+
+
+@pytest.fixture(scope="session")
+def read_corpus() -> Callable[[str], list[Row]]:
+    """Name -> the rows of `corpora/<name>.txt`: headings `[half] about`, comments `# `."""
+
+    def read(name: str) -> list[Row]:
+        rows: list[Row] = []
+        half = about = ""
+        for line in (CORPORA / f"{name}.txt").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("[tuning] ", "[held-out] ")):
+                half, about = line[1:].split("] ", 1)
+            elif line.strip() and not line.startswith("# "):
+                rows.append(Row(half, about, tuple(cell.replace("\\n", "\n") for cell in line.split(" | "))))
+        return rows
+
+    return read
