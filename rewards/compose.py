@@ -13,6 +13,7 @@ from rewards.claims import Claim, read_claims
 from rewards.consistency import Conclusion, consistency_verdict, gate, judged_consistency, read_conclusion
 from rewards.format import format_verdict
 from rewards.judge import read_claims_reply
+from rewards.official import compose as official
 from rewards.parsing import Blocks, read_blocks
 from rewards.temporal import Candidates, Reference, claims_of_map, find_candidates, read_references, temporal_verdict
 from rewards.types import (
@@ -89,7 +90,7 @@ def score_response(
         ValueError: the target cannot be scored against (`check_target`), or `similarity` gave another shape.
     """
     if isinstance(config, OfficialConfig):
-        raise ValueError("reward.rule: video_r2_official is not there yet; use video_r2.")
+        return official.score_response(response, target, config, similarity=similarity, evidence=evidence)
     reading = read_response(response, target, config, evidence)
     terms = {name: term(reading, config, similarity) for name, term in TERMS.items()}
     weights = term_weights(config)
@@ -198,6 +199,7 @@ def sentences_to_encode(
     needed: dict[str, None] = {}
     for response, target, evidence in zip(responses, targets, evidences, strict=True):
         if isinstance(config, OfficialConfig):
+            needed.update(dict.fromkeys(official.sentences_to_encode(response, target, config, evidence)))
             continue
         reading = read_response(response, target, config, evidence)
         if reading.references is None or reading.candidates is None or reading.claims is None:
@@ -210,7 +212,7 @@ def sentences_to_encode(
 def term_weights(config: RewardConfig) -> dict[str, float]:
     """The weight of each term."""
     if isinstance(config, OfficialConfig):
-        return dict.fromkeys(TERMS, 1.0)
+        return official.term_weights(config)
     return {
         "format": config.format.weight,
         "accuracy": config.accuracy.weight,

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Similarity: TypeAlias = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]
-"""Claim sentences and reference sentences -> [claims, references] float32 cosines."""
+Similarity: TypeAlias = Callable[[Sequence[str], Sequence[str]], NDArray[np.floating[Any]]]
+"""Claim sentences and reference sentences -> [claims, references] cosines, float32 or float64."""
 
 Status: TypeAlias = Literal["score", "abstention", "failure"]
 
@@ -71,8 +71,11 @@ class JudgeReply:
 class Evidence:
     """What others said about a response before it is scored."""
 
-    claims: Mapping[str, str] | None
-    """Claims already extracted: time key, as messy as a judge writes it -> sentence. They win over parser and judge."""
+    claims: Mapping[str, Any] | None
+    """Claims already extracted: time key, as messy as a judge writes it -> sentence. They win over parser and judge.
+
+    A value that is no text is no claim; in the official reward it costs the whole term, as in the paper's code.
+    """
     judge: Mapping[str, JudgeReply]
     """By purpose: "claims", "consistency"."""
 
@@ -172,12 +175,49 @@ class VideoR2Config:
 
 
 @dataclass(frozen=True)
+class OfficialWeight:
+    """A term of the official reward that has no options."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    weight: float
+
+
+@dataclass(frozen=True)
+class OfficialAlignmentConfig:
+    """The official temporal alignment; it always has the gate."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    weight: float
+    claims: Literal["rules", "judge"]
+    """Who reads claims where none are given and there is no reply of a judge; judge: a missing reply pays 0."""
+    buffer_seconds: float
+    """Both intervals are widened by it, so claim and reference may be twice as far apart."""
+    similarity_threshold: float
+
+
+@dataclass(frozen=True)
+class OfficialConsistencyConfig:
+    """The official gate."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    reader: Literal["rules", "judge"]
+    """Who reads consistency where there is no reply of a judge; judge: a missing reply pays 0."""
+
+
+@dataclass(frozen=True)
 class OfficialConfig:
     """The reward that the code of arXiv:2511.23478 pays, faults included (`rewards.official`)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     rule: Literal["video_r2_official"]
+    format: OfficialWeight
+    accuracy: OfficialWeight
+    temporal_alignment: OfficialAlignmentConfig
+    consistency: OfficialConsistencyConfig
 
 
 RewardConfig: TypeAlias = VideoR2Config | OfficialConfig
