@@ -111,8 +111,15 @@ def numbers(text: str) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
+def mean_relative_accuracy(answer: float, reference: float) -> float:
+    """The share of ten tolerances, 0.50 down to 0.05 of the reference, that an answer keeps (arXiv:2412.14171)."""
+    # The absolute part only serves a reference of 0, and tolerances that decimals miss by rounding.
+    error = abs(answer - reference)
+    return sum(error <= share / 100 * abs(reference) + 1e-9 for share in range(5, 55, 5)) / 10
+
+
 def agreement(answer: Answer | None, reference: Answer, *, config: AccuracyConfig) -> float:
-    """How right an answer is, in [0, 1]; None is 0."""
+    """Whether two answers are the same, for texts how nearly, in [0, 1]; None is 0."""
     if isinstance(answer, float) and isinstance(reference, float):
         # The absolute part only serves a solution of 0.
         return float(abs(answer - reference) <= config.number_relative_tolerance * abs(reference) + 1e-9)
@@ -138,11 +145,16 @@ def _f1(ours: Sequence[Hashable], theirs: Sequence[Hashable]) -> float:
 
 
 def accuracy_verdict(answer: Answer | None, reference: Answer, *, kind: Kind, config: AccuracyConfig) -> Verdict:
-    """Letters: equal or not. Numbers: within the tolerance. Texts: equal words, else their overlap where configured.
+    """Letters: equal or not. Numbers: as `number_score` says. Texts: equal words, else their overlap where configured.
 
     Args:
         answer: as `read_answer` read it from the answer block; None (nothing readable) scores 0.
         reference: `reference_answer` of the target.
     """
-    value = float(answer == reference) if kind == "choice" else agreement(answer, reference, config=config)
+    if kind == "choice":
+        value = float(answer == reference)
+    elif config.number_score == "mean_relative_accuracy" and isinstance(answer, float) and isinstance(reference, float):
+        value = mean_relative_accuracy(answer, reference)
+    else:
+        value = agreement(answer, reference, config=config)
     return scored(value, {"kind": kind, "answer": answer, "reference": reference})

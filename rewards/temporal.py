@@ -11,13 +11,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-from scipy.optimize import linear_sum_assignment
-
+from rewards.alignment import Interval, chance, counts, paid_statistic, restrict, shifted
 from rewards.claims import MAX_CLAIMS, Claim, tidy
 from rewards.contrast import contrasts
+from rewards.matching import Pair, match_greedy, match_optimal
 from rewards.types import Similarity, TemporalAlignmentConfig, Verdict, abstained, failed, scored
 
 _POINT = r"\d{1,6}:\d{1,2}(?::\d{1,2})?(?:\.\d+)?|\d{1,6}(?:\.\d+)?\s*(?:s|sec|secs|seconds?)?"
@@ -35,18 +34,21 @@ class Reference:
     text: str
 
 
-Pair: TypeAlias = tuple[int, int]
-"""Index of a claim, index of a reference."""
-
-
 @dataclass(frozen=True)
 class Candidates:
     """Which claims could match which references, before anything is said about similarity."""
 
-    undecided: tuple[Pair, ...]
-    """In time, and no contrast set sets the sentences apart, so similarity decides. By claim, then by reference."""
+    in_place: tuple[Pair, ...]
+    """In time, and the contrast guard does not set the sentences apart, so similarity decides. By claim, reference."""
+    shifts: tuple[tuple[Pair, ...], ...]
+    """The same after each shift of the claims in time; empty without `chance_correction`."""
     in_time: frozenset[int]
     """Claims with a reference in time, contrasts or not."""
+
+    @property
+    def undecided(self) -> tuple[Pair, ...]:
+        """All pairs whose similarity is needed."""
+        return tuple(dict.fromkeys(pair for pairs in (self.in_place, *self.shifts) for pair in pairs))
 
 
 def parse_time_key(key: str) -> tuple[float, float] | None:
@@ -95,57 +97,42 @@ def find_candidates(
     claims: Sequence[Claim], references: Sequence[Reference], *, config: TemporalAlignmentConfig
 ) -> Candidates:
     """Apply the rules that need no similarity: time, range length, contrast."""
+    times = [(claim.start_s, claim.end_s) for claim in claims]
+    in_time = _in_time(times, references, config)
+    shifts = []
+    if config.chance_correction and claims and references:
+        spans = [(event.start_s, event.end_s) for event in references]
+        shifts = [
+            _in_time(moved, references, config) for moved in shifted(times, spans, buffer_seconds=config.buffer_seconds)
+        ]
+
+    def compatible(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+        if not config.contrast_guard:
+            return tuple(pairs)
+        return tuple(pair for pair in pairs if not contrasts(claims[pair[0]].text, references[pair[1]].text))
+
+    return Candidates(
+        in_place=compatible(in_time),
+        shifts=tuple(compatible(pairs) for pairs in shifts),
+        in_time=frozenset(row for row, _ in in_time),
+    )
+
+
+def _in_time(
+    claims: Sequence[Interval], references: Sequence[Reference], config: TemporalAlignmentConfig
+) -> list[Pair]:
+    """Pairs whose gap is within the buffer and whose range is within the limit."""
     # Times are decimal fractions; 5.3 - 3.3 must not exceed a buffer of 2.
     buffer_s = config.buffer_seconds + 1e-6
     limit_s = math.inf if config.max_range_excess_seconds is None else config.max_range_excess_seconds + 1e-6
-    in_time = [
+    return [
         (row, column)
-        for row, claim in enumerate(claims)
+        for row, (start_s, end_s) in enumerate(claims)
         for column, event in enumerate(references)
-        if claim.start_s - event.end_s <= buffer_s
-        and event.start_s - claim.end_s <= buffer_s
-        and (claim.end_s - claim.start_s) - (event.end_s - event.start_s) <= limit_s
+        if start_s - event.end_s <= buffer_s
+        and event.start_s - end_s <= buffer_s
+        and (end_s - start_s) - (event.end_s - event.start_s) <= limit_s
     ]
-    undecided = in_time
-    if config.contrast_guard:
-        undecided = [pair for pair in in_time if not contrasts(claims[pair[0]].text, references[pair[1]].text)]
-    return Candidates(tuple(undecided), frozenset(row for row, _ in in_time))
-
-
-def match_optimal(allowed: Mapping[Pair, float]) -> list[Pair]:
-    """One-to-one pairs, as many as possible, among those the greatest sum of similarity.
-
-    Args:
-        allowed: similarity in [-1, 1] of the pairs that may match.
-    """
-    rows, columns = sorted({row for row, _ in allowed}), sorted({column for _, column in allowed})
-    if len(rows) == len(columns) == len(allowed):
-        return sorted(allowed)  # Nothing competes.
-    # One pair more outweighs any gain in similarity, which over n pairs is at most 2 n.
-    bonus = 2.0 * min(len(rows), len(columns)) + 1.0
-    worth = np.zeros((len(rows), len(columns)))
-    for (row, column), similarity in allowed.items():
-        worth[rows.index(row), columns.index(column)] = bonus + similarity
-    chosen = zip(*linear_sum_assignment(worth, maximize=True), strict=True)
-    pairs = [(rows[place], columns[other]) for place, other in chosen]
-    return [pair for pair in pairs if pair in allowed]
-
-
-def match_greedy(allowed: Mapping[Pair, float], *, order: Sequence[int]) -> list[Pair]:
-    """Each claim, in `order`, takes the most similar allowed reference that is left (arXiv:2511.23478).
-
-    Of equally similar references the earliest is taken.
-    """
-    by_row: dict[int, list[int]] = {}
-    for row, column in sorted(allowed):
-        by_row.setdefault(row, []).append(column)
-    taken: dict[int, int] = {}
-    for row in order:
-        free = [column for column in by_row.get(row, ()) if column not in taken]
-        if free:
-            best = max(allowed[row, column] for column in free)
-            taken[next(column for column in free if allowed[row, column] == best)] = row
-    return sorted((row, column) for column, row in taken.items())
 
 
 def temporal_verdict(
@@ -157,10 +144,10 @@ def temporal_verdict(
     config: TemporalAlignmentConfig,
     similarity: Similarity,
 ) -> Verdict:
-    """Gate times the configured statistic of the matching.
+    """Gate times the configured statistic of the matching (`alignment.paid_statistic`), less chance where configured.
 
-    precision = matched / claims, recall = matched / references, f1 their harmonic mean; all 0 without a claim. Each
-    reference counts once, so a claim repeated earns nothing more.
+    Each reference counts once, so a claim repeated earns nothing more. The detail has the plain counts as well
+    (`alignment.counts`), whatever is paid.
 
     Args:
         references: None where the sample has no temporal grounding, empty where none of its keys is readable: abstains.
@@ -175,28 +162,42 @@ def temporal_verdict(
     cosines = _cosines(claims, references, candidates.undecided, similarity)
     if not all(math.isfinite(cosine) for cosine in cosines.values()):
         return failed("a sentence similarity is not finite")
-    allowed = {pair: cosine for pair, cosine in cosines.items() if cosine >= config.similarity_threshold}
+    times = [(claim.start_s, claim.end_s) for claim in claims]
+    spans = [(event.start_s, event.end_s) for event in references]
+    allowed = restrict(cosines, candidates.in_place, threshold=config.similarity_threshold)
+    pairs = _match(allowed, times, config)
+    value = paid_statistic(pairs, times, spans, config=config)
+    detail: dict[str, Any] = {**counts(pairs, num_claims=len(claims), num_references=len(references)), "gate": gate}
+    if config.chance_correction:
+        detail["chance"] = _by_chance(cosines, candidates, times, spans, config)
+        value = max(0.0, value - detail["chance"])
+    detail["claims"] = _describe_claims(claims, candidates.in_time, cosines, allowed, dict(pairs))
+    detail["references"] = _describe_references(references, {column: row for row, column in pairs})
+    return scored(gate * value, detail)
+
+
+def _by_chance(
+    cosines: Mapping[Pair, float],
+    candidates: Candidates,
+    claims: Sequence[Interval],
+    references: Sequence[Interval],
+    config: TemporalAlignmentConfig,
+) -> float:
+    """The mean statistic over the candidates' shifts; 0 without a claim."""
+    if not claims:
+        return 0.0
+    moved = shifted(claims, references, buffer_seconds=config.buffer_seconds)
+    matchings = [
+        _match(restrict(cosines, pairs, threshold=config.similarity_threshold), there, config)
+        for pairs, there in zip(candidates.shifts, moved, strict=True)
+    ]
+    return chance(matchings, moved, references, config=config)
+
+
+def _match(allowed: Mapping[Pair, float], claims: Sequence[Interval], config: TemporalAlignmentConfig) -> list[Pair]:
     if config.matching == "optimal":
-        pairs = match_optimal(allowed)
-    else:
-        pairs = match_greedy(allowed, order=sorted(range(len(claims)), key=lambda row: _midpoint(claims[row])))
-    precision = len(pairs) / len(claims) if claims else 0.0
-    recall = len(pairs) / len(references)
-    f1 = 2 * len(pairs) / (len(claims) + len(references))
-    statistics = {"precision": precision, "recall": recall, "f1": f1}
-    return scored(
-        gate * statistics[config.statistic],
-        {
-            **statistics,
-            "gate": gate,
-            "claims": _describe_claims(claims, candidates.in_time, cosines, allowed, dict(pairs)),
-            "references": _describe_references(references, {column: row for row, column in pairs}),
-        },
-    )
-
-
-def _midpoint(claim: Claim) -> float:
-    return (claim.start_s + claim.end_s) / 2
+        return match_optimal(allowed)
+    return match_greedy(allowed, order=sorted(range(len(claims)), key=lambda row: sum(claims[row])))
 
 
 def _cosines(

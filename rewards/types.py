@@ -114,6 +114,9 @@ class AccuracyConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     weight: float
+    number_score: Literal["tolerance", "mean_relative_accuracy"]
+    """tolerance: a number is right or wrong; mean_relative_accuracy: the share of ten tolerances from 0.50 down to
+    0.05 of the solution that it keeps, as VSI-Bench scores (arXiv:2412.14171)."""
     number_relative_tolerance: float
     """Numbers count as equal when they differ by at most this share of the solution."""
     partial_text: bool
@@ -131,8 +134,16 @@ class TemporalAlignmentConfig:
     """Who reads the claims of the think block; a judge's failed or unreadable reply is a failure of the term."""
     gate: bool
     """Multiply by the consistency gate."""
-    statistic: Literal["precision", "recall", "f1"]
-    """What the term pays. precision = matched / claims is the paper's; recall = matched / references."""
+    statistic: Literal["precision", "recall", "f_beta", "interval_iou"]
+    """What the term pays for the matching (`rewards.alignment.paid_statistic`).
+
+    precision: credit / claims, the paper's; blind to what is left out, so one safe claim earns 1.
+    recall: credit / references; blind to what is made up.
+    f_beta: their weighted harmonic mean, which sees both.
+    interval_iou: as f_beta with beta 1, but a matched pair counts by how well its two intervals overlap.
+    """
+    beta: float
+    """Of f_beta: recall counts this many times as much as precision; 1 is F1. The other statistics do not read it."""
     matching: Literal["optimal", "greedy"]
     """optimal: most pairs, then highest similarity; greedy: claims by midpoint take the best reference left."""
     buffer_seconds: float
@@ -141,8 +152,21 @@ class TemporalAlignmentConfig:
     """Their sentences match from this cosine on."""
     max_range_excess_seconds: float | None
     """A claim's range may be this much longer than its reference's, else it matches nothing. None: no limit."""
+    range_cost_per_second: float
+    """A matched claim earns this much less for each second that its range is longer than its reference's, down to 0.
+
+    0: a range within the limit costs nothing.
+    """
     contrast_guard: bool
-    """Sentences that hold different members of a contrast set (red / blue, appears / disappears) never match."""
+    """Sentences that tell of opposite or exchanged events never match, however similar (`rewards.contrast`).
+
+    False: similarity alone decides, as in the paper.
+    """
+    chance_correction: bool
+    """Pay the statistic minus its mean over eight shifts of all claims in time, at least 0.
+
+    What claims earn wherever they stand (a stamp every second, events that recur) is then not paid.
+    """
 
 
 @dataclass(frozen=True)

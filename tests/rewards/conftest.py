@@ -9,11 +9,16 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import settings
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from pydantic import Discriminator, TypeAdapter
 
 from rewards.types import RewardConfig, Similarity, Target, VideoR2Config
+
+# A busy machine is no fault of the code.
+settings.register_profile("rewards", deadline=None)
+settings.load_profile("rewards")
 
 CONF = Path(__file__).parents[2] / "conf"
 CORPORA = Path(__file__).with_name("corpora")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from rewards.choices import read_choice
 from rewards.types import AccuracyConfig, Target
 
 COLOURS = ("red", "green", "blue", "yellow")
-CONFIG = AccuracyConfig(weight=1.0, number_relative_tolerance=0.001, partial_text=True)
+CONFIG = AccuracyConfig(weight=1.0, number_score="tolerance", number_relative_tolerance=0.001, partial_text=True)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +156,27 @@ def test_numbers_agree_within_the_relative_tolerance(answer: float, reference: f
     assert agreement(answer, reference, config=CONFIG) == expected
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("100", 1.0),
+        ("105", 1.0),  # 0.05 off: the strictest tolerance is kept.
+        ("106", 0.9),
+        ("90", 0.9),  # 0.10 off: all but 0.05.
+        ("75", 0.6),  # 0.25 off: 0.25, 0.30, ..., 0.50.
+        ("150", 0.1),
+        ("151", 0.0),
+        ("-100", 0.0),
+        ("nan", 0.0),
+        ("inf", 0.0),
+    ],
+)
+def test_mean_relative_accuracy_counts_the_tolerances_kept(answer: str, expected: float) -> None:
+    config = replace(CONFIG, number_score="mean_relative_accuracy")
+    verdict = accuracy_verdict(read_answer(answer, "number", ()), 100.0, kind="number", config=config)
+    assert verdict.value == pytest.approx(expected)
+
+
 def test_nothing_read_is_wrong() -> None:
     assert agreement(None, 5.0, config=CONFIG) == 0.0
     assert accuracy_verdict(None, "A", kind="choice", config=CONFIG).value == 0.0
@@ -174,7 +197,7 @@ def test_texts_that_differ_earn_their_overlap_only_where_configured() -> None:
     assert text_overlap("dog", "cat") == 0.0
     # Equal words in another order: F1 of words 1, of pairs 0.
     assert text_overlap("dog bites cat", "cat bites dog") == 0.5
-    strict = AccuracyConfig(weight=1.0, number_relative_tolerance=0.0, partial_text=False)
+    strict = AccuracyConfig(weight=1.0, number_score="tolerance", number_relative_tolerance=0.0, partial_text=False)
     assert agreement("big red car", "red car", config=strict) == 0.0
     assert agreement("Red car", "red car", config=strict) == 1.0
 

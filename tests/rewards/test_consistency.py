@@ -8,7 +8,7 @@ from rewards.consistency import consistency_verdict, gate, read_conclusion
 from rewards.types import AccuracyConfig, ConsistencyConfig, Verdict, abstained, scored
 
 COLOURS = ("red", "green", "blue", "yellow")
-ACCURACY = AccuracyConfig(weight=1.0, number_relative_tolerance=0.001, partial_text=True)
+ACCURACY = AccuracyConfig(weight=1.0, number_score="tolerance", number_relative_tolerance=0.001, partial_text=True)
 
 CONCLUSIONS: list[tuple[str, str | None]] = [
     ("At 00:08 a yellow circle appears. The last is red (A).", "A"),

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from rewards.compose import score_response, sentences_to_encode
-from rewards.types import NO_EVIDENCE, Evidence, JudgeReply, Similarity, Target, VideoR2Config
+from rewards.types import NO_EVIDENCE, Evidence, JudgeReply, Similarity, Target
 
 RESPONSE = "<think>Nothing is said of any time, the answer is A.</think><answer>A</answer>"
 CLAIMS = {"0:02": "A red square appears", "from 8 s to 9 s": "A yellow circle appears", "later": "A cat appears"}
+
+PRECISION = "reward.temporal_alignment.statistic=precision"
 
 
 def said(text: str) -> JudgeReply:
@@ -19,15 +21,15 @@ def said(text: str) -> JudgeReply:
 
 
 def test_claims_that_are_given_win_over_parser_and_judge(
-    reward_config: Callable[..., Any], config: VideoR2Config, toy_target: Target, by_words: Similarity
+    reward_config: Callable[..., Any], toy_target: Target, by_words: Similarity
 ) -> None:
-    judge = reward_config("video_r2", "reward.temporal_alignment.claims=judge")
+    judge = reward_config("video_r2", PRECISION, "reward.temporal_alignment.claims=judge")
     evidence = Evidence(CLAIMS, {"claims": said('{"00:02": "A cow appears."}')})
-    for settings in (config, judge):
+    for settings in (reward_config("video_r2", PRECISION), judge):
         scored = score_response(RESPONSE, toy_target, settings, similarity=by_words, evidence=evidence)
         alignment = scored.terms["temporal_alignment"]
         assert [claim["quote"] for claim in alignment.detail["claims"]] == ["0:02", "from 8 s to 9 s"]
-        assert alignment.value == 1.0
+        assert alignment.value == pytest.approx(0.95)  # The second range is a second longer than its event
         assert sentences_to_encode([RESPONSE], [toy_target], settings, [evidence])[:2] == [
             "A red square appears.",
             "A yellow circle appears.",
@@ -37,7 +39,7 @@ def test_claims_that_are_given_win_over_parser_and_judge(
 def test_the_judges_claims_are_read_from_its_raw_reply(
     reward_config: Callable[..., Any], toy_target: Target, by_words: Similarity
 ) -> None:
-    config = reward_config("video_r2", "reward.temporal_alignment.claims=judge")
+    config = reward_config("video_r2", PRECISION, "reward.temporal_alignment.claims=judge")
     reply = said('Sure: {"00:02": "A red square appears.", "00:12": "A red square appears."}')
     scored = score_response(
         RESPONSE, toy_target, config, similarity=by_words, evidence=Evidence(None, {"claims": reply})
@@ -50,7 +52,7 @@ def test_the_judges_claims_are_read_from_its_raw_reply(
 def test_a_claims_reply_that_failed_fails_alignment_and_the_reward(
     judge: dict[str, JudgeReply], reward_config: Callable[..., Any], toy_target: Target, by_words: Similarity
 ) -> None:
-    config = reward_config("video_r2", "reward.temporal_alignment.claims=judge")
+    config = reward_config("video_r2", PRECISION, "reward.temporal_alignment.claims=judge")
     scored = score_response(RESPONSE, toy_target, config, similarity=by_words, evidence=Evidence(None, judge))
     assert scored.reward is None
     assert scored.terms["temporal_alignment"].status == "failure"
@@ -76,7 +78,7 @@ def test_the_judge_reads_consistency_and_a_failed_reply_fails_the_gate(
     toy_target: Target,
     by_words: Similarity,
 ) -> None:
-    config = reward_config("video_r2", "reward.consistency.reader=judge")
+    config = reward_config("video_r2", PRECISION, "reward.consistency.reader=judge")
     judge = {"consistency": JudgeReply(reply, None if reply else "connection refused")}
     evidence = Evidence({"00:02": "A red square appears."}, judge)
     scored = score_response(RESPONSE, toy_target, config, similarity=by_words, evidence=evidence)
@@ -85,14 +87,18 @@ def test_the_judge_reads_consistency_and_a_failed_reply_fails_the_gate(
     if consistency is None:
         assert {scored.terms[name].status for name in ("consistency", "temporal_alignment")} == {"failure"}
         assert scored.reward is None
-    ungated = reward_config("video_r2", "reward.consistency.reader=judge", "reward.temporal_alignment.gate=false")
+    ungated = reward_config(
+        "video_r2", PRECISION, "reward.consistency.reader=judge", "reward.temporal_alignment.gate=false"
+    )
     assert score_response(RESPONSE, toy_target, ungated, similarity=by_words, evidence=evidence).reward == 3.0
 
 
 def test_an_empty_block_needs_no_judge(
     reward_config: Callable[..., Any], toy_target: Target, by_words: Similarity
 ) -> None:
-    config = reward_config("video_r2", "reward.consistency.reader=judge", "reward.temporal_alignment.claims=judge")
+    config = reward_config(
+        "video_r2", PRECISION, "reward.consistency.reader=judge", "reward.temporal_alignment.claims=judge"
+    )
     scored = score_response("<answer>A</answer>", toy_target, config, similarity=by_words, evidence=NO_EVIDENCE)
     assert scored.terms["consistency"].status == "abstention"
     assert scored.terms["temporal_alignment"].value == 0.0

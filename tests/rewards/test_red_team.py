@@ -9,9 +9,9 @@ import pytest
 from rewards.compose import score_response
 from rewards.types import Similarity, Target, VideoR2Config
 
-# One event of three right, the others at wrong times, and an answer that follows but is wrong: 1 + 0 + 1/3.
+# Two events of three right, the third at a wrong time, and an answer that follows but is wrong: 1 + 0 + 2/3.
 HONEST_WEAK = (
-    "<think>At 00:02 a red square appears. At 00:05 a yellow circle appears. At 00:15 a blue triangle appears. "
+    "<think>At 00:02 a red square appears. At 00:07 a yellow circle appears. At 00:15 a blue triangle appears. "
     "The first is blue (C).</think>\n<answer>C</answer>"
 )
 WRONG = "The first is blue (C).</think>\n<answer>C</answer>"
@@ -55,7 +55,7 @@ def test_no_attempt_earns_more_than_an_honest_weak_answer(
     name: str, config: VideoR2Config, toy_target: Target, by_words: Similarity
 ) -> None:
     honest = score_response(HONEST_WEAK, toy_target, config, similarity=by_words).reward
-    assert honest == pytest.approx(4 / 3)
+    assert honest == pytest.approx(5 / 3)
     attempt = score_response(ATTEMPTS[name], toy_target, config, similarity=by_words).reward
     assert attempt is not None and honest is not None
     assert attempt <= honest

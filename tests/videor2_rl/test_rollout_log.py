@@ -151,17 +151,22 @@ def test_a_response_scored_by_the_real_rewards_can_be_logged() -> None:
         rule="video_r2",
         answer_block="last",
         format=FormatConfig(weight=1.0),
-        accuracy=AccuracyConfig(weight=1.0, number_relative_tolerance=0.001, partial_text=True),
+        accuracy=AccuracyConfig(
+            weight=1.0, number_score="tolerance", number_relative_tolerance=0.001, partial_text=True
+        ),
         temporal_alignment=TemporalAlignmentConfig(
             weight=1.0,
             claims="rules",
             gate=True,
             statistic="precision",
+            beta=1.0,
             matching="optimal",
             buffer_seconds=2.0,
             similarity_threshold=0.75,
             max_range_excess_seconds=4.0,
+            range_cost_per_second=0.0,
             contrast_guard=True,
+            chance_correction=False,
         ),
         consistency=ConsistencyConfig(weight=0.0, reader="rules", unreadable="closed"),
     )
