@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 
-from rewards.accuracy import Answer, Kind, accuracy_verdict, answer_kind, read_answer, reference_answer, target_options
-from rewards.choices import normalise
-from rewards.claims import Claim, read_claims
-from rewards.consistency import Conclusion, consistency_verdict, gate, judged_consistency, read_conclusion
+from rewards.accuracy import accuracy_verdict
+from rewards.consistency import gate
+from rewards.extra import check_terms, extra_verdict
 from rewards.format import format_verdict
-from rewards.judge import read_claims_reply
 from rewards.official import compose as official
-from rewards.parsing import Blocks, read_blocks
-from rewards.temporal import Candidates, Reference, claims_of_map, find_candidates, read_references, temporal_verdict
+from rewards.reading import Reading, read_response, read_target
+from rewards.temporal import temporal_verdict
 from rewards.types import (
     NO_EVIDENCE,
     Evidence,
@@ -27,36 +24,11 @@ from rewards.types import (
     Verdict,
     VideoR2Config,
     failed,
+    scored,
 )
 
+_PROBE = "<think>At 00:05 a red square appears. So it is red (A).</think><answer>A</answer>"
 METRICS = ("accuracy", "format", "tar_precision", "tar_recall", "tar_f1", "tac", "num_claims")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the terms share: a response and its target, read once."""
-
-    blocks: Blocks
-    kind: Kind
-    options: tuple[str, ...]
-    reference: Answer
-    answer: Answer | None
-    consistency: Verdict
-    claims: tuple[Claim, ...] | None
-    """None: a judge is to read them and its reply is missing or unreadable."""
-    claims_failure: str | None
-    """Why, where `claims` is None."""
-    references: tuple[Reference, ...] | None
-    candidates: Candidates | None
-    """None without claims or references."""
-
-
-@dataclass(frozen=True)
-class _ReadTarget:
-    kind: Kind
-    options: tuple[str, ...]
-    answer: Answer
-    references: tuple[Reference, ...] | None
 
 
 def check_target(target: Target) -> None:
@@ -65,7 +37,38 @@ def check_target(target: Target) -> None:
     Raises:
         ValueError: an empty solution, one that is not of its kind, an unknown problem_type.
     """
-    _read_target(target)
+    read_target(target)
+
+
+def check_config(config: RewardConfig) -> None:
+    """Fail on a configuration that cannot score, before a run starts.
+
+    Raises:
+        ValueError: a number out of its range, an `extra` function that cannot be imported or does not take its options,
+            a name in `extra` or `only_above_accuracy` that clashes or is unknown.
+    """
+    if isinstance(config, OfficialConfig):
+        return
+    alignment = config.temporal_alignment
+    for key, value, least in (
+        ("accuracy.number_relative_tolerance", config.accuracy.number_relative_tolerance, 0.0),
+        ("temporal_alignment.beta", alignment.beta, 1e-6),
+        ("temporal_alignment.buffer_seconds", alignment.buffer_seconds, 0.0),
+        ("temporal_alignment.similarity_threshold", alignment.similarity_threshold, -1.0),
+        ("temporal_alignment.max_range_excess_seconds", alignment.max_range_excess_seconds or 0.0, 0.0),
+        ("temporal_alignment.range_cost_per_second", alignment.range_cost_per_second, 0.0),
+        *((f"{name}.weight", weight, -math.inf) for name, weight in term_weights(config).items()),
+    ):
+        if not (math.isfinite(value) and value >= least):
+            raise ValueError(f"reward.{key}: found {value}; give a number that is finite and at least {least}.")
+    probe = read_response(_PROBE, Target(question="Which? A. red B. green", solution="A"), config)
+    check_terms(config.extra, taken=(*TERMS, *METRICS), probe=probe)
+    for name, bound in config.only_above_accuracy.items():
+        if name == "accuracy" or name not in (*TERMS, *config.extra):
+            known = ", ".join(known for known in (*TERMS, *config.extra) if known != "accuracy")
+            raise ValueError(f"reward.only_above_accuracy.{name}: there is no such term to bound; use one of {known}.")
+        if not 0 <= bound < 1:
+            raise ValueError(f"reward.only_above_accuracy.{name}: found {bound}; a bound lies in [0, 1).")
 
 
 def score_response(
@@ -92,7 +95,9 @@ def score_response(
     if isinstance(config, OfficialConfig):
         return official.score_response(response, target, config, similarity=similarity, evidence=evidence)
     reading = read_response(response, target, config, evidence)
-    terms = {name: term(reading, config, similarity) for name, term in TERMS.items()}
+    measured = {name: term(reading, config, similarity) for name, term in TERMS.items()}
+    measured |= {name: extra_verdict(name, term, reading) for name, term in config.extra.items()}
+    terms = {name: _bounded(name, verdict, measured["accuracy"], config) for name, verdict in measured.items()}
     weights = term_weights(config)
     paying = {name: verdict for name, verdict in terms.items() if weights[name] != 0}
     if any(verdict.status == "failure" for verdict in paying.values()):
@@ -105,79 +110,12 @@ def score_response(
     return Scored(reward, terms, _metrics(terms, num_claims=num_claims))
 
 
-def read_response(response: str, target: Target, config: VideoR2Config, evidence: Evidence = NO_EVIDENCE) -> Reading:
-    """Read a response against its target, everything but sentence similarity.
-
-    Raises:
-        ValueError: as `check_target`.
-    """
-    read = _read_target(target)
-    blocks = read_blocks(response, answer_block=config.answer_block)
-    think = normalise(blocks.think or "")
-    conclusion = read_conclusion(think, kind=read.kind, options=read.options)
-    if config.consistency.reader == "judge":
-        consistency = judged_consistency(evidence.judge.get("consistency"), think, blocks.answer)
-    else:
-        consistency = consistency_verdict(
-            conclusion, blocks.answer, kind=read.kind, options=read.options, accuracy=config.accuracy
-        )
-    claims, claims_failure = _claims(think, conclusion, config, evidence)
-    return Reading(
-        blocks=blocks,
-        kind=read.kind,
-        options=read.options,
-        reference=read.answer,
-        answer=None if blocks.answer is None else read_answer(blocks.answer, read.kind, read.options),
-        consistency=consistency,
-        claims=claims,
-        claims_failure=claims_failure,
-        references=read.references,
-        candidates=None
-        if read.references is None or claims is None
-        else find_candidates(claims, read.references, config=config.temporal_alignment),
-    )
-
-
-def _claims(
-    think: str, conclusion: Conclusion, config: VideoR2Config, evidence: Evidence
-) -> tuple[tuple[Claim, ...] | None, str | None]:
-    """The claims, or None and why there are none to be had."""
-    if evidence.claims is not None:
-        return claims_of_map(evidence.claims), None
-    if config.temporal_alignment.claims == "rules":
-        return tuple(read_claims(think, conclusion=conclusion.span)), None
-    if not think.strip():
-        return (), None
-    reply = evidence.judge.get("claims")
-    if reply is None or reply.text is None:
-        return None, f"claims: {reply.failure if reply else 'the judge was not asked'}"
-    claims = read_claims_reply(reply.text)
-    return (None, "claims: the judge's reply is unreadable") if claims is None else (claims_of_map(claims), None)
-
-
-def _read_target(target: Target) -> _ReadTarget:
-    grounding = target.temporal_grounding
-    return _read_target_parts(
-        target.question,
-        target.solution,
-        target.options,
-        target.problem_type,
-        None if grounding is None else tuple(grounding.items()),
-    )
-
-
-@lru_cache(maxsize=1024)
-def _read_target_parts(
-    question: str,
-    solution: str,
-    options: tuple[str, ...],
-    problem_type: str | None,
-    grounding: tuple[tuple[str, str], ...] | None,
-) -> _ReadTarget:
-    """Cached by content: the responses of a group share their target."""
-    target = Target(question, solution, options, problem_type, None if grounding is None else dict(grounding))
-    references = None if target.temporal_grounding is None else tuple(read_references(target.temporal_grounding))
-    return _ReadTarget(answer_kind(target), target_options(target), reference_answer(target), references)
+def _bounded(name: str, verdict: Verdict, accuracy: Verdict, config: VideoR2Config) -> Verdict:
+    """A term's verdict where accuracy is above the term's bound (`only_above_accuracy`), else a 0 that says so."""
+    bound = config.only_above_accuracy.get(name)
+    if bound is None or verdict.value is None or (accuracy.value is not None and accuracy.value > bound):
+        return verdict
+    return scored(0.0, {**verdict.detail, "withheld": verdict.value, "accuracy_bound": bound})
 
 
 def sentences_to_encode(
@@ -218,6 +156,7 @@ def term_weights(config: RewardConfig) -> dict[str, float]:
         "accuracy": config.accuracy.weight,
         "consistency": config.consistency.weight,
         "temporal_alignment": config.temporal_alignment.weight,
+        **{name: term.weight for name, term in config.extra.items()},
     }
 
 
@@ -256,7 +195,10 @@ TERMS: Mapping[str, Callable[[Reading, VideoR2Config, Similarity], Verdict]] = M
         "temporal_alignment": _temporal_alignment,
     }
 )
-"""Every term by name. A new one needs a line here, one in `term_weights` and a section in `VideoR2Config`."""
+"""The built-in terms by name; `extra` adds more without a change here.
+
+A new built-in one needs a line here, one in `term_weights` and a section in `VideoR2Config`.
+"""
 
 
 def _metrics(terms: Mapping[str, Verdict], *, num_claims: int | None) -> dict[str, float | None]:

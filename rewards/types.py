@@ -184,6 +184,20 @@ class ConsistencyConfig:
 
 
 @dataclass(frozen=True)
+class ExtraTermConfig:
+    """A term whose function stands elsewhere (`rewards.extra`)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    function: str
+    """`module.function`, importable where the reward workers run."""
+    weight: float
+    """May be negative."""
+    options: Mapping[str, Any]
+    """Keyword arguments of the function."""
+
+
+@dataclass(frozen=True)
 class VideoR2Config:
     """The default reward: which terms pay how much, and how each is judged. Values stand in `conf/reward/`."""
 
@@ -196,6 +210,10 @@ class VideoR2Config:
     accuracy: AccuracyConfig
     temporal_alignment: TemporalAlignmentConfig
     consistency: ConsistencyConfig
+    extra: Mapping[str, ExtraTermConfig]
+    """Further terms by name."""
+    only_above_accuracy: Mapping[str, float]
+    """Term -> bound (0-1): the term counts 0 unless accuracy is above it (the paper's "positive reinforcement")."""
 
 
 @dataclass(frozen=True)

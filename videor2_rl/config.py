@@ -364,6 +364,7 @@ def _check(run: GrpoRun | SftRun | EvaluateRun) -> None:
         _check_learner(run.learner)
     if not isinstance(run, SftRun):
         _check_rollout(run.rollout)
+        _check_reward(run.reward)
     if isinstance(run, GrpoRun):
         _check_grpo(run)
     if isinstance(run, SftRun):
@@ -380,6 +381,15 @@ def _check(run: GrpoRun | SftRun | EvaluateRun) -> None:
             f"evaluation.checkpoints: found {list(run.evaluation.checkpoints)}; "
             "give evaluation.checkpoints=[NAME:FOLDER]",
         )
+
+
+def _check_reward(reward: RewardConfig) -> None:
+    from rewards.compose import check_config
+
+    try:
+        check_config(reward)
+    except ValueError as error:
+        raise ConfigError(f"configuration: {error}") from error
 
 
 def _check_learner(learner: LearnerConfig) -> None:

@@ -169,6 +169,8 @@ def test_a_response_scored_by_the_real_rewards_can_be_logged() -> None:
             chance_correction=False,
         ),
         consistency=ConsistencyConfig(weight=0.0, reader="rules", unreadable="closed"),
+        extra={},
+        only_above_accuracy={},
     )
     response = (
         "<think>At 00:05 a red circle appears. At 00:12 a blue square appears. So it is A.</think><answer>A</answer>"

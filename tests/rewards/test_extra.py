@@ -1,0 +1,192 @@
+"""Terms from outside, terms that shape, and bounds on terms."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards import shaping
+from rewards.compose import check_config, score_response, term_weights
+from rewards.reading import Reading, read_response
+from rewards.types import ExtraTermConfig, Similarity, Target, Verdict, VideoR2Config, abstained
+
+README = Path(__file__).parents[2] / "rewards" / "README.md"
+RESPONSE = "<think>At 00:02 a red square appears. The first is red (A).</think><answer>A</answer>"
+
+
+def test_a_reward_of_ones_own_as_the_readme_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_target: Target, by_words: Similarity
+) -> None:
+    from videor2_rl.app import compose_run
+    from videor2_rl.config import GrpoRun
+
+    text = README.read_text(encoding="utf-8")
+    (tmp_path / "my_rewards.py").write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
+    (tmp_path / "my_conf" / "reward").mkdir(parents=True)
+    (tmp_path / "my_conf" / "reward" / "brief.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    assert "--config-dir my_conf reward=brief" in text
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overrides = ["model.path=m", "data.train_file=t", "data.media_dir=d", "reward=brief"]
+    run = compose_run("grpo", GrpoRun, [f"hydra.searchpath=[file://{tmp_path}/my_conf]", *overrides])
+    assert term_weights(run.reward)["brevity"] == 0.2
+    scored = score_response(RESPONSE, toy_target, run.reward, similarity=by_words)
+    # 11 words where 10 are free; TAR: one of one claim and of three events, F1 1/2.
+    assert scored.terms["brevity"].value == pytest.approx(10 / 11)
+    assert scored.reward == pytest.approx(1 + 1 + 1 / 2 + 0.2 * 10 / 11)
+    del sys.modules["my_rewards"]
+
+
+def half(reading: Reading) -> float:
+    return 0.5
+
+
+def shy(reading: Reading) -> Verdict:
+    return abstained("not today")
+
+
+def too_much(reading: Reading) -> float:
+    return 3.0
+
+
+def fragile(reading: Reading) -> float:
+    return 1.0 / len(reading.claims or ())
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name under which this module can be imported."""
+    monkeypatch.setitem(sys.modules, "own_terms", sys.modules[__name__])
+    return "own_terms"
+
+
+def with_term(config: VideoR2Config, function: str, weight: float = 1.0, **options: Any) -> VideoR2Config:
+    return replace(config, extra={"mine": ExtraTermConfig(function, weight, options)})
+
+
+def test_a_term_adds_its_weighted_value_and_an_abstention_nothing(
+    here: str, config: VideoR2Config, toy_target: Target, by_words: Similarity
+) -> None:
+    def reward(changed: VideoR2Config) -> float | None:
+        return score_response(RESPONSE, toy_target, changed, similarity=by_words).reward
+
+    plain = reward(config)
+    assert plain is not None
+    assert reward(with_term(config, f"{here}.half", 0.4)) == pytest.approx(plain + 0.2)
+    assert reward(with_term(config, f"{here}.half", -0.4)) == pytest.approx(plain - 0.2)
+    assert reward(with_term(config, f"{here}.shy")) == plain
+
+
+def test_a_function_that_raises_fails_its_term_and_takes_the_reward_where_it_pays(
+    here: str, config: VideoR2Config, toy_target: Target, by_words: Similarity
+) -> None:
+    for weight, is_paid in ((1.0, False), (0.0, True)):
+        scored = score_response(
+            "<think>x</think><answer>A</answer>",
+            toy_target,
+            with_term(config, f"{here}.fragile", weight),
+            similarity=by_words,
+        )
+        assert scored.terms["mine"].status == "failure"
+        assert "ZeroDivisionError" in scored.terms["mine"].detail["reason"]
+        assert (scored.reward is not None) == is_paid
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "sentence"),
+    [
+        ("no_such_module.f", {}, "reward.extra.mine.function: the module 'no_such_module' cannot be imported"),
+        ("own_terms.nothing", {}, "the module 'own_terms' has no function 'nothing'"),
+        ("brevity", {}, "'brevity' names no module; give it as module.function"),
+        ("own_terms.half", {"words": 3}, "reward.extra.mine.options: own_terms.half does not take"),
+        ("own_terms.too_much", {}, "own_terms.too_much returned 3.0, which is no number in [0, 1]"),
+        ("rewards.shaping.length", {"min_words": 9, "max_words": 3, "zero_words": 5}, "min_words <= max_words"),
+        ("rewards.shaping.repetition", {"ngram": 0}, "repetition needs ngram >= 1"),
+    ],
+)
+def test_a_term_that_cannot_work_is_named_before_a_run(
+    function: str, options: dict[str, Any], sentence: str, here: str, config: VideoR2Config
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        check_config(with_term(config, function, **options))
+
+
+def test_a_name_that_is_taken_is_refused(here: str, config: VideoR2Config) -> None:
+    term = ExtraTermConfig(f"{here}.half", 1.0, {})
+    for name in ("format", "tar_f1"):
+        with pytest.raises(ValueError, match="name is that of a built-in term or metric"):
+            check_config(replace(config, extra={name: term}))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("reward.temporal_alignment.beta=0", "reward.temporal_alignment.beta: found 0.0"),
+        ("reward.temporal_alignment.buffer_seconds=-1", "reward.temporal_alignment.buffer_seconds: found -1.0"),
+        ("reward.temporal_alignment.range_cost_per_second=-1", "range_cost_per_second: found -1.0"),
+        ("reward.accuracy.weight=nan", "reward.accuracy.weight: found nan"),
+        ("+reward.only_above_accuracy.accuracy=0.1", "reward.only_above_accuracy.accuracy: there is no such term"),
+        ("+reward.only_above_accuracy.tar=0.1", "use one of format, consistency, temporal_alignment"),
+        ("+reward.only_above_accuracy.format=1", "reward.only_above_accuracy.format: found 1.0"),
+    ],
+)
+def test_a_value_out_of_range_is_named_before_a_run(
+    override: str, sentence: str, reward_config: Callable[..., VideoR2Config]
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        check_config(reward_config("video_r2", override))
+
+
+def test_every_shipped_reward_can_score(reward_config: Callable[..., VideoR2Config]) -> None:
+    for file in (README.parents[1] / "conf" / "reward").glob("*.yaml"):
+        check_config(reward_config(file.stem))
+
+
+def test_a_bounded_term_counts_only_where_accuracy_is_above_the_bound(
+    reward_config: Callable[..., VideoR2Config], toy_target: Target, by_words: Similarity
+) -> None:
+    config = reward_config("video_r2", "+reward.only_above_accuracy.temporal_alignment=0.1")
+    wrong = RESPONSE.replace("red (A)", "blue (C)").replace("<answer>A", "<answer>C")
+    right_one, wrong_one = (score_response(text, toy_target, config, similarity=by_words) for text in (RESPONSE, wrong))
+    assert right_one.reward == 2.5
+    assert wrong_one.reward == 1.0
+    assert wrong_one.terms["temporal_alignment"].value == 0.0
+    assert wrong_one.terms["temporal_alignment"].detail["withheld"] == 0.5
+    assert wrong_one.metrics["tar_precision"] == 1.0
+
+
+def reading_of(think: str, config: VideoR2Config, target: Target) -> Reading:
+    return read_response(f"<think>{think}</think><answer>A</answer>", target, config)
+
+
+@pytest.mark.parametrize(
+    ("count", "value"), [(0, 0.0), (1, 0.25), (4, 1.0), (8, 1.0), (9, 0.75), (11, 0.25), (12, 0.0), (50, 0.0)]
+)
+def test_length_pays_between_its_bounds(count: int, value: float, config: VideoR2Config, toy_target: Target) -> None:
+    reading = reading_of("word " * count, config, toy_target)
+    assert shaping.length(reading, min_words=4, max_words=8, zero_words=12).value == pytest.approx(value)
+
+
+def test_repetition_is_the_share_of_distinct_runs(config: VideoR2Config, toy_target: Target) -> None:
+    # ab bc ca ab bc: three distinct of five.
+    assert shaping.repetition(reading_of("x b c x b c", config, toy_target), ngram=2).value == pytest.approx(3 / 5)
+    assert shaping.repetition(reading_of("one", config, toy_target), ngram=2).value == 1.0
+    nothing = read_response("<answer>A</answer>", toy_target, config)
+    assert shaping.repetition(nothing, ngram=2).value == 0.0
+
+
+@given(st.lists(st.sampled_from("pqr"), max_size=30), st.integers(1, 5))
+def test_repetition_is_a_share_and_one_exactly_without_a_run_twice(
+    config: VideoR2Config, toy_target: Target, words: list[str], ngram: int
+) -> None:
+    value = shaping.repetition(reading_of(" ".join(words), config, toy_target), ngram=ngram).value
+    runs = [tuple(words[start : start + ngram]) for start in range(len(words) - ngram + 1)]
+    assert value is not None and 0.0 < value <= 1.0
+    assert (value == 1.0) == (len(runs) == len(set(runs)))
