@@ -27,32 +27,39 @@ def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], Non
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     def job(config: DictConfig) -> None:
         tree = OmegaConf.to_container(config, resolve=True)
         if not isinstance(tree, dict):
             raise ConfigError("configuration: the primary file is empty")
         tree["output_dir"] = HydraConfig.get().runtime.output_dir
-        try:
-            body(load(run_type, {str(key): value for key, value in tree.items()}))
-        except ConfigError as error:
-            _fail(str(error), 2)
+        body(load(run_type, {str(key): value for key, value in tree.items()}))
 
     task = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(job)
 
     def main() -> None:
         _quiet_logging()
-        try:
+        with user_errors(config_name):
             task()
-        except (HydraException, OmegaConfBaseException) as error:
-            _fail(_one_sentence(error, config_name), 2)
-        except KeyboardInterrupt:
-            _fail("stopped", 130)
 
     return main
+
+
+@contextmanager
+def user_errors(config_name: str) -> Iterator[None]:
+    """End with one sentence on stderr: exit code 2 for the user's mistakes, 130 for an interrupt."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(_one_sentence(error, config_name), 2)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
 
 
 def _quiet_logging() -> None:
@@ -74,9 +81,11 @@ def _fail(message: str, code: int) -> None:
 def _one_sentence(error: Exception, config_name: str) -> str:
     """Hydra's and OmegaConf's errors as one line with the mend."""
     message = " ".join(str(error).split())
-    wrong = next((arg.lstrip("+~").split("=")[0] for arg in sys.argv[1:] if _names_culprit(arg, message)), None)
-    if wrong is None:
+    named = [arg.lstrip("+~").split("=")[0] for arg in sys.argv[1:] if _names_culprit(arg, message)]
+    if not named:
         return message
+    # The message about reward.format.wait holds the key of reward=video_r2 too.
+    wrong = max(named, key=len)
     known = _known_keys(config_name)
     close = difflib.get_close_matches(wrong, known, n=1)
     if wrong in known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,27 @@ def write_json_atomic(path: Path, value: Any) -> None:
 def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line. NaN and infinity raise ValueError: JSON has neither."""
     write_text_atomic(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """One line of JSON; what JSON cannot hold becomes null (NaN, infinity) or an escape (a lone surrogate)."""
+    try:
+        line = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except ValueError:
+        line = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(json.loads(line))
+    return f"{line}\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:

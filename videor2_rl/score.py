@@ -1,0 +1,137 @@
+"""Scores of stored responses under any reward configuration, without a model: no Ray, and no torch unless sentences
+have to be encoded.
+
+    python -m videor2_rl.score responses.jsonl scores.jsonl reward=video_r2_official
+    python -m videor2_rl.score outputs/demo/grpo scores.jsonl reward.temporal_alignment.statistic=f1
+
+The second line asks what another reward would have paid for a run's rollouts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videor2_rl.app import compose_run, user_errors
+from videor2_rl.config import ConfigError, ScoreRun
+
+if TYPE_CHECKING:
+    from videor2_rl.scoring.rows import BadRow, ScoreRow
+
+BATCH_ROWS = 512
+"""Rows scored together: their sentences go through the encoder in one call."""
+_MAX_MESSAGES = 20
+
+_ROWS = """\
+A row is one JSON object on one line:
+  id                  text or whole number
+  response            what the model wrote
+  solution            the reference answer, bare or inside <answer></answer>
+and, where there is more to say:
+  question            text
+  options             ["red", "blue"], ["A. red", "B. blue"] or "A. red B. blue"
+  problem_type        the kind of answer: multiple choice, numerical, free form, ...
+  temporal_grounding  {"00:05": "A door opens."}; without it temporal alignment abstains
+  claims              {"00:05": "The door opens."}, already extracted from the response
+  similarity          {claim sentence: {reference sentence: cosine}}; pairs left out are encoded
+  judge               {"claims": text, "consistency": text}, a judge's raw replies; null: its call failed
+
+A result is one JSON object on one line: id, reward (null where a paying term failed) and terms.<name> with verdict,
+value and what led to it. A run's folder or one of its rollouts/step_*.jsonl may stand in place of the rows.
+
+Rewards: reward=video_r2 (default), reward=video_r2_official (what the paper's code pays), reward=no_gate,
+reward=no_tar. Every value of conf/reward/ can be overridden: reward.temporal_alignment.buffer_seconds=1
+"""
+
+
+def score_files(files: Sequence[Path], output: Path, run: ScoreRun) -> list[str]:
+    """Score every row of `files` into `output`, in order; returns what is wrong with the rows that could not be scored.
+
+    Results are written as they come, to `<output>.part`, which becomes `output` at the end; an interrupt leaves it.
+    """
+    from videor2_rl.files import json_line
+    from videor2_rl.scoring.batch import result_record, score_rows
+    from videor2_rl.scoring.rows import BadRow, ScoreRow, count_lines
+    from videor2_rl.scoring.summary import Summary
+    from videor2_rl.similarity import SentenceEncoder
+    from videor2_rl.tracking import ProgressBar
+
+    encoder, summary = SentenceEncoder(), Summary()
+    faults: list[str] = []
+    part = output.with_name(f"{output.name}.part")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        part.open("w", encoding="utf-8") as file,
+        ProgressBar("scored", sum(count_lines(path) for path in files)) as progress,
+    ):
+        for batch, num_lines in _batches(files):
+            rows = [row for row in batch if isinstance(row, ScoreRow)]
+            results = iter(score_rows(rows, run.reward, encoder))
+            for row in batch:
+                result = next(results) if isinstance(row, ScoreRow) else row
+                if isinstance(result, BadRow):
+                    faults.append(result.message)
+                    continue
+                file.write(json_line(result_record(result)))
+                summary.add(result)
+            file.flush()
+            progress.advance(num_lines)
+    os.replace(part, output)
+    for line in summary.lines():
+        print(line)
+    return faults
+
+
+def _batches(files: Sequence[Path]) -> Iterator[tuple[list[ScoreRow | BadRow], int]]:
+    """Rows of some lines, at least BATCH_ROWS where there are as many, with the number of those lines."""
+    from videor2_rl.scoring.rows import read_rows
+
+    batch: list[ScoreRow | BadRow] = []
+    num_lines = 0
+    for path in files:
+        for rows in read_rows(path):
+            batch += rows
+            num_lines += 1
+            if len(batch) >= BATCH_ROWS:
+                yield batch, num_lines
+                batch, num_lines = [], 0
+    yield batch, num_lines
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m videor2_rl.score",
+        description="Score stored responses under a reward configuration, without a model.",
+        epilog=_ROWS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="IN", type=Path, help="rows (.jsonl), a rollout log or a run's folder")
+    parser.add_argument("output", metavar="OUT", type=Path, help="results (.jsonl), replaced if it is there")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="reward=NAME, reward.KEY=VALUE")
+    arguments = parser.parse_args()
+    with user_errors("score"):
+        from videor2_rl.scoring.rows import input_files
+
+        run = compose_run("score", ScoreRun, arguments.overrides)
+        files = input_files(arguments.input)
+        if arguments.output.resolve() in [file.resolve() for file in files]:
+            raise ConfigError(f"{arguments.output} is the input too; give another file for the results")
+        faults = score_files(files, arguments.output, run)
+        if faults:
+            raise ConfigError(_describe(faults))
+
+
+def _describe(faults: Sequence[str]) -> str:
+    shown = "\n".join(faults[:_MAX_MESSAGES])
+    more = len(faults) - _MAX_MESSAGES
+    return f"{len(faults)} rows could not be scored, all others are written:\n{shown}" + (
+        f"\nand {more} more" if more > 0 else ""
+    )
+
+
+if __name__ == "__main__":
+    main()

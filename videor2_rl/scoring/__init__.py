@@ -1,0 +1,1 @@
+"""Scoring of stored responses: rows in, verdicts out."""

@@ -1,0 +1,111 @@
+"""Scores of a batch of rows: known similarities first, what is missing from the encoder in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewards.claims import tidy
+from rewards.compose import score_response
+from rewards.types import RewardConfig, Scored, Similarity, Verdict
+from videor2_rl.scoring.rows import BadRow, ScoreRow
+from videor2_rl.similarity import SentenceEncoder
+
+
+class KnownSimilarity:
+    """A `Similarity` from a row's table; remembers the sentences of pairs that it does not hold.
+
+    The sentences of a table are those of the row. Rewards tidy sentences first, so they are looked up as written and
+    as tidied.
+    """
+
+    def __init__(self, table: Mapping[str, Mapping[str, float]], encoder: Similarity | None) -> None:
+        """
+        Args:
+            encoder: gives the pairs that the table does not hold; None: they count as 0 and are remembered.
+        """
+        self._table = table
+        self._encoder = encoder
+        self.missing: list[str] = []
+
+    def __call__(self, claims: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
+        """[claims, references] float64."""
+        matrix = np.zeros((len(claims), len(references)), dtype=np.float64)
+        known = np.zeros(matrix.shape, dtype=bool)
+        if self._table:
+            rows = _by_sentence(self._table)
+            for row, claim in enumerate(claims):
+                columns = _by_sentence(rows.get(claim, {}))
+                for column, reference in enumerate(references):
+                    if reference in columns:
+                        matrix[row, column] = columns[reference]
+                        known[row, column] = True
+        if not known.all():
+            if self._encoder is None:
+                self.missing = [*claims, *references]
+            else:
+                matrix = np.where(known, matrix, self._encoder(claims, references))
+        return matrix
+
+
+def _by_sentence(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries under their sentence as it is and tidied; where two are tidied alike the first stays."""
+    found: dict[str, Any] = {}
+    for sentence, value in table.items():
+        found.setdefault(tidy(sentence), value)
+    return {**found, **{sentence.strip(): value for sentence, value in table.items()}}
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """A row with its score."""
+
+    row: ScoreRow
+    scored: Scored
+
+
+def score_rows(rows: Sequence[ScoreRow], config: RewardConfig, encoder: SentenceEncoder) -> list[ScoredRow | BadRow]:
+    """The score of each row, or why it has none. The encoder is asked once, for what the rows' tables lack."""
+    tables = [KnownSimilarity(row.similarity, None) for row in rows]
+    results = [_score(row, config, table) for row, table in zip(rows, tables, strict=True)]
+    waiting = [place for place, table in enumerate(tables) if table.missing]
+    encoder.encode([sentence for place in waiting for sentence in tables[place].missing])
+    for place in waiting:
+        row = rows[place]
+        results[place] = _score(row, config, KnownSimilarity(row.similarity, encoder.similarity))
+    return results
+
+
+def _score(row: ScoreRow, config: RewardConfig, similarity: Similarity) -> ScoredRow | BadRow:
+    try:
+        scored = score_response(row.response, row.target, config, similarity=similarity, evidence=row.evidence)
+    except ValueError as error:
+        return BadRow(f"{row.where}: {error}")
+    return ScoredRow(row, scored)
+
+
+def result_record(result: ScoredRow) -> dict[str, Any]:
+    """What is written of a scored row: its id, the reward, and each term's verdict, value and what led to it."""
+    return {
+        "id": result.row.id,
+        **result.row.passed_on,
+        "reward": result.scored.reward,
+        "terms": {name: _term(verdict) for name, verdict in result.scored.terms.items()},
+    }
+
+
+def _term(verdict: Verdict) -> dict[str, Any]:
+    detail = dict(verdict.detail)
+    if "kind" in detail:
+        detail["type"] = detail.pop("kind")
+    if "claims" in detail:
+        detail["pairs"] = [
+            [place, claim["reference"], claim["similarity"]]
+            for place, claim in enumerate(detail["claims"])
+            if claim["reference"] is not None
+        ]
+    return {"verdict": verdict.status, "value": verdict.value, **detail}
