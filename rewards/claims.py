@@ -171,8 +171,12 @@ def _read_sentence(text: str) -> tuple[Claim, ...] | None:
     return tuple(_claims_of(text, times)) if times else None
 
 
+@lru_cache(maxsize=16_384)
 def tidy(text: str) -> str:
-    """One sentence in a plain form: connectives at the front and loose ends at the back removed, a full stop added."""
+    """One sentence in a plain form: connectives at the front and loose ends at the back removed, a full stop added.
+
+    Cached: a group's references, and the claims that repeat them, are the same few sentences.
+    """
     text = " ".join(text[:_MAX_CLAIM_CHARS].split())
     front = _CONNECTIVES.match(text)
     text = (text[front.end() :] if front else text).rstrip(_TRAIL)

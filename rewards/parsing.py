@@ -128,8 +128,9 @@ def _format_fault(response: str, tags: list[re.Match[str]]) -> str | None:
     return None
 
 
+@lru_cache(maxsize=1024)
 def solution_text(solution: str) -> str:
-    """The expected answer of a solution, tagged or bare.
+    """The expected answer of a solution, tagged or bare. Cached: a target's reading asks several times.
 
     Raises:
         ValueError: it is empty, or its answer block is.

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -51,6 +52,7 @@ class Candidates:
         return tuple(dict.fromkeys(pair for pairs in (self.in_place, *self.shifts) for pair in pairs))
 
 
+@lru_cache(maxsize=16_384)
 def parse_time_key(key: str) -> tuple[float, float] | None:
     """Start and end in seconds of a time key, read loosely; None where it is open-ended or unreadable.
 

@@ -52,7 +52,7 @@ def test_only_entries_reach_up_to_the_workers() -> None:
             assert "workers" not in imported_by(file), f"{file.name} imports workers"
 
 
-@pytest.mark.parametrize("app", ["grpo", "sft", "evaluate", "make_demo", "demo_run", "report"])
+@pytest.mark.parametrize("app", ["grpo", "sft", "evaluate", "score", "make_demo", "demo_run", "report"])
 def test_help_explains_itself_without_heavy_libraries(app: str) -> None:
     program = (
         "import runpy, sys\n"

@@ -43,17 +43,29 @@ def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text_atomic(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
 
 
-def json_line(value: Mapping[str, Any]) -> str:
-    """One line of JSON; what JSON cannot hold becomes null (NaN, infinity) or an escape (a lone surrogate)."""
+def parse_json(line: bytes) -> Any:
+    """The value of a JSON text, several times as fast as `json.loads` where it is strict JSON.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    import orjson
+
     try:
-        line = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        return orjson.loads(line)
     except ValueError:
-        line = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False)
+        return json.loads(line)  # NaN, lone surrogates, numbers beyond 64 bits.
+
+
+def json_line(value: Any) -> bytes:
+    """One line of JSON, UTF-8. What JSON cannot hold becomes null (NaN, infinity) or an escape (a lone surrogate)."""
+    import orjson
+
     try:
-        line.encode()
-    except UnicodeEncodeError:
-        line = json.dumps(json.loads(line))
-    return f"{line}\n"
+        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        return f"{json.dumps(_finite(value), allow_nan=False)}\n".encode()
 
 
 def _finite(value: Any) -> Any:

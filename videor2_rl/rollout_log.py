@@ -43,6 +43,10 @@ def rollout_records(
             "video": sample.video,
             "question": sample.question,
             "target": sample.solution,
+            # With these a response can be scored again (videor2_rl.score).
+            "options": list(sample.options),
+            "problem_type": sample.problem_type,
+            "temporal_grounding": None if sample.temporal_grounding is None else dict(sample.temporal_grounding),
             "responses": [
                 _response(rollout, score, advantage=advantage)
                 for rollout, score, advantage in zip(group.rollouts, scores, _advantages(train_group), strict=True)

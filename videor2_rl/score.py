@@ -64,7 +64,7 @@ def score_files(files: Sequence[Path], output: Path, run: ScoreRun) -> list[str]
     part = output.with_name(f"{output.name}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
     with (
-        part.open("w", encoding="utf-8") as file,
+        part.open("wb") as file,
         ProgressBar("scored", sum(count_lines(path) for path in files)) as progress,
     ):
         for batch, num_lines in _batches(files):

@@ -19,8 +19,8 @@ from videor2_rl.similarity import SentenceEncoder
 class KnownSimilarity:
     """A `Similarity` from a row's table; remembers the sentences of pairs that it does not hold.
 
-    The sentences of a table are those of the row. Rewards tidy sentences first, so they are looked up as written and
-    as tidied.
+    The sentences of a table are those of the row. Rewards may tidy sentences first, so they are looked up as written
+    and, where that finds nothing, as tidied.
     """
 
     def __init__(self, table: Mapping[str, Mapping[str, float]], encoder: Similarity | None) -> None:
@@ -34,30 +34,26 @@ class KnownSimilarity:
 
     def __call__(self, claims: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
         """[claims, references] float64."""
-        matrix = np.zeros((len(claims), len(references)), dtype=np.float64)
-        known = np.zeros(matrix.shape, dtype=bool)
-        if self._table:
-            rows = _by_sentence(self._table)
-            for row, claim in enumerate(claims):
-                columns = _by_sentence(rows.get(claim, {}))
-                for column, reference in enumerate(references):
-                    if reference in columns:
-                        matrix[row, column] = columns[reference]
-                        known[row, column] = True
-        if not known.all():
-            if self._encoder is None:
-                self.missing = [*claims, *references]
-            else:
-                matrix = np.where(known, matrix, self._encoder(claims, references))
-        return matrix
+        known = [
+            [_find(cosines, reference) for reference in references]
+            for cosines in (_find(self._table, claim) or {} for claim in claims)
+        ]
+        # None becomes NaN here.
+        matrix = np.array(known, dtype=np.float64).reshape(len(claims), len(references))
+        if not any(None in row for row in known):
+            return matrix
+        is_missing = np.array([[cosine is None for cosine in row] for row in known])
+        if self._encoder is None:
+            self.missing = [*claims, *references]
+            return np.where(is_missing, 0.0, matrix)
+        return np.where(is_missing, self._encoder(claims, references), matrix)
 
 
-def _by_sentence(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries under their sentence as it is and tidied; where two are tidied alike the first stays."""
-    found: dict[str, Any] = {}
-    for sentence, value in table.items():
-        found.setdefault(tidy(sentence), value)
-    return {**found, **{sentence.strip(): value for sentence, value in table.items()}}
+def _find(table: Mapping[str, Any], sentence: str) -> Any:
+    """The entry of a sentence as it is written, else of the first that is the same when tidied; None: there is none."""
+    if sentence in table:
+        return table[sentence]
+    return next((value for other, value in table.items() if sentence in (other.strip(), tidy(other))), None)
 
 
 @dataclass(frozen=True)

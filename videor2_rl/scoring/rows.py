@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from rewards.parsing import options_in
 from rewards.types import Evidence, JudgeReply, Target
 from videor2_rl.config import ConfigError
+from videor2_rl.files import parse_json
 
 _OWN_LETTER = re.compile(r"\(?([A-Z])[.):]\s*")
 
@@ -80,7 +80,7 @@ def read_rows(path: Path) -> Iterator[list[ScoreRow | BadRow]]:
 def _rows_of(line: bytes, path: Path, number: int) -> Iterator[ScoreRow | BadRow]:
     where = f"{path}, row {number}"
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except (ValueError, RecursionError) as error:
         yield BadRow(f"{where}: is not valid JSON ({error}); write the line again")
         return
@@ -209,6 +209,8 @@ def _similarity(row: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     for claim, cosines in value.items():
         if not isinstance(cosines, dict):
             raise _FieldError(f"similarity, {claim!r:.40}: is {cosines!r:.40}, expected a map reference -> cosine")
+        if all(type(cosine) is float for cosine in cosines.values()):
+            continue  # The usual case, at little cost.
         for reference, cosine in cosines.items():
             if isinstance(cosine, bool) or not isinstance(cosine, (int, float)):
                 raise _FieldError(

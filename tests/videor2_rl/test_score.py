@@ -1,0 +1,216 @@
+"""`python -m videor2_rl.score` through its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CASES = ROOT / "tests" / "rewards" / "official" / "cases.jsonl"
+RIGHT = "<think>At 00:05 a red square appears. So the answer is B.</think><answer>B</answer>"
+ROW = {
+    "id": "a",
+    "response": RIGHT,
+    "solution": "<answer>B</answer>",
+    "question": "Which? A. red B. blue",
+    "temporal_grounding": {"00:05": "A red square appears."},
+    "similarity": {"A red square appears.": {"A red square appears.": 1.0}},
+}
+
+
+def score(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "videor2_rl.score", *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def results(path: Path) -> list[dict[str, Any]]:
+    # Not splitlines: it would also cut at U+2028, which some of the cases hold.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_a_row_becomes_its_reward_and_what_led_to_it(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out.jsonl"
+    done = score(write(tmp_path / "in.jsonl", [ROW, {"id": 2, "response": "", "solution": "B"}]), str(out))
+    assert done.returncode == 0, done.stderr
+    first, second = results(out)
+    assert (first["id"], first["reward"]) == ("a", 3.0)
+    assert first["terms"]["accuracy"] == {
+        "verdict": "score",
+        "value": 1.0,
+        "type": "choice",
+        "answer": "B",
+        "reference": "B",
+    }
+    alignment = first["terms"]["temporal_alignment"]
+    assert (alignment["verdict"], alignment["value"], alignment["pairs"]) == ("score", 1.0, [[0, 0, 1.0]])
+    assert [claim["text"] for claim in alignment["claims"]] == ["A red square appears."]
+    assert [(event["start_s"], event["text"]) for event in alignment["references"]] == [(5.0, "A red square appears.")]
+    assert (second["id"], second["reward"]) == (2, 0.0)
+    assert second["terms"]["temporal_alignment"]["verdict"] == "abstention"
+    assert "2 rows, mean reward 1.5000" in done.stdout
+    assert "temporal_alignment: mean 1.0000 of 1 scored, 1 abstained" in done.stdout
+    assert not list(out.parent.glob("*.part"))
+
+
+def test_neither_torch_nor_ray_is_loaded_without_missing_similarities(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [ROW])
+    program = (
+        "import sys\n"
+        f"sys.argv = ['score', {source!r}, {str(tmp_path / 'out.jsonl')!r}]\n"
+        "from videor2_rl.score import main\n"
+        "main()\n"
+        "print(sorted({'torch', 'ray', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_case_of_the_papers_code_is_paid_alike(tmp_path: Path) -> None:
+    cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
+    settings = sorted({(case["buffer_seconds"], case["similarity_threshold"]) for case in cases})
+    num_compared = 0
+    # The commonest settings; the others are compared in tests/rewards/official.
+    for buffer_seconds, threshold in [pair for pair in settings if pair in ((2, 0.75), (5, 0.75), (2, 0.6))]:
+        chosen = [
+            case
+            for case in cases
+            if (case["buffer_seconds"], case["similarity_threshold"]) == (buffer_seconds, threshold)
+        ]
+        out = tmp_path / "out.jsonl"
+        done = score(
+            write(tmp_path / "in.jsonl", [case["row"] for case in chosen]),
+            str(out),
+            "reward=video_r2_official",
+            f"reward.temporal_alignment.buffer_seconds={buffer_seconds}",
+            f"reward.temporal_alignment.similarity_threshold={threshold}",
+        )
+        assert done.returncode == 0, done.stderr
+        for case, result in zip(chosen, results(out), strict=True):
+            terms, expected = result["terms"], case["expected"]
+            assert result["id"] == case["row"]["id"]
+            assert result["reward"] == expected["reward"], result["id"]
+            assert terms["accuracy"]["type"] == expected["type"]
+            for name in ("format", "accuracy", "temporal_alignment", "consistency"):
+                assert terms[name]["value"] == expected[name], (result["id"], name)
+        num_compared += len(chosen)
+    assert num_compared >= 200
+
+
+def test_bad_rows_are_named_and_the_others_scored(tmp_path: Path) -> None:
+    rows = [ROW, {**ROW, "response": 3}, {**ROW, "id": "c"}, {**ROW, "solution": ""}, {**ROW, "problem_type": "poem"}]
+    source, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    done = score(source, str(out))
+    assert done.returncode == 2
+    assert [result["id"] for result in results(out)] == ["a", "c"]
+    assert "3 rows could not be scored, all others are written" in done.stderr
+    assert f"{source}, row 2: response is 3, expected a text; mend it" in done.stderr
+    assert f"{source}, row 4: The solution '' holds no answer; give one" in done.stderr
+    assert f"{source}, row 5: The problem_type 'poem' is unknown; use one of" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_many_bad_rows_are_counted_beyond_the_first_twenty(tmp_path: Path) -> None:
+    done = score(write(tmp_path / "in.jsonl", [{}] * 25), str(tmp_path / "out.jsonl"))
+    assert done.returncode == 2
+    assert "25 rows could not be scored" in done.stderr and "and 5 more" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("reward=unknown", "unknown"),
+        ("reward.temporal_alignment.bufer_seconds=1", "did you mean reward.temporal_alignment.buffer_seconds?"),
+        ("reward.temporal_alignment.buffer_seconds=far", "reward.temporal_alignment.buffer_seconds: found 'far'"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(override: str, message: str, tmp_path: Path) -> None:
+    done = score(write(tmp_path / "in.jsonl", [ROW]), str(tmp_path / "out.jsonl"), "reward=video_r2", override)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [ROW])
+    done = score(source, source)
+    assert done.returncode == 2 and "is the input too" in done.stderr
+    assert results(tmp_path / "in.jsonl") == [ROW]
+
+
+def test_overrides_change_what_is_paid(tmp_path: Path) -> None:
+    row = {**ROW, "temporal_grounding": {"00:09": "A red square appears."}}
+    source, out = write(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl"
+    paid = []
+    for overrides in ([], ["reward.temporal_alignment.buffer_seconds=4"], ["reward=video_r2_official"]):
+        assert score(source, str(out), *overrides).returncode == 0
+        paid.append(results(out)[0]["reward"])
+    assert paid == [2.0, 3.0, 3.0]
+
+
+def test_a_missing_judge_reply_is_a_failure_and_pays_nothing_at_all(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [ROW, {**ROW, "judge": {"consistency": "NOT TRUE"}}])
+    out = tmp_path / "out.jsonl"
+    assert score(source, str(out), "reward.consistency.reader=judge").returncode == 0
+    unasked, denied = results(out)
+    assert unasked["reward"] is None and unasked["terms"]["temporal_alignment"]["verdict"] == "failure"
+    assert denied["reward"] == 2.0 and denied["terms"]["consistency"]["value"] == 0.0
+
+
+@pytest.mark.slow
+def test_pairs_that_are_left_out_come_from_the_encoder(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in ROW.items() if key != "similarity"}, {**ROW, "similarity": {}}]
+    out = tmp_path / "out.jsonl"
+    assert score(write(tmp_path / "in.jsonl", rows), str(out)).returncode == 0
+    for result in results(out):
+        [[_, _, cosine]] = result["terms"]["temporal_alignment"]["pairs"]
+        assert cosine == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_runs_rollouts_are_scored_again_beside_what_they_were_paid(tmp_path: Path) -> None:
+    rollouts = tmp_path / "run" / "rollouts"
+    rollouts.mkdir(parents=True)
+    record = {
+        "group_id": 0,
+        "sample_id": "clip-1",
+        "question": ROW["question"],
+        "target": "<answer>B</answer>",
+        "options": ["red", "blue"],
+        "problem_type": None,
+        "temporal_grounding": None,
+        "responses": [{"text": RIGHT, "reward": 2.5}, {"text": RIGHT.replace("B<", "A<"), "reward": 0.5}],
+    }
+    for step in (1, 2):
+        write(rollouts / f"step_{step:06}.jsonl", [record])
+    out = tmp_path / "out.jsonl"
+    done = score(str(tmp_path / "run"), str(out))
+    assert done.returncode == 0, done.stderr
+    again = results(out)
+    assert [result["id"] for result in again] == [f"step_00000{step}/0/{place}" for step in (1, 2) for place in (0, 1)]
+    assert [(result["reward"], result["logged_reward"]) for result in again[:2]] == [(2.0, 2.5), (1.0, 0.5)]
+    assert again[0]["sample_id"] == "clip-1"
+    assert "mean reward 1.5000, logged by the run 1.5000" in done.stdout
+
+
+def test_a_value_that_json_cannot_hold_becomes_null(tmp_path: Path) -> None:
+    row = {**ROW, "response": RIGHT + "\ud800", "similarity": {"A red square appears.": {"A red square appears.": 2}}}
+    text = json.dumps(row).replace(": 2}", ": NaN}")
+    (tmp_path / "in.jsonl").write_text(text)
+    out = tmp_path / "out.jsonl"
+    assert score(str(tmp_path / "in.jsonl"), str(out), "reward=video_r2_official").returncode == 0
+    [result] = results(out)
+    assert result["terms"]["temporal_alignment"]["value"] == 0.0
+    assert result["terms"]["temporal_alignment"]["claims"][0]["similarity"] is None
