@@ -34,7 +34,9 @@ def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], Non
         if not isinstance(tree, dict):
             raise ConfigError("configuration: the primary file is empty")
         tree["output_dir"] = HydraConfig.get().runtime.output_dir
-        body(load(run_type, {str(key): value for key, value in tree.items()}))
+        # In here too: an exception that leaves the job adds a line of Hydra's own.
+        with user_errors(config_name):
+            body(load(run_type, {str(key): value for key, value in tree.items()}))
 
     task = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(job)
 
