@@ -112,7 +112,10 @@ class RolloutConfig(Section):
 class LearnerConfig(Section):
     """verl training workers."""
 
-    backend: Literal["fsdp2"]
+    backend: Literal["fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
+    """What shards the training state over the ranks; FSDP2 shards like ZeRO-3."""
+    cpu_offload: bool
+    """Keep what the optimiser needs in host memory; slower, for models that do not fit."""
     num_ranks: int
     cpus_per_rank: float
     gpus_per_rank: float

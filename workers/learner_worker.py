@@ -27,7 +27,7 @@ from videor2_rl.config import ConfigError
 from videor2_rl.packing import MicroBatch, PackedBatch, token_log_probs
 from videor2_rl.types import LogProbs, WeightSnapshot
 from workers import losses
-from workers.engines.fsdp import PackedFSDPEngine
+from workers.engines.fsdp import PackedFSDPEngine, read_state, state_file
 from workers.losses import LossSums
 from workers.verl_config import UpdateSpec, actor_config
 from workers.weight_sync import expected_weights, publish_weights
@@ -151,36 +151,27 @@ class LearnerWorker(TrainingWorker):
     def save(self, path: str) -> None:
         """Write this rank's model, optimiser, schedule and random state into the folder."""
         Path(path).mkdir(parents=True, exist_ok=True)
-        torch.save(self.engine.module.state_dict(), self._state_file(path, "model"))
-        torch.save(self.engine.optimizer.state_dict(), self._state_file(path, "optim"))
+        self.engine.save_state(Path(path))
         extra = {"lr_scheduler": self.engine.lr_scheduler.state_dict(), "rng": _random_state()}
-        torch.save(extra, self._state_file(path, "extra_state"))
+        torch.save(extra, state_file(Path(path), "extra_state"))
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def load(self, path: str) -> None:
         """Restore what `save` wrote; the next step is the one that would have followed.
 
         Raises:
-            ConfigError: the folder was written by another number of ranks.
+            ConfigError: the folder was written by another number of ranks or another backend.
         """
-        if not self._state_file(path, "model").exists():
-            found = sorted(file.name for file in Path(path).glob("model_world_size_*"))
+        if not state_file(Path(path), "extra_state").exists():
+            found = sorted(file.name for file in Path(path).glob("extra_state_world_size_*"))
             raise ConfigError(
                 f"{path} holds no state of rank {self.rank} of {self.world_size} ranks, only "
                 f"{', '.join(found) or 'none'}; resume with the learner.num_ranks it was written with"
             )
-        self.engine.module.load_state_dict(self._read_state(path, "model"))
-        self.engine.optimizer.load_state_dict(self._read_state(path, "optim"))
-        extra = self._read_state(path, "extra_state")
+        self.engine.load_state(Path(path))
+        extra = read_state(Path(path), "extra_state")
         self.engine.lr_scheduler.load_state_dict(extra["lr_scheduler"])
         _restore_random_state(extra["rng"])
-
-    def _state_file(self, path: str, kind: str) -> Path:
-        # verl's names, so that its model merger reads the folder.
-        return Path(path) / f"{kind}_world_size_{self.world_size}_rank_{self.rank}.pt"
-
-    def _read_state(self, path: str, kind: str) -> dict[str, Any]:
-        return torch.load(self._state_file(path, kind), map_location="cpu", weights_only=True)
 
     def _full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and full tensor on the CPU in the model's dtype; a collective, so every rank iterates to the end."""

@@ -6,7 +6,9 @@ describes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from videor2_rl.config import AlgorithmConfig, ConfigError, LearnerConfig, ModelConfig
@@ -27,6 +29,7 @@ def learner_env(device: Literal["cpu", "cuda"]) -> dict[str, str]:
         return {}
     return {
         "VERL_PLATFORM": "cpu",
+        "DS_ACCELERATOR": "cpu",
         "VERL_USE_EXTERNAL_MODULES": "workers.engines.cpu_platform",
         # A rank's threads (Ray gives it as many as it has CPUs) sleep while the rollout engine works, not spin.
         "OMP_WAIT_POLICY": "passive",
@@ -54,6 +57,7 @@ def learner_worker_config(learner: LearnerConfig, model: ModelConfig, *, total_s
         # Training keeps float32 master weights; the forward runs in the model's dtype.
         model_dtype="float32",
         gradient_checkpointing=learner.gradient_checkpointing,
+        cpu_offload=learner.cpu_offload,
         optimizer_config=optimizer,
     )
 
@@ -61,25 +65,36 @@ def learner_worker_config(learner: LearnerConfig, model: ModelConfig, *, total_s
 def reference_worker_config(model: ModelConfig, *, backend: str) -> TrainingWorkerConfig:
     """A forward-only worker."""
     return _worker_config(
-        model, backend=backend, model_dtype=model.dtype, gradient_checkpointing=False, optimizer_config=None
+        model,
+        backend=backend,
+        model_dtype=model.dtype,
+        gradient_checkpointing=False,
+        cpu_offload=False,
+        optimizer_config=None,
     )
 
 
 def _worker_config(
-    model: ModelConfig, *, backend: str, model_dtype: str, gradient_checkpointing: bool, optimizer_config: Any
+    model: ModelConfig,
+    *,
+    backend: str,
+    model_dtype: str,
+    gradient_checkpointing: bool,
+    cpu_offload: bool,
+    optimizer_config: Any,
 ) -> TrainingWorkerConfig:
     from verl.trainer.config import CheckpointConfig
     from verl.workers.config import HFModelConfig, TrainingWorkerConfig
 
-    from workers.engines.fsdp import MODEL_TYPE, PackedFSDPEngineConfig
+    from workers.engines.fsdp import MODEL_TYPE
 
     precision = _PRECISION[model.dtype]
-    engine_config = PackedFSDPEngineConfig(
-        strategy=backend,
+    engine_config = _engine_config_type(backend)(
         forward_only=optimizer_config is None,
         model_dtype=_PRECISION[model_dtype],
         mixed_precision={"param_dtype": precision, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
         use_torch_compile=False,
+        offload_policy=cpu_offload,
         freeze_vision_tower=model.freeze_vision_tower,
         freeze_merger=model.freeze_merger,
         freeze_language_model=model.freeze_language_model,
@@ -98,6 +113,17 @@ def _worker_config(
         optimizer_config=optimizer_config,
         checkpoint_config=CheckpointConfig(),
     )
+
+
+def _engine_config_type(backend: str) -> Callable[..., Any]:
+    """The engine's settings with the backend's own filled in; its module is imported, which registers the engine."""
+    if backend == "fsdp2":
+        from workers.engines.fsdp import PackedFSDPEngineConfig
+
+        return partial(PackedFSDPEngineConfig, strategy="fsdp2")
+    from workers.engines.deepspeed import PackedDeepSpeedEngineConfig
+
+    return partial(PackedDeepSpeedEngineConfig, zero_stage=int(backend[-1]))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from verl.workers.config.optimizer import build_optimizer
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from videor2_rl.config import ConfigError
 from videor2_rl.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.packing import MicroBatch, PackedBatch, PixelNorm, pack
 
@@ -51,6 +53,9 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
 
     def initialize(self) -> None:
         super().initialize()
+        self._read_pixel_norm()
+
+    def _read_pixel_norm(self) -> None:
         video_processor = self.model_config.processor.video_processor
         self.pixel_norm = PixelNorm(tuple(video_processor.image_mean), tuple(video_processor.image_std))
 
@@ -125,6 +130,33 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         )
         logits = self.module(**batch.model_inputs()).logits[0]
         return loss_function(logits, batch, micro_batch)
+
+    def save_state(self, folder: Path) -> None:
+        """Write this rank's weights and optimiser state."""
+        torch.save(self.module.state_dict(), state_file(folder, "model"))
+        torch.save(self.optimizer.state_dict(), state_file(folder, "optim"))
+
+    def load_state(self, folder: Path) -> None:
+        """Restore what `save_state` wrote with as many ranks.
+
+        Raises:
+            ConfigError: the folder was written by another backend.
+        """
+        if not state_file(folder, "model").exists():
+            raise ConfigError(f"{folder} was not written by FSDP2; resume with the learner.backend it was written with")
+        self.module.load_state_dict(read_state(folder, "model"))
+        self.optimizer.load_state_dict(read_state(folder, "optim"))
+
+
+def state_file(folder: Path, kind: str) -> Path:
+    """Where this rank keeps a kind of state; verl's names, so that its model merger reads the folder."""
+    world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    return folder / f"{kind}_world_size_{world_size}_rank_{rank}.pt"
+
+
+def read_state(folder: Path, kind: str) -> dict[str, Any]:
+    """What this rank wrote; tensors and plain values only, nothing is unpickled."""
+    return torch.load(state_file(folder, kind), map_location="cpu", weights_only=True)
 
 
 def freeze(model: nn.Module, *, vision_tower: bool, merger: bool, language_model: bool) -> None:

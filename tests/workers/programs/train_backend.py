@@ -1,0 +1,178 @@
+"""One of two gloo ranks, without Ray: trains the same groups with each backend and writes down what happened.
+
+python train_backend.py RANK PORT MODEL_FOLDER OUTPUT_FOLDER BACKEND [BACKEND ...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STEPS = 10
+LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
+PATCH_VALUES = 3 * 2 * 7 * 7
+
+
+def main() -> None:
+    rank, port, model_folder, output, *backends = sys.argv[1:]
+    os.environ.update(RANK=rank, WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    from workers.verl_config import learner_env
+
+    os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="2")
+    groups = make_groups(model_folder)
+    for backend in backends:
+        for stage in ("sft", "grpo"):
+            train(int(rank), model_folder, Path(output), backend=backend, stage=stage, groups=groups)
+
+
+def train(rank: int, model_folder: str, output: Path, *, backend: str, stage: str, groups: list[Any]) -> None:
+    from workers.learner import plan
+
+    worker = make_worker(model_folder, backend=backend)
+    worker.start(0)
+    if stage == "grpo":
+        groups = with_log_probs(worker, groups, rank=rank)
+    share = plan(groups, num_ranks=2, max_tokens=70)[rank]
+    steps = []
+    for step in range(STEPS):
+        steps.append(one_step(worker, share, groups, stage=stage))
+        if step == STEPS // 2:
+            worker.save(str(output / f"{backend}_{stage}_state"))
+    weights = {name: tensor.numpy() for name, tensor in worker._full_weights()}
+    worker.load(str(output / f"{backend}_{stage}_state"))
+    again = [one_step(worker, share, groups, stage=stage) for _ in range(STEPS // 2 + 1, STEPS)]
+    restored = {name: tensor.numpy() for name, tensor in worker._full_weights()}
+    if rank == 0:
+        (output / f"{backend}_{stage}.json").write_text(json.dumps({"steps": steps, "again": again}))
+        np.savez(output / f"{backend}_{stage}.npz", **weights)
+        np.savez(output / f"{backend}_{stage}_restored.npz", **restored)
+
+
+def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) -> dict[str, float]:
+    """This rank's loss; gradient norm and learning rate, equal on all ranks."""
+    lengths = [len(ids) for group in groups for ids in group.response_ids]
+    if stage == "sft":
+        sums, shared = worker.sft_step(share, sum(lengths), 2)
+    else:
+        sums, shared = worker.update(share, update_spec(batch_tokens=sum(lengths), batch_responses=len(lengths)))
+    return {"loss": sums.sums["loss"], **shared}
+
+
+def make_worker(model_folder: str, *, backend: str) -> Any:
+    from videor2_rl.config import LearnerConfig, ModelConfig
+    from workers.learner_worker import LearnerWorker
+    from workers.verl_config import learner_worker_config
+
+    learner = LearnerConfig(
+        backend=backend,  # type: ignore[arg-type]
+        cpu_offload=False,
+        num_ranks=2,
+        cpus_per_rank=1,
+        gpus_per_rank=0,
+        learning_rate=1e-3,
+        lr_schedule="cosine",
+        min_lr_frac=0.1,
+        warmup_steps=0,
+        weight_decay=0.01,
+        betas=(0.9, 0.98),
+        max_grad_norm=1.0,
+        max_tokens_per_micro_batch=70,
+        gradient_checkpointing=False,
+    )
+    model = ModelConfig(
+        path=model_folder,
+        dtype="float32",
+        freeze_vision_tower=True,
+        freeze_merger=False,
+        freeze_language_model=False,
+        system_prompt="",
+        instruction="",
+    )
+    return LearnerWorker(learner_worker_config(learner, model, total_steps=STEPS))
+
+
+def update_spec(*, batch_tokens: int, batch_responses: int) -> Any:
+    from videor2_rl.config import AlgorithmConfig
+    from workers.verl_config import UpdateSpec
+
+    algorithm = AlgorithmConfig(
+        num_steps=STEPS,
+        prompts_per_step=5,
+        group_size=4,
+        updates_per_batch=1,
+        advantage="grpo",
+        policy_loss="vanilla",
+        clip_low=0.2,
+        clip_high=0.2,
+        loss_aggregation="token-mean",
+        kl_coefficient=0.04,
+        kl_estimator="low_var_kl",
+        filter_zero_variance=False,
+        mask_truncated=False,
+        importance_cap=None,
+        max_log_prob_gap=1e-4,
+    )
+    return UpdateSpec(algorithm, 1.0, batch_tokens, batch_responses, num_ranks=2, max_response_tokens=None)
+
+
+def make_groups(model_folder: str) -> list[Any]:
+    from transformers import AutoConfig
+
+    from videor2_rl.types import PromptHandle, TrainGroup
+
+    video_token = AutoConfig.from_pretrained(model_folder).video_token_id
+    rng = np.random.default_rng(0)
+    groups = []
+    for group_id, lengths in enumerate(LENGTHS):
+        prompt = make_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
+        groups.append(
+            TrainGroup(
+                group_id=group_id,
+                prompt=PromptHandle("s", "c", len(prompt.token_ids), prompt),
+                response_ids=tuple(rng.integers(20, 300, length) for length in lengths),
+                advantages=rng.normal(size=len(lengths)).astype(np.float32),
+            )
+        )
+    return groups
+
+
+def with_log_probs(worker: Any, groups: list[Any], *, rank: int) -> list[Any]:
+    """Old and reference log-probs of the start; both ranks compute all groups, so that both know them."""
+    from workers.learner import plan
+
+    found = worker.log_probs(plan(groups, num_ranks=1, max_tokens=10_000)[0], 1.0)
+    return [
+        replace(group, old_log_probs=values.at_temperature, ref_log_probs=values.at_temperature)
+        for group, values in zip(groups, found, strict=True)
+    ]
+
+
+def make_prompt(rng: np.random.Generator, *, video_token: int, frames: int) -> Any:
+    from videor2_rl.types import Prompt
+
+    grid = np.array([[frames, 4, 4]])
+    video = np.stack([axis.ravel() for axis in np.indices((frames, 2, 2))]) * np.array([[2], [1], [1]])
+    positions = [np.tile(np.arange(3), (3, 1)), video + 3]
+    positions.append(np.tile(positions[-1].max() + 1 + np.arange(5), (3, 1)))
+    text = rng.integers(20, 300, 8)
+    return Prompt(
+        sample_id="s",
+        clip_key="c",
+        text="",
+        token_ids=np.concatenate([text[:3], np.full(frames * 4, video_token), text[3:]]),
+        position_ids=np.concatenate(positions, axis=1),
+        patches=rng.integers(0, 256, (int(grid.prod()), PATCH_VALUES), dtype=np.uint8),
+        video_grid_thw=grid,
+        second_per_grid_s=1.0,
+        timestamps_s=np.arange(2 * frames, dtype=np.float64),
+    )
+
+
+if __name__ == "__main__":
+    main()

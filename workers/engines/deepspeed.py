@@ -1,0 +1,153 @@
+"""DeepSpeed ZeRO 1, 2 and 3 over packed groups, beside FSDP2: same model, same packed forward, same losses.
+
+verl 0.9 has no DeepSpeed engine of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from verl.utils.device import get_device_name
+from verl.workers.config.optimizer import build_optimizer
+from verl.workers.engine import EngineRegistry
+
+from videor2_rl.config import ConfigError
+from videor2_rl.packing import MicroBatch
+from workers.engines.fsdp import MODEL_TYPE, LossFunction, PackedFSDPEngine, PackedFSDPEngineConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_TAG = "deepspeed"
+
+
+@dataclass
+class PackedDeepSpeedEngineConfig(PackedFSDPEngineConfig):
+    """verl's settings that apply here too, and how much ZeRO shards."""
+
+    zero_stage: int = 2
+    """1: optimiser state; 2: and gradients; 3: and weights."""
+
+    def __post_init__(self) -> None:
+        # verl knows this dataclass with its own strategies only.
+        object.__setattr__(self, "strategy", "fsdp2")
+        super().__post_init__()
+        object.__setattr__(self, "strategy", "deepspeed")
+
+
+@EngineRegistry.register(model_type=MODEL_TYPE, backend=["deepspeed"], device=["cpu", "cuda"])
+class PackedDeepSpeedEngine(PackedFSDPEngine):
+    """Runs micro-batches of packed groups through a Qwen2.5-VL that DeepSpeed shards."""
+
+    engine_config: PackedDeepSpeedEngineConfig
+
+    def initialize(self) -> None:
+        self._build_model_optimizer()
+        self._read_pixel_norm()
+
+    def _build_model_optimizer(self) -> None:
+        import deepspeed
+
+        if get_device_name() == "cpu":
+            # gloo does the communication; DeepSpeed would compile a shared-memory operator, for which a machine needs
+            # a compiler and a minute.
+            deepspeed.ops.__compatible_ops__ = {}
+        module = self._build_module()
+        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimizer = None if self.engine_config.forward_only else build_optimizer(trainable, self.optimizer_config)
+        # A forward pass alone has nothing to shard but weights: ZeRO-3, or none.
+        stage = self.engine_config.zero_stage
+        if optimizer is None and stage < 3:
+            stage = 0
+        self.module, self.optimizer, _, _ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=self._deepspeed_config(stage), dist_init_required=False
+        )
+        self.lr_scheduler = None if optimizer is None else self._build_lr_scheduler(optimizer)
+
+    def _deepspeed_config(self, stage: int) -> dict[str, Any]:
+        zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "contiguous_gradients": True}
+        if self.engine_config.offload_policy:
+            zero["offload_optimizer"] = {"device": "cpu"}
+            if stage == 3:
+                zero["offload_param"] = {"device": "cpu"}
+        config: dict[str, Any] = {
+            # Micro-batches are ours: `forward_backward_batch` marks the last one, and losses are already normalised.
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "zero_optimization": zero,
+            # torch's AdamW, as with FSDP2, instead of a compiled one.
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "communication_data_type": "fp32",
+        }
+        if self.optimizer_config is not None:
+            config["gradient_clipping"] = self.optimizer_config.clip_grad
+        if self.compute_dtype == torch.bfloat16:
+            # Weights in bfloat16 with float32 masters and gradients, as FSDP2's mixed precision keeps them.
+            config["bf16"] = {"enabled": True}
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+        return config
+
+    def to(self, device: str, model: bool = True, optimizer: bool = True, grad: bool = True) -> None:
+        """DeepSpeed places its own state; verl's moves are for FSDP's."""
+
+    def forward_backward_batch(
+        self, data: Sequence[MicroBatch], loss_function: LossFunction, forward_only: bool = False
+    ) -> list[Any]:
+        """As `PackedFSDPEngine.forward_backward_batch`."""
+        results = []
+        for index, micro_batch in enumerate(data):
+            with torch.set_grad_enabled(not forward_only):
+                if not forward_only:
+                    self.module.set_gradient_accumulation_boundary(index == len(data) - 1)
+                loss, result = self.forward_step(micro_batch, loss_function, forward_only)
+                if loss is not None and not forward_only:
+                    self.module.backward(loss)
+            results.append(result)
+        return results
+
+    def optimizer_zero_grad(self) -> None:
+        self.module.zero_grad()
+
+    def optimizer_step(self) -> float:
+        """Clip, step; the gradient norm before clipping. Weights stay as they are where it is not finite."""
+        self.module.step()
+        return float(self.module.get_global_grad_norm())
+
+    def get_per_tensor_param(self, **_: Any) -> tuple[Iterator[tuple[str, Tensor]], None]:
+        """Name and full tensor of every weight; a collective under ZeRO-3."""
+        from verl.utils.model import convert_weight_keys
+
+        module: nn.Module = self.module.module
+        named = convert_weight_keys(dict(module.named_parameters(remove_duplicate=False)), module)
+        return ((name, self._gathered_tensor(parameter)) for name, parameter in named.items()), None
+
+    def _gathered_tensor(self, parameter: nn.Parameter) -> Tensor:
+        with self._gathered(parameter):
+            return parameter.detach().clone()
+
+    def _gathered(self, parameter: nn.Parameter) -> AbstractContextManager[Any]:
+        if self.engine_config.zero_stage < 3:
+            return nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([parameter])
+
+    def save_state(self, folder: Path) -> None:
+        """Write weights and optimiser state as DeepSpeed's own files; a collective."""
+        self.module.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+
+    def load_state(self, folder: Path) -> None:
+        """Restore what `save_state` wrote with as many ranks; a collective.
+
+        Raises:
+            ConfigError: the folder was written by another backend.
+        """
+        if not (folder / _TAG).is_dir():
+            raise ConfigError(f"{folder} was not written by DeepSpeed; resume with the learner.backend it was written with")
+        self.module.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
