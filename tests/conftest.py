@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from videor2_rl.config import ModelConfig, VideoConfig
+from videor2_rl.config import LoraConfig, ModelConfig, VideoConfig
 
 DEMO_ARGUMENTS = [
     "--base-clips=6",
@@ -49,6 +49,7 @@ def model_config(tiny_model_dir: Path) -> ModelConfig:
         freeze_vision_tower=True,
         freeze_merger=True,
         freeze_language_model=False,
+        lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
         system_prompt="",
         instruction="",
     )

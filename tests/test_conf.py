@@ -16,6 +16,10 @@ EXPERIMENTS = {
     "demo_base": ("sft", SftRun),
     "demo_sft": ("sft", SftRun),
     "demo_evaluate": ("evaluate", EvaluateRun),
+    "video_r2_7b_sft": ("sft", SftRun),
+    "video_r2_7b_grpo": ("grpo", GrpoRun),
+    "grpo_7b_1node": ("grpo", GrpoRun),
+    "grpo_7b_4nodes": ("grpo", GrpoRun),
 }
 
 
@@ -68,7 +72,7 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
         (["rollout.num_workers=0"], "rollout.num_workers: found 0, needs at least 1"),
         (["rollout.num_workers=many"], "rollout.num_workers: found 'many'"),
         (["algorithm.group_size=1"], "algorithm.group_size: found 1"),
-        (["algorithm.prompts_per_step=1", "learner.num_ranks=2"], "algorithm.prompts_per_step: found 1"),
+        (["algorithm.prompts_per_step=1", "learner.num_ranks=9"], "algorithm.prompts_per_step: found 1"),
         (["reference.num_ranks=0"], "reference.num_ranks: found 0 with algorithm.kl_coefficient=0.04"),
         (["video.min_frames=64"], "video.min_frames: found 64 with video.max_frames=32"),
         (["rollout.max_response_tokens=99999"], "rollout.max_response_tokens: found 99999"),

@@ -7,7 +7,7 @@ and impossible combinations fail here with one sentence, before anything starts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Discriminator
@@ -26,6 +26,22 @@ class Section:
 
 
 @dataclass(frozen=True)
+class LoraConfig(Section):
+    """Adapters on the linear layers of the language model, trained in its place (arXiv:2106.09685)."""
+
+    rank: int
+    """0: no adapters, the weights themselves train."""
+    alpha: int
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: float
+    """Of the adapter's input, while training."""
+    targets: tuple[str, ...]
+    """Names of the language model's linear layers that get one."""
+    dora: bool
+    """Also learn each row's norm (DoRA, arXiv:2402.09353)."""
+
+
+@dataclass(frozen=True)
 class ModelConfig(Section):
     """The policy's checkpoint and how a question becomes a chat."""
 
@@ -35,6 +51,7 @@ class ModelConfig(Section):
     freeze_vision_tower: bool
     freeze_merger: bool
     freeze_language_model: bool
+    lora: LoraConfig
     system_prompt: str
     """Empty: no system turn."""
     instruction: str
@@ -120,15 +137,21 @@ class LearnerConfig(Section):
     cpus_per_rank: float
     gpus_per_rank: float
     learning_rate: float
+    vision_tower_learning_rate: float | None
+    """Of the vision tower where it trains; None: the same."""
+    merger_learning_rate: float | None
+    """Of the merger where it trains; None: the same."""
     lr_schedule: Literal["constant", "cosine"]
     min_lr_frac: float
     """Cosine ends at this share of the learning rate."""
     warmup_steps: int
+    warmup_frac: float
+    """Warm-up as a share (0-1) of all steps, in place of `warmup_steps`."""
     weight_decay: float
     betas: tuple[float, float]
     max_grad_norm: float
     max_tokens_per_micro_batch: int
-    """Packed groups are put into one forward pass up to this many tokens; a single larger group goes alone."""
+    """Packed groups are put into one forward pass up to this many tokens; a larger group is split by responses."""
     gradient_checkpointing: bool
 
 
@@ -154,6 +177,7 @@ class AlgorithmConfig(Section):
     """GRPO and its variants."""
 
     num_steps: int
+    """0: one epoch."""
     prompts_per_step: int
     group_size: int
     updates_per_batch: int
@@ -183,6 +207,7 @@ class SftConfig(Section):
     """Supervised fine-tuning."""
 
     num_steps: int
+    """0: one epoch."""
     batch_size: int
     """Samples per optimiser step over all ranks."""
     validate_every: int
@@ -327,6 +352,19 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
     return run
 
 
+TrainingRunT = TypeVar("TrainingRunT", GrpoRun, SftRun)
+
+
+def with_num_steps(run: TrainingRunT, num_samples: int) -> TrainingRunT:
+    """The run with its number of steps filled in where it is 0: one pass over the samples, without a last part step."""
+    if isinstance(run, GrpoRun):
+        algorithm = run.algorithm
+        steps = algorithm.num_steps or max(1, num_samples // algorithm.prompts_per_step)
+        return replace(run, algorithm=replace(algorithm, num_steps=steps))
+    steps = run.sft.num_steps or max(1, num_samples // run.sft.batch_size)
+    return replace(run, sft=replace(run.sft, num_steps=steps))
+
+
 def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Dotted keys that still hold Hydra's mark of a required value."""
     for key, value in node.items():
@@ -373,13 +411,14 @@ def _check(run: GrpoRun | SftRun | EvaluateRun) -> None:
         _require(model.dtype == "bfloat16", "model.dtype: found float32 on cluster.device=cuda; use bfloat16")
     if not isinstance(run, EvaluateRun):
         _check_learner(run.learner)
+        _check_lora(run.model)
     if not isinstance(run, SftRun):
         _check_rollout(run.rollout)
         _check_reward(run.reward)
     if isinstance(run, GrpoRun):
         _check_grpo(run)
     if isinstance(run, SftRun):
-        _require(run.sft.num_steps >= 1, f"sft.num_steps: found {run.sft.num_steps}, needs at least 1")
+        _require(run.sft.num_steps >= 0, f"sft.num_steps: found {run.sft.num_steps}; give the steps, or 0 for one epoch")
         _require(
             run.sft.batch_size >= run.learner.num_ranks,
             f"sft.batch_size: found {run.sft.batch_size} with learner.num_ranks={run.learner.num_ranks}; "
@@ -407,6 +446,26 @@ def _check_learner(learner: LearnerConfig) -> None:
     _require(learner.num_ranks >= 1, f"learner.num_ranks: found {learner.num_ranks}, needs at least 1")
     _require(learner.learning_rate > 0, f"learner.learning_rate: found {learner.learning_rate}, needs to be above 0")
     _require(learner.warmup_steps >= 0, f"learner.warmup_steps: found {learner.warmup_steps}, cannot be negative")
+    _require(
+        0 <= learner.warmup_frac < 1 and (learner.warmup_frac == 0 or learner.warmup_steps == 0),
+        f"learner.warmup_frac: found {learner.warmup_frac} with learner.warmup_steps={learner.warmup_steps}; "
+        "give a share from 0 to 1 and warmup_steps=0, or the steps and warmup_frac=0",
+    )
+
+
+def _check_lora(model: ModelConfig) -> None:
+    lora = model.lora
+    _require(lora.rank >= 0, f"model.lora.rank: found {lora.rank}; 0 is no adapters, 64 is the paper's")
+    _require(0 <= lora.dropout < 1, f"model.lora.dropout: found {lora.dropout}, a share lies between 0 and 1")
+    _require(
+        lora.rank == 0 or (lora.alpha > 0 and bool(lora.targets)),
+        f"model.lora: found rank {lora.rank} with alpha {lora.alpha} and targets {list(lora.targets)}; "
+        "adapters need an alpha above 0 and at least one target",
+    )
+    _require(
+        lora.rank == 0 or not model.freeze_language_model,
+        "model.lora.rank: adapters train the language model, and model.freeze_language_model is true; choose one",
+    )
 
 
 def _check_rollout(rollout: RolloutConfig) -> None:
@@ -421,7 +480,10 @@ def _check_rollout(rollout: RolloutConfig) -> None:
 
 def _check_grpo(run: GrpoRun) -> None:
     algorithm = run.algorithm
-    _require(algorithm.num_steps >= 1, f"algorithm.num_steps: found {algorithm.num_steps}, needs at least 1")
+    _require(
+        algorithm.num_steps >= 0,
+        f"algorithm.num_steps: found {algorithm.num_steps}; give the steps, or 0 for one epoch",
+    )
     _require(
         algorithm.group_size >= 2,
         f"algorithm.group_size: found {algorithm.group_size}; an advantage relative to the group needs at least 2",
@@ -432,18 +494,26 @@ def _check_grpo(run: GrpoRun) -> None:
         f"{algorithm.prompts_per_step}; each update needs at least one group",
     )
     _require(
-        algorithm.prompts_per_step // algorithm.updates_per_batch >= run.learner.num_ranks,
-        f"algorithm.prompts_per_step: found {algorithm.prompts_per_step} for {algorithm.updates_per_batch} updates on "
-        f"learner.num_ranks={run.learner.num_ranks}; each rank needs at least one group an update",
+        algorithm.prompts_per_step * algorithm.group_size // algorithm.updates_per_batch >= run.learner.num_ranks,
+        f"algorithm.prompts_per_step: found {algorithm.prompts_per_step} prompts of {algorithm.group_size} responses for "
+        f"{algorithm.updates_per_batch} updates on learner.num_ranks={run.learner.num_ranks}; each rank needs at least "
+        "one response an update",
     )
     _require(
         algorithm.kl_coefficient >= 0,
         f"algorithm.kl_coefficient: found {algorithm.kl_coefficient}, cannot be negative",
     )
     _require(
-        algorithm.kl_coefficient == 0 or run.reference.num_ranks >= 1,
+        algorithm.kl_coefficient == 0 or run.model.lora.rank > 0 or run.reference.num_ranks >= 1,
         f"reference.num_ranks: found {run.reference.num_ranks} with algorithm.kl_coefficient="
         f"{algorithm.kl_coefficient}; the KL term needs a reference, or set algorithm.kl_coefficient=0",
+    )
+    _require(
+        run.model.lora.rank == 0
+        or algorithm.kl_coefficient == 0
+        or (run.model.freeze_vision_tower and run.model.freeze_merger),
+        "model.lora.rank: the KL term's reference is the model without its adapter, so vision tower and merger must be "
+        "frozen (model.freeze_vision_tower=true model.freeze_merger=true), or set algorithm.kl_coefficient=0",
     )
     rollout = run.rollout
     _require(

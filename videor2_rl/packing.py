@@ -157,7 +157,11 @@ def only_in_loss(group: TrainGroup) -> TrainGroup:
     """The group without the responses kept out of the loss: they need not be computed at all."""
     if group.in_loss is None:
         return group
-    kept = np.flatnonzero(group.in_loss)
+    return replace(_select(group, np.flatnonzero(group.in_loss)), in_loss=None)
+
+
+def _select(group: TrainGroup, kept: Sequence[int] | NDArray[np.intp]) -> TrainGroup:
+    """The group with the responses of these indices alone."""
 
     def select(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         return None if values is None else tuple(values[i] for i in kept)
@@ -166,11 +170,48 @@ def only_in_loss(group: TrainGroup) -> TrainGroup:
         group,
         response_ids=tuple(group.response_ids[i] for i in kept),
         advantages=None if group.advantages is None else group.advantages[kept],
-        in_loss=None,
+        in_loss=None if group.in_loss is None else group.in_loss[kept],
         old_log_probs=select(group.old_log_probs),
         ref_log_probs=select(group.ref_log_probs),
         rollout_log_probs=select(group.rollout_log_probs),
     )
+
+
+def split_groups(groups: Sequence[TrainGroup], *, max_tokens: int, num_ranks: int) -> list[list[TrainGroup]]:
+    """Each group as parts that repeat the prompt and share out the responses; most groups stay whole.
+
+    A group is split where it does not fit into one pass, and where there are fewer groups than ranks. Losses are
+    normalised over the whole batch, so this changes no gradient.
+
+    Args:
+        max_tokens: of a part, if one response is not more by itself.
+        num_ranks: as many parts in all, if there are enough responses.
+    """
+    parts = [_parts_that_fit(group, max_tokens=max_tokens) for group in groups]
+    while sum(map(len, parts)) < num_ranks:
+        places = [(row, column) for row, of_group in enumerate(parts) for column in range(len(of_group))]
+        divisible = [place for place in places if len(parts[place[0]][place[1]].response_ids) > 1]
+        if not divisible:
+            break
+        row, column = max(divisible, key=lambda place: parts[place[0]][place[1]].num_tokens)
+        whole = parts[row][column]
+        half, count = (len(whole.response_ids) + 1) // 2, len(whole.response_ids)
+        parts[row][column : column + 1] = [_select(whole, range(half)), _select(whole, range(half, count))]
+    return parts
+
+
+def _parts_that_fit(group: TrainGroup, *, max_tokens: int) -> list[TrainGroup]:
+    if group.num_tokens <= max_tokens:
+        return [group]
+    members: list[list[int]] = []
+    size = 0
+    for index, ids in enumerate(group.response_ids):
+        if not members or size + len(ids) > max_tokens:
+            members.append([])
+            size = group.prompt.num_tokens
+        members[-1].append(index)
+        size += len(ids)
+    return [_select(group, indices) for indices in members]
 
 
 @dataclass(frozen=True)

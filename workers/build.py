@@ -13,7 +13,7 @@ from videor2_rl.prompt import banned_token_ids
 from videor2_rl.trainer import Workers
 from workers.cluster import connected
 from workers.learner import Learner
-from workers.reference import Reference
+from workers.reference import BaseOfAdapter, Reference
 from workers.reward import RewardPool
 from workers.rollout import EngineSpec, RolloutPool
 from workers.verl_config import learner_env
@@ -42,8 +42,10 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
             max_response_tokens=run.rollout.max_response_tokens,
         )
         stack.callback(learner.shutdown)
-        reference = None
-        if run.algorithm.kl_coefficient > 0:
+        reference: Reference | BaseOfAdapter | None = None
+        if run.algorithm.kl_coefficient > 0 and run.model.lora.rank > 0:
+            reference = BaseOfAdapter(learner)
+        elif run.algorithm.kl_coefficient > 0:
             reference = Reference(
                 run.reference,
                 run.model,
@@ -55,7 +57,7 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
             "starting %d rollout, %d learner, %d reference, %d reward and %d video workers; engines take a minute",
             run.rollout.num_workers,
             run.learner.num_ranks,
-            run.reference.num_ranks if reference else 0,
+            run.reference.num_ranks if isinstance(reference, Reference) else 0,
             run.reward_workers.num_workers,
             run.video.num_workers,
         )

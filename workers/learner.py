@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from videor2_rl.config import AlgorithmConfig, LearnerConfig, ModelConfig
-from videor2_rl.packing import MicroBatch, even_micro_batches, only_in_loss
+from videor2_rl.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
 from videor2_rl.types import LogProbs, TrainGroup, WeightSnapshot
 from workers.pool import DeadlineExceeded, fetch
 from workers.verl_config import UpdateSpec, check_algorithm, learner_worker_config
@@ -185,13 +186,33 @@ def plan(groups: Sequence[TrainGroup], *, num_ranks: int, max_tokens: int) -> li
 
 
 def group_log_probs(
-    ranks: RankGroup, groups: Sequence[TrainGroup], *, temperature: float, max_tokens: int
+    ranks: RankGroup, groups: Sequence[TrainGroup], *, temperature: float, max_tokens: int, use_adapter: bool = True
 ) -> list[LogProbs]:
     """Log-probs of the groups' responses, in the order of `groups`."""
-    shares = plan(groups, num_ranks=ranks.num_ranks, max_tokens=max_tokens)
-    results = ranks.run("log_probs", shares, temperature, what=f"log-probs of {len(groups)} groups")
-    by_id = {log_probs.group_id: log_probs for share in results for log_probs in share}
-    return [by_id[group.group_id] for group in groups]
+    parts = split_groups(groups, max_tokens=max_tokens, num_ranks=ranks.num_ranks)
+    numbered = iter(range(sum(map(len, parts))))
+    numbers = [[next(numbered) for _ in of_group] for of_group in parts]
+    flat = [
+        replace(part, group_id=number)
+        for of_group, its_numbers in zip(parts, numbers, strict=True)
+        for part, number in zip(of_group, its_numbers, strict=True)
+    ]
+    shares = plan(flat, num_ranks=ranks.num_ranks, max_tokens=max_tokens)
+    results = ranks.run("log_probs", shares, temperature, use_adapter, what=f"log-probs of {len(groups)} groups")
+    found = {log_probs.group_id: log_probs for share in results for log_probs in share}
+    return [
+        joined([found[number] for number in its_numbers], group_id=group.group_id)
+        for group, its_numbers in zip(groups, numbers, strict=True)
+    ]
+
+
+def joined(parts: Sequence[LogProbs], *, group_id: int) -> LogProbs:
+    """The log-probs of a group from those of its parts, in order."""
+    return LogProbs(
+        group_id,
+        tuple(values for part in parts for values in part.at_temperature),
+        tuple(values for part in parts for values in part.raw),
+    )
 
 
 class Learner:
@@ -228,6 +249,12 @@ class Learner:
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         """Log-probs of all responses under the current weights, in the order of `groups`."""
         return group_log_probs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
+
+    def base_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
+        """Log-probs with the LoRA adapter switched off: those of the model that training began with."""
+        return group_log_probs(
+            self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens, use_adapter=False
+        )
 
     def update(
         self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
@@ -304,7 +331,9 @@ class Learner:
         self._ranks.shutdown()
 
     def _plan(self, groups: Sequence[TrainGroup]) -> list[list[MicroBatch]]:
-        return plan(groups, num_ranks=self._ranks.num_ranks, max_tokens=self._max_tokens)
+        parts = split_groups(groups, max_tokens=self._max_tokens, num_ranks=self._ranks.num_ranks)
+        flat = [part for of_group in parts for part in of_group]
+        return plan(flat, num_ranks=self._ranks.num_ranks, max_tokens=self._max_tokens)
 
 
 def _response_tokens(groups: Sequence[TrainGroup]) -> int:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -78,15 +79,16 @@ class LearnerWorker(TrainingWorker):
         self.engine.initialize()
 
     @register(dispatch_mode=SHARES, blocking=False)
-    def log_probs(self, share: list[MicroBatch], temperature: float) -> list[LogProbs]:
-        """Log-probs of every group in the share that counts, in order."""
+    def log_probs(self, share: list[MicroBatch], temperature: float, use_adapter: bool = True) -> list[LogProbs]:
+        """Log-probs of every group in the share that counts, in order; without the LoRA adapter, of the start."""
 
         def collect(logits: Tensor, batch: PackedBatch, micro_batch: MicroBatch) -> tuple[None, list[LogProbs]]:
             at_temperature = token_log_probs(logits, batch.target_ids, temperature=temperature)
             raw = token_log_probs(logits, batch.target_ids, temperature=1.0)
             return None, _by_group(at_temperature, raw, batch=batch, micro_batch=micro_batch)
 
-        with self.engine.eval_mode():
+        adapter = nullcontext() if use_adapter else self.engine.without_adapter()
+        with self.engine.eval_mode(), adapter:
             results = self.engine.forward_backward_batch(_resolved(share), collect, forward_only=True)
         counted = zip(share, results, strict=True)
         return [log_probs for micro_batch, result in counted if micro_batch.counts for log_probs in result]

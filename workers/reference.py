@@ -6,8 +6,22 @@ from collections.abc import Sequence
 
 from videor2_rl.config import ModelConfig, ReferenceConfig
 from videor2_rl.types import LogProbs, TrainGroup
-from workers.learner import DEADLINE_S, RankGroup, group_log_probs
+from workers.learner import DEADLINE_S, Learner, RankGroup, group_log_probs
 from workers.verl_config import reference_worker_config
+
+
+class BaseOfAdapter:
+    """The reference of a policy that trains a LoRA adapter: the same ranks with the adapter off, no second model.
+
+    It stays the model that training began with only while nothing but the adapter trains.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+
+    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
+        """Log-probs of all responses, in the order of `groups`."""
+        return self._learner.base_log_probs(groups, temperature=temperature)
 
 
 class Reference:

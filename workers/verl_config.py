@@ -47,8 +47,9 @@ def learner_worker_config(learner: LearnerConfig, model: ModelConfig, *, total_s
         clip_grad=learner.max_grad_norm,
         lr_scheduler_type=learner.lr_schedule,
         min_lr_ratio=learner.min_lr_frac,
-        # verl reads 0 warm-up steps as "use the ratio", whose default is 0 as well.
+        # verl reads 0 warm-up steps as "use the ratio".
         lr_warmup_steps=learner.warmup_steps,
+        lr_warmup_steps_ratio=learner.warmup_frac,
         total_training_steps=total_steps,
     )
     return _worker_config(
@@ -56,32 +57,18 @@ def learner_worker_config(learner: LearnerConfig, model: ModelConfig, *, total_s
         backend=learner.backend,
         # Training keeps float32 master weights; the forward runs in the model's dtype.
         model_dtype="float32",
-        gradient_checkpointing=learner.gradient_checkpointing,
-        cpu_offload=learner.cpu_offload,
+        learner=learner,
         optimizer_config=optimizer,
     )
 
 
 def reference_worker_config(model: ModelConfig, *, backend: str) -> TrainingWorkerConfig:
     """A forward-only worker."""
-    return _worker_config(
-        model,
-        backend=backend,
-        model_dtype=model.dtype,
-        gradient_checkpointing=False,
-        cpu_offload=False,
-        optimizer_config=None,
-    )
+    return _worker_config(model, backend=backend, model_dtype=model.dtype, learner=None, optimizer_config=None)
 
 
 def _worker_config(
-    model: ModelConfig,
-    *,
-    backend: str,
-    model_dtype: str,
-    gradient_checkpointing: bool,
-    cpu_offload: bool,
-    optimizer_config: Any,
+    model: ModelConfig, *, backend: str, model_dtype: str, learner: LearnerConfig | None, optimizer_config: Any
 ) -> TrainingWorkerConfig:
     from verl.trainer.config import CheckpointConfig
     from verl.workers.config import HFModelConfig, TrainingWorkerConfig
@@ -94,15 +81,18 @@ def _worker_config(
         model_dtype=_PRECISION[model_dtype],
         mixed_precision={"param_dtype": precision, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
         use_torch_compile=False,
-        offload_policy=cpu_offload,
+        offload_policy=learner is not None and learner.cpu_offload,
         freeze_vision_tower=model.freeze_vision_tower,
         freeze_merger=model.freeze_merger,
         freeze_language_model=model.freeze_language_model,
+        lora=model.lora if model.lora.rank > 0 else None,
+        vision_tower_learning_rate=None if learner is None else learner.vision_tower_learning_rate,
+        merger_learning_rate=None if learner is None else learner.merger_learning_rate,
     )
     model_config = HFModelConfig(
         path=model.path,
         use_remove_padding=False,
-        enable_gradient_checkpointing=gradient_checkpointing,
+        enable_gradient_checkpointing=learner is not None and learner.gradient_checkpointing,
         # Only for reading the configuration; the engine chooses its own attention.
         override_config={"attn_implementation": "sdpa"},
     )

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videor2_rl.config import ConfigError, ModelConfig
+from videor2_rl.config import ConfigError, LoraConfig, ModelConfig
 from videor2_rl.prompt import PromptBuilder, mrope_positions, normalize_patches, video_metadata
 from videor2_rl.types import Clip, VideoSample
 from videor2_rl.video.errors import VideoError
@@ -232,7 +232,8 @@ def test_a_response_is_encoded_without_loss_and_ends(demo_builder: PromptBuilder
 
 @pytest.fixture(scope="module")
 def demo_builder(tiny_model_dir: Path) -> PromptBuilder:
-    return PromptBuilder(ModelConfig(str(tiny_model_dir), "float32", True, True, False, "", ""))
+    no_adapters = LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False)
+    return PromptBuilder(ModelConfig(str(tiny_model_dir), "float32", True, True, False, no_adapters, "", ""))
 
 
 def test_a_folder_without_a_checkpoint_is_named_with_the_mend(tmp_path: Path, model_config: ModelConfig) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from videor2_rl.config import AlgorithmConfig, ConfigError, LearnerConfig, ModelConfig, ReferenceConfig
+from videor2_rl.config import AlgorithmConfig, ConfigError, LearnerConfig, LoraConfig, ModelConfig, ReferenceConfig
 from videor2_rl.types import Prompt, PromptHandle, TrainGroup
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -19,13 +19,17 @@ PATCH_VALUES = 3 * 2 * 7 * 7
 LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
 LEARNER = LearnerConfig(
     backend="fsdp2",
+    cpu_offload=False,
     num_ranks=1,
     cpus_per_rank=1,
     gpus_per_rank=0,
     learning_rate=1e-3,
+    vision_tower_learning_rate=None,
+    merger_learning_rate=None,
     lr_schedule="cosine",
     min_lr_frac=0.1,
     warmup_steps=0,
+    warmup_frac=0.0,
     weight_decay=0.01,
     betas=(0.9, 0.98),
     max_grad_norm=1.0,
@@ -76,6 +80,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
         freeze_vision_tower=True,
         freeze_merger=True,
         freeze_language_model=False,
+        lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
         system_prompt="",
         instruction="",
     )

@@ -5,23 +5,23 @@ verl 0.9 has no DeepSpeed engine of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from verl.utils.device import get_device_name
-from verl.workers.config.optimizer import build_optimizer
 from verl.workers.engine import EngineRegistry
 
 from videor2_rl.config import ConfigError
 from videor2_rl.packing import MicroBatch
 from workers.engines.fsdp import MODEL_TYPE, LossFunction, PackedFSDPEngine, PackedFSDPEngineConfig
+from workers.engines.lora import plain_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 _TAG = "deepspeed"
 
@@ -58,8 +58,7 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
             # a compiler and a minute.
             deepspeed.ops.__compatible_ops__ = {}
         module = self._build_module()
-        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = None if self.engine_config.forward_only else build_optimizer(trainable, self.optimizer_config)
+        optimizer = None if self.engine_config.forward_only else self._build_optimizer(module)
         # A forward pass alone has nothing to shard but weights: ZeRO-3, or none.
         stage = self.engine_config.zero_stage
         if optimizer is None and stage < 3:
@@ -119,24 +118,23 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
         self.module.step()
         return float(self.module.get_global_grad_norm())
 
-    def get_per_tensor_param(self, **_: Any) -> tuple[Iterator[tuple[str, Tensor]], None]:
-        """Name and full tensor of every weight; a collective under ZeRO-3."""
-        from verl.utils.model import convert_weight_keys
+    def without_adapter(self) -> AbstractContextManager[Any]:
+        return self.module.module.disable_adapter()
 
-        module: nn.Module = self.module.module
-        named = convert_weight_keys(dict(module.named_parameters(remove_duplicate=False)), module)
-        return ((name, self._gathered_tensor(parameter)) for name, parameter in named.items()), None
+    def get_per_tensor_param(  # type: ignore[override]
+        self, **_: Any
+    ) -> tuple[Generator[tuple[str, Tensor], None, None], None]:
+        """As `PackedFSDPEngine.get_per_tensor_param`."""
+        named = dict(self.module.module.named_parameters(remove_duplicate=False))
+        return plain_weights(named, self._gathered_tensor, lora=self.engine_config.lora), None
 
-    def _gathered_tensor(self, parameter: nn.Parameter) -> Tensor:
-        with self._gathered(parameter):
-            return parameter.detach().clone()
-
-    def _gathered(self, parameter: nn.Parameter) -> AbstractContextManager[Any]:
+    def _gathered_tensor(self, shard: Tensor) -> Tensor:
         if self.engine_config.zero_stage < 3:
-            return nullcontext()
+            return shard.detach().clone()
         import deepspeed
 
-        return deepspeed.zero.GatheredParameters([parameter])
+        with deepspeed.zero.GatheredParameters([shard]):
+            return shard.detach().clone()
 
     def save_state(self, folder: Path) -> None:
         """Write weights and optimiser state as DeepSpeed's own files; a collective."""
@@ -149,5 +147,7 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
             ConfigError: the folder was written by another backend.
         """
         if not (folder / _TAG).is_dir():
-            raise ConfigError(f"{folder} was not written by DeepSpeed; resume with the learner.backend it was written with")
+            raise ConfigError(
+                f"{folder} was not written by DeepSpeed; resume with the learner.backend it was written with"
+            )
         self.module.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from verl.utils.device import get_device_id, get_device_name
 from verl.utils.fsdp_utils import get_init_weight_context_manager
 from verl.utils.torch_dtypes import PrecisionType
@@ -17,9 +18,10 @@ from verl.workers.config.optimizer import build_optimizer
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config import ConfigError, LoraConfig
 from videor2_rl.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.packing import MicroBatch, PackedBatch, PixelNorm, pack
+from workers.engines.lora import add_adapters, parameter_groups, plain_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +40,9 @@ class PackedFSDPEngineConfig(FSDPEngineConfig):
     freeze_vision_tower: bool = False
     freeze_merger: bool = False
     freeze_language_model: bool = False
+    lora: LoraConfig | None = None
+    vision_tower_learning_rate: float | None = None
+    merger_learning_rate: float | None = None
 
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp2"], device=["cpu", "cuda"])
@@ -82,7 +87,7 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             merger=self.engine_config.freeze_merger,
             language_model=self.engine_config.freeze_language_model,
         )
-        return module
+        return module if self.engine_config.lora is None else add_adapters(module, self.engine_config.lora)
 
     def _build_fsdp_module(self, module: nn.Module) -> nn.Module:
         # verl keeps a forward-only model in pinned host memory and copies it to the GPU layer by layer; without a
@@ -95,7 +100,12 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             self.engine_config.forward_only = forward_only
 
     def _build_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer([p for p in module.parameters() if p.requires_grad], self.optimizer_config)
+        groups = parameter_groups(
+            module,
+            vision_tower=self.engine_config.vision_tower_learning_rate,
+            merger=self.engine_config.merger_learning_rate,
+        )
+        return build_optimizer(groups, self.optimizer_config)
 
     def forward_backward_batch(
         self, data: Sequence[MicroBatch], loss_function: LossFunction, forward_only: bool = False
@@ -130,6 +140,21 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         )
         logits = self.module(**batch.model_inputs()).logits[0]
         return loss_function(logits, batch, micro_batch)
+
+    def without_adapter(self) -> AbstractContextManager[Any]:
+        """The model as it was before the adapters."""
+        return self.module.disable_adapter()
+
+    def get_per_tensor_param(  # type: ignore[override]
+        self, **_: Any
+    ) -> tuple[Generator[tuple[str, Tensor], None, None], None]:
+        """Checkpoint name and full tensor of every weight, adapters merged; a collective."""
+        return plain_weights(self.module.state_dict(), self._gathered_tensor, lora=self.engine_config.lora), None
+
+    def _gathered_tensor(self, shard: Tensor) -> Tensor:
+        # Shards may wait in host memory.
+        shard = shard.detach().to(get_device_id())
+        return shard.full_tensor() if isinstance(shard, DTensor) else shard.clone()
 
     def save_state(self, folder: Path) -> None:
         """Write this rank's weights and optimiser state."""

@@ -1,6 +1,8 @@
 """One of two gloo ranks, without Ray: trains the same groups with each backend and writes down what happened.
 
-python train_backend.py RANK PORT MODEL_FOLDER OUTPUT_FOLDER BACKEND [BACKEND ...]
+python train_backend.py RANK PORT MODEL_FOLDER OUTPUT_FOLDER CASE [CASE ...]
+
+A case is a backend, or a backend and an adapter: `fsdp2`, `deepspeed_zero3-lora`, `fsdp2-dora`.
 """
 
 from __future__ import annotations
@@ -20,38 +22,45 @@ PATCH_VALUES = 3 * 2 * 7 * 7
 
 
 def main() -> None:
-    rank, port, model_folder, output, *backends = sys.argv[1:]
+    rank, port, model_folder, output, *cases = sys.argv[1:]
     os.environ.update(RANK=rank, WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     from workers.verl_config import learner_env
 
     os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="2")
     groups = make_groups(model_folder)
-    for backend in backends:
+    for case in cases:
         for stage in ("sft", "grpo"):
-            train(int(rank), model_folder, Path(output), backend=backend, stage=stage, groups=groups)
+            train(int(rank), model_folder, Path(output), case=case, stage=stage, groups=groups)
 
 
-def train(rank: int, model_folder: str, output: Path, *, backend: str, stage: str, groups: list[Any]) -> None:
+def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, groups: list[Any]) -> None:
     from workers.learner import plan
 
-    worker = make_worker(model_folder, backend=backend)
+    worker = make_worker(model_folder, case=case)
     worker.start(0)
+    at_start = log_probs_of(worker, groups)
     if stage == "grpo":
-        groups = with_log_probs(worker, groups, rank=rank)
+        groups = [
+            replace(group, old_log_probs=values, ref_log_probs=values)
+            for group, values in zip(groups, at_start, strict=True)
+        ]
     share = plan(groups, num_ranks=2, max_tokens=70)[rank]
     steps = []
     for step in range(STEPS):
         steps.append(one_step(worker, share, groups, stage=stage))
         if step == STEPS // 2:
-            worker.save(str(output / f"{backend}_{stage}_state"))
+            worker.save(str(output / f"{case}_{stage}_state"))
     weights = {name: tensor.numpy() for name, tensor in worker._full_weights()}
-    worker.load(str(output / f"{backend}_{stage}_state"))
+    at_end = log_probs_of(worker, groups)
+    without_adapter = log_probs_of(worker, groups, use_adapter=False) if "-" in case else at_start
+    worker.load(str(output / f"{case}_{stage}_state"))
     again = [one_step(worker, share, groups, stage=stage) for _ in range(STEPS // 2 + 1, STEPS)]
     restored = {name: tensor.numpy() for name, tensor in worker._full_weights()}
     if rank == 0:
-        (output / f"{backend}_{stage}.json").write_text(json.dumps({"steps": steps, "again": again}))
-        np.savez(output / f"{backend}_{stage}.npz", **weights)
-        np.savez(output / f"{backend}_{stage}_restored.npz", **restored)
+        log_probs = {"at_start": flat(at_start), "at_end": flat(at_end), "without_adapter": flat(without_adapter)}
+        (output / f"{case}_{stage}.json").write_text(json.dumps({"steps": steps, "again": again, **log_probs}))
+        np.savez(output / f"{case}_{stage}.npz", **weights)
+        np.savez(output / f"{case}_{stage}_restored.npz", **restored)
 
 
 def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) -> dict[str, float]:
@@ -64,21 +73,27 @@ def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) ->
     return {"loss": sums.sums["loss"], **shared}
 
 
-def make_worker(model_folder: str, *, backend: str) -> Any:
-    from videor2_rl.config import LearnerConfig, ModelConfig
+def make_worker(model_folder: str, *, case: str) -> Any:
+    from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig
     from workers.learner_worker import LearnerWorker
     from workers.verl_config import learner_worker_config
 
+    backend, _, adapter = case.partition("-")
+    targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    lora = LoraConfig(rank=8 if adapter else 0, alpha=16, dropout=0.0, targets=targets, dora=adapter == "dora")
     learner = LearnerConfig(
         backend=backend,  # type: ignore[arg-type]
         cpu_offload=False,
         num_ranks=2,
         cpus_per_rank=1,
         gpus_per_rank=0,
-        learning_rate=1e-3,
+        learning_rate=1e-4,
+        vision_tower_learning_rate=None,
+        merger_learning_rate=None if adapter else 5e-5,
         lr_schedule="cosine",
         min_lr_frac=0.1,
         warmup_steps=0,
+        warmup_frac=0.0,
         weight_decay=0.01,
         betas=(0.9, 0.98),
         max_grad_norm=1.0,
@@ -89,8 +104,9 @@ def make_worker(model_folder: str, *, backend: str) -> Any:
         path=model_folder,
         dtype="float32",
         freeze_vision_tower=True,
-        freeze_merger=False,
+        freeze_merger=bool(adapter),
         freeze_language_model=False,
+        lora=lora,
         system_prompt="",
         instruction="",
     )
@@ -142,15 +158,16 @@ def make_groups(model_folder: str) -> list[Any]:
     return groups
 
 
-def with_log_probs(worker: Any, groups: list[Any], *, rank: int) -> list[Any]:
-    """Old and reference log-probs of the start; both ranks compute all groups, so that both know them."""
+def log_probs_of(worker: Any, groups: list[Any], **options: Any) -> list[tuple[np.ndarray, ...]]:
+    """Of each group's responses; both ranks compute all groups, so that both know them."""
     from workers.learner import plan
 
-    found = worker.log_probs(plan(groups, num_ranks=1, max_tokens=10_000)[0], 1.0)
-    return [
-        replace(group, old_log_probs=values.at_temperature, ref_log_probs=values.at_temperature)
-        for group, values in zip(groups, found, strict=True)
-    ]
+    found = worker.log_probs(plan(groups, num_ranks=1, max_tokens=10_000)[0], 1.0, **options)
+    return [values.at_temperature for values in found]
+
+
+def flat(values: list[tuple[np.ndarray, ...]]) -> list[float]:
+    return [float(value) for group in values for response in group for value in response]
 
 
 def make_prompt(rng: np.random.Generator, *, video_token: int, frames: int) -> Any:

@@ -1,0 +1,148 @@
+"""FSDP2 and DeepSpeed compute the same training, adapters included: two gloo ranks each, no Ray.
+
+`pytest tests/workers/test_engines.py -s` prints the table of docs/backends.md.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = Path(__file__).parent / "programs" / "train_backend.py"
+FULL = ("fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
+ADAPTED = ("fsdp2-lora", "deepspeed_zero2-lora", "deepspeed_zero3-lora", "fsdp2-dora", "deepspeed_zero3-dora")
+STAGES = ("sft", "grpo")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten steps of SFT and of GRPO in every case, and the last four again from a checkpoint."""
+    from videor2_rl.demo.model import make_model
+
+    folder = tmp_path_factory.mktemp("backends")
+    make_model(folder / "model", seed=0)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    ranks = []
+    for rank in range(2):
+        command = [sys.executable, str(PROGRAM), str(rank), port, str(folder / "model"), str(folder), *FULL, *ADAPTED]
+        with open(folder / f"rank_{rank}.log", "w") as log:
+            ranks.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=Path.cwd()))
+    try:
+        codes = [process.wait(timeout=800) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert codes == [0, 0], (folder / "rank_0.log").read_text()[-3000:]
+    return folder
+
+
+def result(folder: Path, case: str, stage: str) -> dict[str, Any]:
+    return json.loads((folder / f"{case}_{stage}.json").read_text())
+
+
+def weights(folder: Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(folder / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def differences(folder: Path, case: str, stage: str, *, base: str) -> dict[str, float]:
+    """Largest absolute difference of losses and weights, largest relative one of gradient norms."""
+    ours, theirs = result(folder, case, stage)["steps"], result(folder, base, stage)["steps"]
+    mine, other = weights(folder, f"{case}_{stage}"), weights(folder, f"{base}_{stage}")
+    assert mine.keys() == other.keys()
+    return {
+        "loss": max(abs(a["loss"] - b["loss"]) for a, b in zip(ours, theirs, strict=True)),
+        "grad_norm": max(abs(a["grad_norm"] / b["grad_norm"] - 1) for a, b in zip(ours, theirs, strict=True)),
+        "weights": max(float(np.abs(mine[name] - other[name]).max()) for name in mine),
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("case", [case for case in (*FULL, *ADAPTED) if not case.startswith("fsdp2")])
+def test_deepspeed_trains_as_fsdp2_does(trained, case, stage):
+    _, _, adapter = case.partition("-")
+    found = differences(trained, case, stage, base=f"fsdp2-{adapter}" if adapter else "fsdp2")
+    print(f"\n| {case} | {stage} | {found['loss']:.1e} | {found['grad_norm']:.1e} | {found['weights']:.1e} |")
+    assert max(found.values()) < 1e-5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("case", [*FULL, *ADAPTED])
+def test_training_changes_the_model_and_resumes_exactly(trained, case, stage):
+    ours = result(trained, case, stage)
+    assert ours["steps"][-1]["loss"] < ours["steps"][0]["loss"] - 0.01
+    assert ours["again"] == ours["steps"][-len(ours["again"]) :]
+    end, restored = weights(trained, f"{case}_{stage}"), weights(trained, f"{case}_{stage}_restored")
+    assert all(np.array_equal(end[name], restored[name]) for name in end)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("case", ADAPTED)
+def test_without_its_adapter_the_model_is_the_one_it_began_as(trained, case, stage):
+    ours = result(trained, case, stage)
+    assert ours["without_adapter"] == pytest.approx(ours["at_start"], abs=1e-6)
+    assert max(abs(np.subtract(ours["at_end"], ours["at_start"]))) > 0.01
+    # Beginning with an adapter is beginning without one.
+    assert ours["at_start"] == pytest.approx(result(trained, "fsdp2", stage)["at_start"], abs=1e-5)
+
+
+@pytest.mark.parametrize("case", ADAPTED)
+def test_merged_weights_are_an_ordinary_model_that_computes_the_same(trained, case):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    network = AutoModelForImageTextToText.from_pretrained(trained / "model", dtype=torch.float32)
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    merged = {name: torch.tensor(array) for name, array in weights(trained, f"{case}_sft").items()}
+    network.load_state_dict(merged)
+    changed = {name for name in start if not torch.equal(start[name], merged[name])}
+    linear = {f"{name}.weight" for name, part in network.named_modules() if isinstance(part, torch.nn.Linear)}
+    assert changed == {name for name in linear if name.startswith("model.language_model.")}
+    assert plain_log_probs(network, trained) == pytest.approx(result(trained, case, "sft")["at_end"], abs=1e-5)
+
+
+def plain_log_probs(network: Any, folder: Path) -> list[float]:
+    """Of the program's responses by transformers alone, one ordinary sequence each."""
+    import importlib.util
+
+    import torch
+    from transformers import AutoProcessor
+
+    spec = importlib.util.spec_from_file_location("train_backend", PROGRAM)
+    assert spec is not None and spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    processor = AutoProcessor.from_pretrained(folder / "model").video_processor
+    found: list[float] = []
+    for group in program.make_groups(str(folder / "model")):
+        prompt = group.prompt.ref
+        channels = (torch.tensor(prompt.patches).float() / 255).chunk(3, dim=1)
+        scales = zip(channels, processor.image_mean, processor.image_std, strict=True)
+        pixels = torch.cat([(values - mean) / std for values, mean, std in scales], dim=1)
+        for response in group.response_ids:
+            ids = torch.tensor(np.concatenate([prompt.token_ids, response]))
+            text = np.tile(prompt.position_ids.max() + 1 + np.arange(len(response)), (3, 1))
+            positions = torch.tensor(np.concatenate([prompt.position_ids, text], axis=1))
+            with torch.no_grad():
+                logits = network(
+                    input_ids=ids[None],
+                    attention_mask=torch.ones_like(ids)[None],
+                    position_ids=positions[:, None],
+                    pixel_values_videos=pixels,
+                    video_grid_thw=torch.tensor(prompt.video_grid_thw),
+                ).logits[0]
+            start = len(prompt.token_ids)
+            log_probs = torch.log_softmax(logits[start - 1 : -1], dim=-1)
+            found += log_probs.gather(1, ids[start:, None])[:, 0].tolist()
+    return found
