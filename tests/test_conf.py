@@ -6,7 +6,7 @@ import pytest
 
 import conf
 from videor2_rl.app import compose_run
-from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, SftRun, with_num_steps
 
 CONF = Path(conf.__file__).parent
 PATHS = ["model.path=m", "data.train_file=t", "data.media_dir=d"]
@@ -88,3 +88,19 @@ def test_a_bad_value_is_named_with_its_mend(overrides: list[str], sentence: str)
         compose_run("grpo", GrpoRun, [*PATHS, *overrides])
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_no_steps_means_one_epoch() -> None:
+    sft = compose_run("sft", SftRun, [*PATHS, "experiment=video_r2_7b_sft"])
+    assert with_num_steps(sft, 1000).sft.num_steps == 1000 // 32
+    assert with_num_steps(sft, 5).sft.num_steps == 1
+    grpo = compose_run("grpo", GrpoRun, [*PATHS, "algorithm.num_steps=7"])
+    assert with_num_steps(grpo, 1000).algorithm.num_steps == 7
+
+
+def test_the_papers_sft_settings() -> None:
+    run = compose_run("sft", SftRun, [*PATHS, "experiment=video_r2_7b_sft"])
+    assert (run.model.lora.rank, run.model.lora.alpha, run.model.lora.dropout) == (64, 64, 0.05)
+    assert (run.learner.learning_rate, run.learner.weight_decay, run.learner.warmup_frac) == (1e-5, 0.1, 0.03)
+    assert (run.sft.batch_size, run.video.fps, run.video.max_frames) == (32, 1.0, 128)
+    assert run.learner.backend == "deepspeed_zero3"

@@ -192,6 +192,8 @@ def _resolved(share: Sequence[MicroBatch]) -> list[MicroBatch]:
     refs = {
         group.prompt.ref for batch in share for group in batch.groups if isinstance(group.prompt.ref, ray.ObjectRef)
     }
+    if not refs:
+        return list(share)
     prompts = dict(zip(refs, ray.get(list(refs)), strict=True))
     return [
         replace(

@@ -17,6 +17,7 @@ from videor2_rl.packing import (
     only_in_loss,
     pack,
     response_mask,
+    split_groups,
     to_padded,
     token_log_probs,
 )
@@ -312,6 +313,28 @@ def test_micro_batches_hold_every_group_once_and_are_equally_many_on_every_rank(
     assert [g.group_id for pack_ in micro_batches(groups, max_tokens=max_tokens) for g in pack_] == list(
         range(len(groups))
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    groups=st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), min_size=1, max_size=6)), min_size=1),
+    num_ranks=st.integers(1, 12),
+    max_tokens=st.integers(1, 60),
+)
+def test_parts_of_groups_hold_every_response_once_in_order(groups, num_ranks, max_tokens):
+    whole = [
+        replace(a_group(index, prompt_tokens=prompt, lengths=tuple(lengths)), advantages=np.arange(float(len(lengths))))
+        for index, (prompt, lengths) in enumerate(groups)
+    ]
+    parts = split_groups(whole, max_tokens=max_tokens, num_ranks=num_ranks)
+    for group, of_group in zip(whole, parts, strict=True):
+        assert [id(ids) for part in of_group for ids in part.response_ids] == [id(ids) for ids in group.response_ids]
+        assert np.concatenate([part.advantages for part in of_group]).tolist() == group.advantages.tolist()
+        assert all(part.num_tokens <= max_tokens or len(part.response_ids) == 1 for part in of_group)
+    num_parts, num_responses = sum(map(len, parts)), sum(len(lengths) for _, lengths in groups)
+    assert num_parts >= min(num_ranks, num_responses)
+    if num_ranks <= len(whole) and all(group.num_tokens <= max_tokens for group in whole):
+        assert num_parts == len(whole)
 
 
 def test_padded_repeats_are_the_smallest_group():

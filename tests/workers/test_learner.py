@@ -263,6 +263,20 @@ def test_ranks_micro_batches_and_order_do_not_change_the_update(one_rank, two_ra
             np.testing.assert_allclose(second[name], first[name], atol=1e-5, err_msg=name)
 
 
+def test_a_group_shared_out_over_ranks_and_passes_gives_the_same_update(one_rank, two_ranks, ready):
+    """One group of four responses, of which each of two ranks takes two."""
+    group = [ready[2]]
+    one, two = update(one_rank, group), update(two_ranks, group)
+    for name in one:
+        assert two[name] == pytest.approx(one[name], rel=1e-5, abs=2e-6), name
+    for first, second in zip(
+        one_rank.log_probs(ready, temperature=1.0), two_ranks.log_probs(ready, temperature=1.0), strict=True
+    ):
+        assert first.group_id == second.group_id
+        for values, others in zip(first.raw, second.raw, strict=True):
+            np.testing.assert_allclose(others, values, atol=1e-4)
+
+
 def test_responses_out_of_the_loss_do_not_count(one_rank, ready):
     in_loss = [np.array([True, False, True, True])] + [np.ones(4, dtype=bool)] * 3 + [np.zeros(4, dtype=bool)]
     marked = [replace(group, in_loss=mask) for group, mask in zip(ready, in_loss, strict=True)]

@@ -29,7 +29,7 @@ def main() -> None:
     os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="2")
     groups = make_groups(model_folder)
     for case in cases:
-        for stage in ("sft", "grpo"):
+        for stage in ("sft", "grpo") if "-" not in case else ("grpo",):
             train(int(rank), model_folder, Path(output), case=case, stage=stage, groups=groups)
 
 

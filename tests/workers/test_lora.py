@@ -1,0 +1,62 @@
+"""Adapters: which layers get one, what trains, and that merging is what peft itself merges to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from videor2_rl.config import ConfigError, LoraConfig
+from workers.engines.fsdp import freeze
+from workers.engines.lora import add_adapters, parameter_groups, plain_weights
+
+LORA = LoraConfig(rank=4, alpha=8, dropout=0.0, targets=("q_proj", "o_proj", "up_proj"), dora=False)
+
+
+def make_network(folder: Path) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    network = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    freeze(network, vision_tower=True, merger=False, language_model=False)
+    return network
+
+
+@pytest.mark.parametrize("is_dora", [False, True])
+def test_merged_weights_are_those_that_peft_merges_to(tiny_model_dir, is_dora):
+    names = set(make_network(tiny_model_dir).state_dict())
+    lora = replace(LORA, dora=is_dora)
+    adapted = add_adapters(make_network(tiny_model_dir), lora)
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    ours = dict(plain_weights(adapted.state_dict(), torch.clone, lora=lora))
+    merged = adapted.merge_and_unload().state_dict()
+    assert set(ours) == names
+    for name in names:
+        torch.testing.assert_close(ours[name], merged[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_adapters_and_what_is_not_frozen_train_and_nothing_else(tiny_model_dir):
+    adapted = add_adapters(make_network(tiny_model_dir), LORA)
+    trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    adapters = {name for name in trainable if "lora_" in name}
+    layers = {name.split(".lora_")[0].split("language_model.")[1].split(".", 2)[2] for name in adapters}
+    assert layers == {"self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj"}
+    assert trainable - adapters and all(".visual.merger." in name for name in trainable - adapters)
+
+
+def test_each_part_has_its_learning_rate(tiny_model_dir):
+    adapted = add_adapters(make_network(tiny_model_dir), LORA)
+    language, merger = parameter_groups(adapted, vision_tower=3e-6, merger=1e-5)
+    assert "lr" not in language and merger["lr"] == 1e-5
+    counted = len(language["params"]) + len(merger["params"])
+    assert counted == sum(parameter.requires_grad for parameter in adapted.parameters())
+
+
+def test_a_target_that_names_no_layer_is_refused(tiny_model_dir):
+    with pytest.raises(ConfigError, match=r"model.lora.targets: found \['query'\]"):
+        add_adapters(make_network(tiny_model_dir), replace(LORA, targets=("query",)))
