@@ -6,7 +6,7 @@ import pytest
 
 import conf
 from videor2_rl.app import compose_run
-from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, SftRun, with_num_steps
+from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, SftRun
 
 CONF = Path(conf.__file__).parent
 PATHS = ["model.path=m", "data.train_file=t", "data.media_dir=d"]
@@ -92,10 +92,10 @@ def test_a_bad_value_is_named_with_its_mend(overrides: list[str], sentence: str)
 
 def test_no_steps_means_one_epoch() -> None:
     sft = compose_run("sft", SftRun, [*PATHS, "experiment=video_r2_7b_sft"])
-    assert with_num_steps(sft, 1000).sft.num_steps == 1000 // 32
-    assert with_num_steps(sft, 5).sft.num_steps == 1
+    assert sft.sft.with_steps(1000).num_steps == 1000 // 32
+    assert sft.sft.with_steps(5).num_steps == 1
     grpo = compose_run("grpo", GrpoRun, [*PATHS, "algorithm.num_steps=7"])
-    assert with_num_steps(grpo, 1000).algorithm.num_steps == 7
+    assert grpo.algorithm.with_steps(1000).num_steps == 7
 
 
 def test_the_papers_sft_settings() -> None:

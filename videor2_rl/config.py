@@ -201,6 +201,10 @@ class AlgorithmConfig(Section):
     max_log_prob_gap: float
     """The run stops when vLLM and the learner disagree by more than this many nats on any token."""
 
+    def with_steps(self, num_samples: int) -> AlgorithmConfig:
+        """The same with its number of steps, if that is 0: an epoch, without a last step of fewer prompts."""
+        return replace(self, num_steps=self.num_steps or max(1, num_samples // self.prompts_per_step))
+
 
 @dataclass(frozen=True)
 class SftConfig(Section):
@@ -214,6 +218,10 @@ class SftConfig(Section):
     """Steps between two validation losses; 0: only at the end."""
     validation_samples: int
     """At most this many held-out samples."""
+
+    def with_steps(self, num_samples: int) -> SftConfig:
+        """The same with its number of steps, if that is 0: an epoch, without a last step of fewer samples."""
+        return replace(self, num_steps=self.num_steps or max(1, num_samples // self.batch_size))
 
 
 @dataclass(frozen=True)
@@ -352,19 +360,6 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
     return run
 
 
-TrainingRunT = TypeVar("TrainingRunT", GrpoRun, SftRun)
-
-
-def with_num_steps(run: TrainingRunT, num_samples: int) -> TrainingRunT:
-    """The run with its number of steps filled in where it is 0: one pass over the samples, without a last part step."""
-    if isinstance(run, GrpoRun):
-        algorithm = run.algorithm
-        steps = algorithm.num_steps or max(1, num_samples // algorithm.prompts_per_step)
-        return replace(run, algorithm=replace(algorithm, num_steps=steps))
-    steps = run.sft.num_steps or max(1, num_samples // run.sft.batch_size)
-    return replace(run, sft=replace(run.sft, num_steps=steps))
-
-
 def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Dotted keys that still hold Hydra's mark of a required value."""
     for key, value in node.items():
@@ -418,7 +413,9 @@ def _check(run: GrpoRun | SftRun | EvaluateRun) -> None:
     if isinstance(run, GrpoRun):
         _check_grpo(run)
     if isinstance(run, SftRun):
-        _require(run.sft.num_steps >= 0, f"sft.num_steps: found {run.sft.num_steps}; give the steps, or 0 for one epoch")
+        _require(
+            run.sft.num_steps >= 0, f"sft.num_steps: found {run.sft.num_steps}; give the steps, or 0 for one epoch"
+        )
         _require(
             run.sft.batch_size >= run.learner.num_ranks,
             f"sft.batch_size: found {run.sft.batch_size} with learner.num_ranks={run.learner.num_ranks}; "
@@ -495,9 +492,9 @@ def _check_grpo(run: GrpoRun) -> None:
     )
     _require(
         algorithm.prompts_per_step * algorithm.group_size // algorithm.updates_per_batch >= run.learner.num_ranks,
-        f"algorithm.prompts_per_step: found {algorithm.prompts_per_step} prompts of {algorithm.group_size} responses for "
-        f"{algorithm.updates_per_batch} updates on learner.num_ranks={run.learner.num_ranks}; each rank needs at least "
-        "one response an update",
+        f"algorithm.prompts_per_step: found {algorithm.prompts_per_step} prompts of {algorithm.group_size} responses "
+        f"for {algorithm.updates_per_batch} updates on learner.num_ranks={run.learner.num_ranks}; each rank needs at "
+        "least one response an update",
     )
     _require(
         algorithm.kl_coefficient >= 0,

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
-from videor2_rl.config import GrpoRun, with_num_steps
+from videor2_rl.config import GrpoRun
 from workers.verl_config import check_algorithm
 
 
@@ -17,7 +17,7 @@ def run_grpo(run: GrpoRun) -> None:
     """Train a policy from `model.path`; everything it leaves lies in `output_dir`."""
     run_dir = Path(run.output_dir)
     samples = checked_inputs(run)
-    run = with_num_steps(run, len(samples))
+    run = dataclasses.replace(run, algorithm=run.algorithm.with_steps(len(samples)))
     check_algorithm(run.algorithm, max_response_tokens=run.rollout.max_response_tokens)
     with open_run(run, run_dir, resume=run.checkpoint.resume):
         from videor2_rl.checkpoint import Checkpoints

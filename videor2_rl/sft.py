@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
-from videor2_rl.config import SftRun, with_num_steps
+from videor2_rl.config import SftRun
 
 if TYPE_CHECKING:
     from videor2_rl.checkpoint import Checkpoints
@@ -29,7 +29,7 @@ def run_sft(run: SftRun) -> None:
     """Fine-tune `model.path` on `data.train_file`; everything it leaves lies in `output_dir`."""
     run_dir = Path(run.output_dir)
     samples = checked_inputs(run)
-    run = with_num_steps(run, len(samples))
+    run = dataclasses.replace(run, sft=run.sft.with_steps(len(samples)))
     with open_run(run, run_dir, resume=run.checkpoint.resume):
         from videor2_rl.checkpoint import Checkpoints
         from videor2_rl.dataset import load_samples
