@@ -4,10 +4,13 @@ A claim is a time or a range of times with the sentence around it, the time expr
 inside, sentence similarity of equal events falls from 1 to 0.77). Read as times:
 
     00:05   1:02:03   00:05.5   [00:05]   at 5 s   5.5 seconds   the 12-second mark   second 12   t = 5   2 min 5 s
-    00:05-00:08   from 00:05 to 00:08   between 5 and 8 seconds   5-8 s   00:05 until 00:08
+    00:05-00:08   from 00:05 to 00:08   between 5 and 8 seconds   5-8 s   00:05 until 00:08   the 7th second   1m30s
+    five seconds in   10 seconds into the video
 
-Not read as times: durations (`for 5 seconds`, `5 seconds later`, `a 30-second clip`), times of day (`10:30 am`), and
-numbers without a unit. Several times in one sentence make several claims, each with its own clause; times in a list
+Not read as times: durations (`for 5 seconds`, `5 seconds later`, `a 30-second clip`), times of day (`10:30 am`), scores
+and ratios (`a ratio of 1:10`), verses, distances (`5 m away`), and numbers without a unit.
+
+Several times in one sentence make several claims, each with its own clause; times in a list
 (`at 00:05 and 00:08`) share one.
 
 The sentence that answers the question is no event claim: see `read_claims`.
@@ -22,35 +25,59 @@ from functools import lru_cache
 from itertools import islice, pairwise
 from typing import NamedTuple
 
-from rewards.parsing import sentences
+from rewards.parsing import NUMBER_WORDS, sentences
 
 _CLOCK = r"\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6})?(?!\d|:\d)"
 _UNIT = r"(?:seconds?|secs?|s)(?![\w'])"
+_LONG_UNIT = r"(?:minutes?|mins?)(?![\w'])"
 _SECONDS = rf"\d{{1,6}}(?:\.\d{{1,6}})?\s?{_UNIT}"
-_MINUTES = rf"\d{{1,4}}\s?(?:minutes?|mins?|m)(?![\w'])(?:,?\s(?:and\s)?\d{{1,2}}(?:\.\d{{1,6}})?\s?{_UNIT})?"
-_MARK = r"\d{1,6}(?:\.\d{1,6})?-second(?=\s(?:mark|point|moment|timestamp)\b)"
+_MINUTES = (
+    rf"\d{{1,4}}\s?(?:minutes?|mins?|m)(?:(?![\w'])|(?=\d))"
+    rf"(?:(?:,?\s(?:and\s)?|(?<=m))\d{{1,2}}(?:\.\d{{1,6}})?\s?{_UNIT})?"
+)
+_MARK = r"\d{1,6}(?:\.\d{1,6})?-(?:second|minute)(?=\s(?:mark|point|moment|timestamp)\b)"
+_ORDINAL = r"\d{1,4}(?:st|nd|rd|th)\ssecond\b"
 _POINT = rf"(?:{_CLOCK}|{_MARK}|{_SECONDS}|{_MINUTES})"
 _NUMBER = r"\d{1,6}(?:\.\d{1,6})?(?![\d:.]*\d)"
+_TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60}
+_WORDS = f"(?:{'|'.join([*list(NUMBER_WORDS)[1:], *_TENS])})"
 _JOIN = r"(?:\s?[-\u2010-\u2015\u2212~]\s?|\s(?:to|until|till|through|and)\s)"
-_CLOSE = r"[\])>]?"
+_CLOSE = r"[\])>`]?"
 # The lookbehind keeps a match from starting inside a number or a word, so every digit is looked at a few times only.
-_TIME = re.compile(
-    rf"(?<![\w.:])(?=[\dst])(?:"
-    rf"(?P<range_start>{_CLOCK}){_CLOSE}(?P<clock_join>{_JOIN})[\[(<]?(?P<range_end>{_CLOCK})"
-    rf"|(?P<pair_start>{_NUMBER})(?:\s?{_UNIT})?(?P<pair_join>{_JOIN})(?P<pair_end>{_NUMBER}(?:\s?{_UNIT}|-second(?=\smark)))"
-    rf"|(?P<point>{_POINT})"
-    rf"|(?:(?P<named>(?:second\s|timestamp\s|t(?:ime)?\s?=\s?))(?P<bare>{_NUMBER})(?:\s?{_UNIT})?)"
-    rf")(?P<close>{_CLOSE})(?P<mark>\s(?:mark|point|timestamp)\b)?",
-    re.IGNORECASE,
+_NUMERIC = (
+    rf"(?P<range_start>{_CLOCK}){_CLOSE}(?P<clock_join>{_JOIN})[\[(<`]?(?P<range_end>{_CLOCK})"
+    rf"|(?P<pair_start>{_NUMBER})(?:\s?{_UNIT}|-second(?:\smark)?)?(?P<pair_join>{_JOIN})(?:the\s)?(?:second\s)?"
+    rf"(?P<pair_end>{_NUMBER})(?P<pair_unit>\s?{_UNIT}|\s{_LONG_UNIT}|-second(?=\smark))"
+    rf"|(?P<point>(?P<ordinal>{_ORDINAL})|{_POINT})"
+    rf"|(?P<named>(?:seconds?\s|timestamp\s|t(?:ime)?\s?=\s?))(?P<bare>{_NUMBER})(?:\s?{_UNIT})?"
+    rf"(?:(?P<bare_join>{_JOIN})(?:second\s)?(?P<bare_end>{_NUMBER}))?"
 )
+_SPELLED = rf"|(?P<words>{_WORDS}[\s-](?:second|minute)s?)\b"
+_END = (
+    rf"(?P<close>{_CLOSE})"
+    r"(?P<mark>\s(?:mark|point|timestamp)s?\b|\sin(?=[,.]|$)"
+    r"|\s(?:in)?to\s(?:the|this)\s(?:video|clip|footage|film|scene)\b)?"
+)
+_TIME = re.compile(rf"(?<![\w.:])(?=[\dst])(?:{_NUMERIC}|(?P<words>(?!))){_END}", re.IGNORECASE)
+# Looks at every word, so only for sentences that may hold "five seconds".
+_SPELLED_TIME = re.compile(rf"(?<![\w.:])(?:{_NUMERIC}{_SPELLED}){_END}", re.IGNORECASE)
+_MAY_BE_SPELLED = re.compile(r"[a-z][\s-](?:second|minute)", re.IGNORECASE)
 _DURATION_BEFORE = re.compile(
-    r"\b(?:for|lasts?|lasting|lasted|within|every|another|takes?|took|over|next|first|last|than|of)"
-    r"(?:\s(?:the|about|around|approximately|only|at least|next|first|last))?\s?$",
+    r"\b(?:for|lasts?|lasting|lasted|within|every|another|takes?|took|over|next|first|last|than|of|in|an?|the|this|that)"
+    r"(?:\s(?:the|about|around|approximately|only|at least|next|first|last|him|her|it|them|us))?\s?$",
     re.IGNORECASE,
 )
 _DURATION_AFTER = re.compile(
-    r"\s(?:later|long|earlier|before|after|apart|ago|each|in total|remaining)\b", re.IGNORECASE
+    r"\s(?:later|long|earlier|before|after|apart|ago|each|in total|remaining)\b|'|\s?-", re.IGNORECASE
 )
+_CLOCK_DURATION_AFTER = re.compile(r"\s(?:long|in total|in length)\b", re.IGNORECASE)
+_SCORE_BEFORE = re.compile(
+    r"\b(?:scores?|ratio|leads?|led|wins?|won|lost|odds|scale|aspect|tied|result|beats?)\b[^.;:]{0,24}$", re.IGNORECASE
+)
+_TIME_PREPOSITIONS = frozenset({"at", "by", "around", "near", "from", "between", "until", "after", "since"})
+_METRES = re.compile(r"\d\s?m$", re.IGNORECASE)
+# "John 3:16": a name inside a sentence.
+_VERSE = re.compile(r"[^.!?]\s([A-Z][a-z]+)\s$")
 _TIME_OF_DAY = re.compile(r"\s?(?:am|pm|a\.m|p\.m)\b", re.IGNORECASE)
 _PREPOSITIONS = frozenset(
     [
@@ -84,7 +111,7 @@ _PREPOSITIONS = frozenset(
 _NEXT_TO_TIME = _PREPOSITIONS | frozenset(
     ["in", "on", "during", "second", "seconds", "mark", "frame", "frames", "point", "t", "is"]
 )
-_OPENERS = "[(<~@=*"
+_OPENERS = "[(<~@=*`"
 _EDGE = re.compile(
     r"(?:[,;:.\u2013\u2014]|\s-|\b(?:and|then|but|while|when|where|next|finally|later|followed by))\s*$", re.IGNORECASE
 )
@@ -99,7 +126,7 @@ _CONNECTIVES = re.compile(
 )
 _TRAIL = " ,;:.([<*=~@\u2013\u2014-"
 _TRAILING_WORDS = frozenset(["and", "then", "but", "while", "or", "at", "from"])
-_DIGIT = re.compile(r"\d")
+_MAY_HOLD_TIME = re.compile(r"\d|(?:second|minute)s?\s(?:mark|point|in)|(?:second|minute)s\b", re.IGNORECASE)
 _CONTENT = re.compile(r"[^\W\d_]{2,}")
 # The sentence encoder reads 256 tokens at most; a longer claim gains nothing and costs time.
 _MAX_CLAIM_CHARS = 400
@@ -148,7 +175,7 @@ def read_claims(think: str, *, conclusion: tuple[int, int] | None = None) -> lis
         text = sentence.text
         if conclusion and sentence.start < conclusion[1] and conclusion[0] < sentence.end:
             text = think[sentence.start : max(sentence.start, conclusion[0])]
-        if not pending and not _DIGIT.search(text):
+        if not pending and not _MAY_HOLD_TIME.search(text):
             continue
         found = _read_sentence(text)
         if pending and found is None:
@@ -187,22 +214,45 @@ def tidy(text: str) -> str:
 
 def _times(text: str) -> list[_Time]:
     found: list[_Time] = []
-    for match in islice(_TIME.finditer(text), _MAX_TIMES_IN_SENTENCE):
+    pattern = _SPELLED_TIME if _MAY_BE_SPELLED.search(text) else _TIME
+    for match in islice(pattern.finditer(text), _MAX_TIMES_IN_SENTENCE):
         before = text[max(0, match.start() - 40) : match.start()]
-        if (
-            match["named"]
-            and match["named"].lower().startswith("second")
-            and re.search(r"\b(?:the|a)\s$", before, re.IGNORECASE)
-        ):
-            continue  # "the second 2 men"
-        is_clock = bool(match["range_start"] or (match["point"] and ":" in match["point"]))
-        if is_clock and _TIME_OF_DAY.match(text, match.end()):
-            continue
-        may_last = not (is_clock or match["mark"] or match["named"])
-        if may_last and (_DURATION_BEFORE.search(before) or _DURATION_AFTER.match(text, match.end())):
-            continue
-        found.extend(_read(match, lead=match.start() - len(before) + _lead_in(before), before=before))
+        if _is_time(match, text, before):
+            found.extend(_read(match, lead=match.start() - len(before) + _lead_in(before), before=before))
     return found
+
+
+def _is_time(match: re.Match[str], text: str, before: str) -> bool:
+    """Whether a time expression says when, rather than how long, how far, or how many to how many."""
+    if match["named"]:
+        # "the second 2 men"
+        return not (match["named"].lower().startswith("second") and re.search(r"\b(?:the|a)\s$", before, re.IGNORECASE))
+    if match["range_start"]:
+        return True
+    if match["point"] and ":" in match["point"]:
+        if _TIME_OF_DAY.match(text, match.end()) or _CLOCK_DURATION_AFTER.match(text, match.end()):
+            return False
+        if _follows_preposition(before):
+            return True
+        name = _VERSE.search(before)
+        return not (_SCORE_BEFORE.search(before) or (name and name[1].lower() not in _NEXT_TO_TIME))
+    if match["mark"] or match["ordinal"]:
+        return True
+    if match["point"] and _METRES.search(match["point"]) and not re.search(r"\bat\s$", before, re.IGNORECASE):
+        return False
+    if match["words"] and not _follows_preposition(before):
+        return False
+    is_range = match["pair_start"] and re.search(r"\b(?:from|between)\s(?:the\s)?$", before, re.IGNORECASE)
+    return bool(is_range) or not (_DURATION_BEFORE.search(before) or _DURATION_AFTER.match(text, match.end()))
+
+
+def _follows_preposition(before: str) -> bool:
+    """Whether `before` is blank or ends in a bracket, "at", "from the", ..."""
+    words = before.split()[-2:]
+    if not words or before[-1] in "[(<`":
+        return True
+    word = words[0] if words[-1].lower() == "the" else words[-1]
+    return word.lower() in _TIME_PREPOSITIONS
 
 
 def _lead_in(before: str) -> int:
@@ -222,19 +272,28 @@ def _lead_in(before: str) -> int:
 
 def _read(match: re.Match[str], *, lead: int, before: str) -> list[_Time]:
     """One time, or two where `and` joins them without `between`."""
-    first = match["range_start"] or match["pair_start"]
-    if first is None:
-        value = _seconds(match["point"] or match["bare"])
+    single = match["point"] or match["words"] or (match["bare"] if match["bare_end"] is None else None)
+    if single is not None:
+        value = _seconds(single)
         return [_Time(lead, match.start(), match.end(), value, value)]
-    last, join = (match["range_end"], "clock_join") if match["range_start"] else (match["pair_end"], "pair_join")
-    start_s, end_s = sorted((_seconds(first), _seconds(last)))
-    if match[join].strip().lower() == "and" and not re.search(r"\bbetween\s+[(\[<]?$", before, re.IGNORECASE):
-        middle = match.start(join)
-        return [
-            _Time(lead, match.start(), middle, _seconds(first), _seconds(first)),
-            _Time(match.end(join), match.end(join), match.end(), _seconds(last), _seconds(last)),
-        ]
-    return [_Time(lead, match.start(), match.end(), start_s, end_s)]
+    scale = 1.0
+    if match["range_start"]:
+        first, last, join = "range_start", "range_end", "clock_join"
+    elif match["pair_start"]:
+        first, last, join = "pair_start", "pair_end", "pair_join"
+        scale = 60.0 if match["pair_unit"].strip().lower().startswith("m") else 1.0
+    else:
+        first, last, join = "bare", "bare_end", "bare_join"
+    start_s, end_s = scale * _seconds(match[first]), scale * _seconds(match[last])
+    if match[join].strip().lower() != "and":
+        return [_Time(lead, match.start(), match.end(), min(start_s, end_s), max(start_s, end_s))]
+    is_between = re.search(r"\bbetween\s(?:the\s)?(?:second\s)?[\[(<]?$", before, re.IGNORECASE)
+    if is_between:
+        return [_Time(lead, match.start(), match.end(), min(start_s, end_s), max(start_s, end_s))]
+    return [
+        _Time(lead, match.start(), match.start(join), start_s, start_s),
+        _Time(match.end(join), match.end(join), match.end(), end_s, end_s),
+    ]
 
 
 def _seconds(text: str) -> float:
@@ -244,8 +303,11 @@ def _seconds(text: str) -> float:
         for part in text.split(":"):
             value = value * 60 + float(part)
         return value
+    if text[0].isalpha():
+        word, unit = re.split(r"[\s-]", text.lower(), maxsplit=1)
+        return float(NUMBER_WORDS.get(word) or _TENS[word]) * (60.0 if unit.startswith("m") else 1.0)
     amounts = [float(amount) for amount in re.findall(r"\d+(?:\.\d+)?", text)]
-    if re.match(r"[\d.]+\s?m", text, re.IGNORECASE):
+    if re.match(r"[\d.]+[\s-]?m", text, re.IGNORECASE):
         return amounts[0] * 60 + (amounts[1] if len(amounts) > 1 else 0.0)
     return amounts[0]
 
@@ -267,7 +329,7 @@ def _claims_of(text: str, times: Sequence[_Time]) -> list[Claim]:
         groups = _lists(text, times)
         clauses = _clauses(text, groups)
     return [
-        Claim(time.start_s, time.end_s, tidy(clause), text[time.start : time.end].rstrip(" ])>"))
+        Claim(time.start_s, time.end_s, tidy(clause), text[time.start : time.end].rstrip(" ])>`"))
         for group, clause in zip(groups, clauses, strict=True)
         if _has_content(clause)
         for time in group

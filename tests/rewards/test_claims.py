@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +138,33 @@ def test_tidy_brings_equal_sentences_to_one_form() -> None:
     assert tidy(" and then, a red  square appears ,") == tidy("A red square appears.") == "A red square appears."
     assert tidy(" , and ") == ""
     assert len(tidy("x" * 1000)) == 401
+
+
+@pytest.mark.parametrize("half", ["tuning", "held-out"])
+def test_the_parser_agrees_with_texts_labelled_by_hand(
+    half: str, read_corpus: Callable[..., list], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row for row in read_corpus("claims") if row.half == half]
+    labelled = [[_label(cell) for cell in row.cells[1:]] for row in rows]
+    read = [[(claim.start_s, claim.end_s, claim.text) for claim in read_claims(row.cells[0])] for row in rows]
+    report = []
+    for name, width, bound in (("times", 2, 0.97), ("times and sentences", 3, 0.9)):
+        expected = [Counter(claim[:width] for claim in claims) for claims in labelled]
+        found = [Counter(claim[:width] for claim in claims) for claims in read]
+        right = sum((ours & theirs).total() for ours, theirs in zip(found, expected, strict=True))
+        precision = right / sum(claims.total() for claims in found)
+        recall = right / sum(claims.total() for claims in expected)
+        report.append(f"{name}: precision {precision:.3f}, recall {recall:.3f}")
+        assert min(precision, recall) >= bound
+    with capsys.disabled():
+        print(f"\n{half}: {len(rows)} texts, {sum(map(len, labelled))} claims; {'; '.join(report)}")
+
+
+def _label(cell: str) -> tuple[float, float, str]:
+    time, sentence = cell.split(" ", 1)
+    start, _, end = time.partition("-")
+    return float(start), float(end or start), sentence
+
+
+def test_the_corpus_has_at_least_150_texts(read_corpus: Callable[..., list]) -> None:
+    assert len(read_corpus("claims")) >= 150
