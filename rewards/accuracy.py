@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,7 +10,8 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from rewards.choices import normalise, read_choice
-from rewards.parsing import NUMBER_WORDS, options_in, solution_text, words
+from rewards.numerals import NUMBER, numbers
+from rewards.parsing import options_in, solution_text, words
 from rewards.types import AccuracyConfig, Target, Verdict, scored
 
 Kind: TypeAlias = Literal["choice", "number", "text"]
@@ -34,11 +34,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 """A dataset's `problem_type` (any case, hyphens and underscores as spaces) -> kind of answer."""
 
-_NUMBER = re.compile(
-    r"(?<![\w.,:])[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d{1,18})(?:\.\d{1,18})?(?:e[-+]?\d{1,3}(?!\w))?(?!\d|[.,:]\d)",
-    re.IGNORECASE,
-)
-_BARE_NUMBER = re.compile(rf"\s*{_NUMBER.pattern}\s*%?\s*", re.IGNORECASE)
+_BARE_NUMBER = re.compile(rf"\s*{NUMBER.pattern}\s*%?\s*", re.IGNORECASE)
 _MAX_ANSWER_CHARS = 4_096
 _LONE_LETTER = re.compile(r"\(?[A-Z](?:\)|[.:)](?:\s.*)?)?", re.DOTALL)
 
@@ -60,7 +56,7 @@ def answer_kind(target: Target) -> Kind:
     options = target_options(target)
     if options and read_choice(solution, options) is not None:
         return "choice"
-    if _LONE_LETTER.fullmatch(solution):
+    if _LONE_LETTER.fullmatch(normalise(solution)):
         return "choice"
     return "number" if _BARE_NUMBER.fullmatch(normalise(solution)) else "text"
 
@@ -97,18 +93,6 @@ def read_answer(text: str, kind: Kind, options: tuple[str, ...]) -> Answer | Non
         found = set(numbers(text))
         return found.pop() if len(found) == 1 else None
     return text.strip() or None
-
-
-def numbers(text: str) -> list[float]:
-    """Finite numbers in a text: thousands, decimals, exponents, or words up to twenty where there are no digits.
-
-    Units are ignored, the percent sign too (`50 %` is 50). Clock times and digits inside words are no numbers.
-    """
-    plain = normalise(text)
-    values = [float(match[0].replace(",", "").replace("\u2212", "-")) for match in _NUMBER.finditer(plain)]
-    if not values:
-        values = [float(NUMBER_WORDS[word]) for word in words(plain) if word in NUMBER_WORDS]
-    return [value for value in values if math.isfinite(value)]
 
 
 def mean_relative_accuracy(answer: float, reference: float) -> float:

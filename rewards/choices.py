@@ -26,7 +26,7 @@ _NOT_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _NOT_AFTER = re.compile(
-    r"[)\]*.:\s]{0,3}(?:(?:is|was|are|be|can|could|would|seems?|looks?|clearly|therefore|also)\s+){0,3}"
+    r"(?:(?:,?\s(?:and|or)|,)\s\(?[A-Z]\b\)?){0,5}[)\]*.:\s]{0,3}(?:(?:is|was|are|be|can|could|would|seems?|looks?|clearly|therefore|also)\s+){0,3}"
     r"(?:(?:not|never|wrong|incorrect|false|ruled out|eliminated|excluded|impossible|cannot)\b|\w{2,6}n['\u2019]t\b)",
     re.IGNORECASE,
 )

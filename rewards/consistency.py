@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from rewards.accuracy import Answer, Kind, agreement, numbers, read_answer
+from rewards.accuracy import Answer, Kind, agreement, read_answer
 from rewards.choices import Mention, contradicts_itself, mentions, read_mentions
 from rewards.judge import read_consistency_reply
+from rewards.numerals import numbers
 from rewards.parsing import Span, sentences, words
 from rewards.types import AccuracyConfig, ConsistencyConfig, JudgeReply, Verdict, abstained, failed, scored
 
@@ -20,7 +22,7 @@ _CUE = re.compile(
 # From here on a sentence concludes: "At 00:05 a red square appears, so the answer is A."
 _TURN = re.compile(
     r"(?:(?:^|[,;:]\s?|\s)(?:and )?(?:so|therefore|thus|hence|consequently|which means)\b"
-    r"(?!\s(?:far|that|many|much|on|forth)\b)|\s(?:->|=>|\u2192)|[,;]\s(?:and )?the (?:\w+ )?answer\b)",
+    r"(?!\s(?:far|that|many|much|on|forth)\b)|\s(?:->|=>|\u2192)|[,;]\s(?:and |but )?(?:the|my) (?:\w+ )?answer\b)",
     re.IGNORECASE,
 )
 _STATES = re.compile(
@@ -28,6 +30,8 @@ _STATES = re.compile(
 )
 _TIME = re.compile(r"\d:\d\d|\b\d+(?:\.\d+)?\s?-?s(?:ec(?:ond)?s?)?\b", re.IGNORECASE)
 _IT_IS = re.compile(r"\b(?:it|this|that)\s?(?:is|was|['\u2019]s)\s+(?:the |a |an )?$", re.IGNORECASE)
+_NOT_A_NUMBER = re.compile(r"\b(?:not|rather than|instead of)\s+[\d.,]{1,24}", re.IGNORECASE)
+_ALTERNATIVE = re.compile(r"\s*(?:,|/|,?\s?\bor|,?\s?\band)\s+(?:the |an? )?", re.IGNORECASE)
 _TIMED_NUMBER = re.compile(r"(?<!\d)\d{1,3}(?::\d\d){1,2}(?:\.\d{1,6})?")
 # A conclusion stands near the end; further back a text only discusses.
 _MAX_SENTENCES_BACK = 40
@@ -69,7 +73,8 @@ def read_conclusion(think: str, *, kind: Kind, options: tuple[str, ...]) -> Conc
     where = _concluding_part(span) if cued else None
     if kind == "text":
         return Conclusion(span.text, where, reason)
-    found = numbers(_TIMED_NUMBER.sub(" ", span.text[-_MAX_CONCLUSION_CHARS:]))
+    text = _NOT_A_NUMBER.sub(" ", _TIMED_NUMBER.sub(" ", span.text[-_MAX_CONCLUSION_CHARS:]))
+    found = numbers(text)
     return Conclusion(found[-1] if found else None, where, reason if found else f"no number in the {reason}")
 
 
@@ -90,7 +95,12 @@ def _choice_conclusion(spans: Sequence[Span], options: tuple[str, ...]) -> Concl
             continue
         if contradicts_itself(live, span.text):
             return Conclusion(None, _concluding_part(span), "a letter beside another option's text")
-        letter = read_mentions(live, span.text) or _stated(live, span.text)
+        part = _concluding_part(span)[0] - span.start
+        letter = (
+            read_mentions(live, span.text)
+            or read_mentions([mention for mention in live if mention.start >= part], span.text)
+            or _stated(live, span.text)
+        )
         reason = "last concluding sentence" if letter else "several options in the concluding sentence"
         return Conclusion(letter, _concluding_part(span), reason)
     return Conclusion(None, None, "no concluding sentence")
@@ -107,6 +117,8 @@ def _states(text: str, found: Sequence[Mention]) -> bool:
 def _stated(live: list[Mention], text: str) -> str | None:
     """Of several option texts the one right behind "is": "so the answer is red, since the green one comes later"."""
     if any(mention.by != "text" for mention in live):
+        return None
+    if any(_ALTERNATIVE.fullmatch(text, first.end, second.start) for first, second in pairwise(live)):
         return None
     stated = {mention.letter for mention in live if _STATES.search(text[max(0, mention.start - 24) : mention.start])}
     return stated.pop() if len(stated) == 1 else None

@@ -18,6 +18,8 @@ _WELL_FORMED = ("<think>", "</think>", "<answer>", "</answer>")
 # A sentence ends at punctuation before white space (so not inside 5.2 or 00:05.5), at a semicolon or at a line break.
 _SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+[\"')\]*]{0,3}(?=\s|$)|;(?=\s)|\n+")
 _NO_END = re.compile(r"\b(?:approx|ca|e\.g|i\.e|vs|mr|mrs|dr)$", re.IGNORECASE)
+# "A. red, B. green" is no sentence that ends in A.
+_LISTED_OPTION = re.compile(r"(?<![^\W_])[A-Z]\.\s[a-z]")
 _OPTION_MARK = re.compile(r"(?<![\w'])\(?([A-Z])[.):](?=\s|\w)")
 _WORD = re.compile(r"\w+(?:[.,']\w+)*%?")
 
@@ -152,6 +154,8 @@ def sentences(text: str) -> tuple[Span, ...]:
     start = 0
     for end in _SENTENCE_END.finditer(text):
         if end[0] == "." and _NO_END.search(text, max(start, end.start() - 6), end.start()):
+            continue
+        if end[0] == "." and _LISTED_OPTION.match(text, max(start, end.start() - 1)):
             continue
         spans.append(_stripped(text, start, end.end()))
         start = end.end()

@@ -11,12 +11,12 @@ from rewards.accuracy import (
     accuracy_verdict,
     agreement,
     answer_kind,
-    numbers,
     read_answer,
     reference_answer,
     text_overlap,
 )
 from rewards.choices import read_choice
+from rewards.numerals import numbers
 from rewards.types import AccuracyConfig, Target
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -37,6 +37,28 @@ CONFIG = AccuracyConfig(weight=1.0, number_score="tolerance", number_relative_to
             "It isn't C. It is B.",
             "not red but green",
         ),
+        *(
+            "The correct answer is (B).",
+            "answer:B",
+            "The answer is: B",
+            "Answer - B",
+            "<B>",
+            "'B'",
+            '"B"',
+            "B\n",
+            "$B$",
+        ),
+        *(
+            "It's B",
+            "I choose B",
+            "Definitely B!",
+            "b) green",
+            "GREEN",
+            "gr\uff45en",
+            "\uff08\uff22\uff09",
+            "Option (B)",
+        ),
+        *("B is correct because green comes first", "the option is B", "choice B", "B, since A and C are wrong"),
         *("Because B", "B because A is ruled out", "A green one", "I think it is B"),
     ],
 )
@@ -89,6 +111,13 @@ def test_two_different_letters_are_never_read_as_one(first: str, second: str) ->
         ("blue", "Which colour?", "text"),
         ("A cat runs", "What happens?", "text"),
         ("5 apples", "What is there?", "text"),
+        ("1/2", "What share?", "number"),
+        ("3.2e4", "How many?", "number"),
+        ("twelve", "How many?", "text"),
+        ("nan", "How many?", "text"),
+        ("J", "Which? A. a B. b C. c D. d E. e F. f G. g H. h I. i J. j", "choice"),
+        ("Z", "Which?", "choice"),
+        ("\uff22", "Which?", "choice"),
     ],
 )
 def test_the_kind_is_guessed_from_options_and_solution(solution: str, question: str, kind: str) -> None:
@@ -130,10 +159,48 @@ def test_a_solution_that_is_not_of_its_kind_raises() -> None:
         ("x5 v2", []),
         ("5 of 10", [5, 10]),
         ("1,5", []),
+        ("12 km/h", [12]),
+        ("$1,250.50", [1250.5]),
+        ("\u20ac 20", [20]),
+        ("20\u00b0C", [20]),
+        ("12\\%", [12]),
+        (".5", [0.5]),
+        ("1 250", [1, 250]),
+        ("1\u202f250", [1250]),
+        ("1'250'000", [1250000]),
+        ("1.2 x 10^3", [1200]),
+        ("1.2\u00d710^{-3}", [0.0012]),
+        ("2 * 10**4", [20000]),
+        ("6.02e23", [6.02e23]),
+        ("1/2", [0.5]),
+        ("3 / 4", [0.75]),
+        ("1/0", []),
+        ("12/05/2021", []),
+        ("2.5 million people", [2500000]),
+        ("3k", [3000]),
+        ("3 kg", [3]),
+        ("5 + 2 = 7", [7]),
+        ("x = 4", [4]),
+        ("\u2248 3.14", [3.14]),
+        ("twenty-five", [25]),
+        ("two hundred and twelve", [212]),
+        ("three thousand five hundred", [3500]),
+        ("minus one", [-1]),
+        ("ninety nine", [99]),
+        ("one or two", [1, 2]),
+        ("thirteen thousand", [13000]),
+        ("and", []),
+        ("5th", [5]),
+        ("No. 3", [3]),
+        ("-0", [0]),
+        ("+7", [7]),
+        ("1e400", []),
+        ("infinity", []),
+        ("NaN", []),
     ],
 )
 def test_numbers_are_read_with_signs_thousands_and_exponents(text: str, expected: list[float]) -> None:
-    assert numbers(text) == expected
+    assert numbers(text) == pytest.approx(expected)
 
 
 @given(st.floats(min_value=-1e9, max_value=1e9, allow_nan=False))

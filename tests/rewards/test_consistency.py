@@ -1,48 +1,42 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from rewards.accuracy import Kind
+from rewards.choices import normalise
 from rewards.consistency import consistency_verdict, gate, read_conclusion
 from rewards.types import AccuracyConfig, ConsistencyConfig, Verdict, abstained, scored
 
 COLOURS = ("red", "green", "blue", "yellow")
 ACCURACY = AccuracyConfig(weight=1.0, number_score="tolerance", number_relative_tolerance=0.001, partial_text=True)
 
-CONCLUSIONS: list[tuple[str, str | None]] = [
-    ("At 00:08 a yellow circle appears. The last is red (A).", "A"),
-    ("At 00:05 a red square appears. At 00:05 it is red (A).", "A"),
-    ("At 00:05 a red square appears. At 00:05 it is red.", "A"),
-    ("At 00:05 a red square appears. The first is red.", "A"),
-    ("So the answer is B.", "B"),
-    ("Therefore, option C is correct.", "C"),
-    ("The answer is blue.", "C"),
-    ("At 00:05 a red square appears, so the answer is A.", "A"),
-    ("It is not B but C. The answer is not B but C.", "C"),
-    ("So it is C, not B.", "C"),
-    ("So the answer is C rather than B.", "C"),
-    ("Option A is wrong. Option B is wrong. So it must be D.", "D"),
-    ("Option A is wrong, so the answer is (B).", "B"),
-    ("The answer is A. Wait, the answer is B.", "B"),
-    ("So the answer is red, since the green one comes later.", "A"),
-    ("The answer is (B). At 00:12 a yellow circle appears.", "B"),
-    ("**Answer: D**", "D"),
-    ("Thus B", "B"),
-    ("The answer is A or B.", None),
-    ("The answer is not A.", None),
-    ("The last is red (B).", None),
-    ("At 00:12 a red square appears.", None),
-    ("At 00:02 a red square appears. At 00:08 a yellow circle appears.", None),
-    ("A red square appears. The shape moves.", None),
-    ("Nothing can be seen.", None),
-    ("", None),
-]
+ACTIONS = ("He opens the door.", "He closes the door.", "He sits down.", "None of the above")
+QUESTIONS: dict[str, tuple[Kind, tuple[str, ...]]] = {
+    "colours": ("choice", COLOURS),
+    "actions": ("choice", ACTIONS),
+    "numbers": ("number", ()),
+}
 
 
-@pytest.mark.parametrize(("think", "letter"), CONCLUSIONS)
-def test_the_last_explicit_conclusion_is_read(think: str, letter: str | None) -> None:
-    assert read_conclusion(think, kind="choice", options=COLOURS).answer == letter
+@pytest.mark.parametrize("about", QUESTIONS)
+def test_the_last_explicit_conclusion_is_read(about: str, read_corpus: Callable[..., list]) -> None:
+    kind, options = QUESTIONS[about]
+    rows = [row.cells for row in read_corpus("conclusions") if row.about == about]
+    wrong = {}
+    for text, label in rows:
+        think = normalise("" if text == "(empty)" else text)
+        expected = None if label == "None" else float(label) if kind == "number" else label
+        read = read_conclusion(think, kind=kind, options=options).answer
+        if read != expected:
+            wrong[text] = (read, expected)
+    assert rows and not wrong
+
+
+def test_the_corpus_has_at_least_80_conclusions(read_corpus: Callable[..., list]) -> None:
+    assert len(read_corpus("conclusions")) >= 80
 
 
 @pytest.mark.parametrize(
@@ -56,20 +50,6 @@ def test_the_last_explicit_conclusion_is_read(think: str, letter: str | None) ->
 def test_the_concluding_part_is_located(think: str, part: str | None) -> None:
     span = read_conclusion(think, kind="choice", options=COLOURS).span
     assert (None if span is None else think[span[0] : span[1]]) == part
-
-
-@pytest.mark.parametrize(
-    ("think", "number"),
-    [
-        ("At 00:05 one car. At 00:09 another. So there are 2 cars.", 2.0),
-        ("There are 5 cats. The total is 5 + 2 = 7.", 7.0),
-        ("The answer is 1,250. It was hard at 00:10.", 1250.0),
-        ("It is unclear.", None),
-        ("", None),
-    ],
-)
-def test_a_number_is_the_last_one_of_the_conclusion(think: str, number: float | None) -> None:
-    assert read_conclusion(think, kind="number", options=()).answer == number
 
 
 def verdict_of(think: str, answer: str | None, kind: str, options: tuple[str, ...] = ()) -> Verdict:
