@@ -11,7 +11,7 @@ from rewards.claims import Claim, read_claims
 from rewards.consistency import Conclusion, consistency_verdict, judged_consistency, read_conclusion
 from rewards.judge import read_claims_reply
 from rewards.parsing import Blocks, read_blocks
-from rewards.temporal import Candidates, Reference, claims_of_map, find_candidates, read_references
+from rewards.temporal import Candidates, Reference, claims_of_pairs, find_candidates, read_references
 from rewards.types import NO_EVIDENCE, Evidence, Target, Verdict, VideoR2Config
 
 
@@ -90,7 +90,7 @@ def _claims(
 ) -> tuple[tuple[Claim, ...] | None, str | None]:
     """The claims, or None and why there are none to be had."""
     if evidence.claims is not None:
-        return claims_of_map(evidence.claims), None
+        return claims_of_pairs(evidence.claims.items()), None
     if config.temporal_alignment.claims == "rules":
         return tuple(read_claims(think, conclusion=conclusion.span)), None
     if not think.strip():
@@ -99,7 +99,7 @@ def _claims(
     if reply is None or reply.text is None:
         return None, f"claims: {reply.failure if reply else 'the judge was not asked'}"
     claims = read_claims_reply(reply.text)
-    return (None, "claims: the judge's reply is unreadable") if claims is None else (claims_of_map(claims), None)
+    return (None, "claims: the judge's reply is unreadable") if claims is None else (claims_of_pairs(claims), None)
 
 
 def read_target(target: Target) -> ReadTarget:

@@ -88,9 +88,9 @@ def read_references(temporal_grounding: Mapping[str, str]) -> list[Reference]:
     return [Reference(start, end, text) for (start, end), text in sorted(by_time.items())]
 
 
-def claims_of_map(claims: Mapping[str, Any]) -> tuple[Claim, ...]:
+def claims_of_pairs(claims: Iterable[tuple[str, Any]]) -> tuple[Claim, ...]:
     """The first 256 claims that somebody else extracted, in order, without unreadable keys and blank sentences."""
-    texts = ((key, sentence) for key, sentence in claims.items() if isinstance(sentence, str))
+    texts = ((key, sentence) for key, sentence in claims if isinstance(sentence, str))
     read = ((key, parse_time_key(key), tidy(sentence)) for key, sentence in islice(texts, MAX_CLAIMS))
     return tuple(Claim(interval[0], interval[1], text, key) for key, interval, text in read if interval and text)
 

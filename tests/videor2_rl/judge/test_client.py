@@ -1,0 +1,336 @@
+"""The client against a real server with scripted faults."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_server import CUT, CUT_IN_BODY, NEVER, Act, FaultServer, raw, reply, status
+
+from rewards.judge import JudgePrompt, consistency_prompt
+from videor2_rl.config import ConfigError
+from videor2_rl.judge.breaker import JudgeDown
+from videor2_rl.judge.client import JudgeClient
+from videor2_rl.judge.config import CallsConfig
+from videor2_rl.judge.connection import JudgeServer, retry_after_s
+
+AGREE = '{"reason": "same", "consistent": true}'
+CALLS = CallsConfig(
+    concurrency=8,
+    deadline_s=0.5,
+    retries=2,
+    hedge_after_s=None,
+    structured=False,
+    max_tokens=64,
+    seed=7,
+    extra_body={},
+    cache_dir=None,
+    breaker_failures=20,
+    probe_every_s=0.05,
+    patience_s=20.0,
+    max_failed_frac=0.5,
+)
+
+
+def prompts(count: int) -> list[JudgePrompt]:
+    """Distinct ones."""
+    return [consistency_prompt(f"Thought {i}.", "A", question="Q?", options=()) for i in range(count)]
+
+
+def thought(body: dict[str, Any]) -> int:
+    """Which of `prompts` a request carries; -1: a probe."""
+    _, found, rest = body["messages"][1]["content"].partition("Thought ")
+    return int(rest.split(".")[0]) if found else -1
+
+
+class Asked:
+    """A client, its server and what it announced."""
+
+    def __init__(self, server: FaultServer, calls: CallsConfig) -> None:
+        self.server = server
+        self.notices: list[str] = []
+        self.client = JudgeClient(
+            JudgeServer(server.base_url, "judge-model", "secret", mend="start it again", is_own=True),
+            calls,
+            concurrency=calls.concurrency,
+            notify=self.notices.append,
+        )
+
+    def ask(self, count: int = 1) -> list[tuple[str | None, str | None]]:
+        return [(answer.text, answer.failure) for answer in self.client.ask(prompts(count))]
+
+
+Start = Callable[..., Asked]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videor2_rl.judge.client._FIRST_WAIT_S", 0.02)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    running: list[Asked] = []
+
+    def begin(script: Callable[[int, dict[str, Any]], Act], **changes: Any) -> Asked:
+        running.append(Asked(FaultServer(script).__enter__(), replace(CALLS, **changes)))
+        return running[-1]
+
+    yield begin
+    for asked in running:
+        asked.client.close()
+        asked.server.__exit__()
+
+
+def test_every_prompt_gets_its_own_reply_in_order(start: Start) -> None:
+    asked = start(lambda _, body: reply(f"reply {thought(body)}", delay_s=0.02 * (thought(body) % 3)))
+    assert asked.ask(20) == [(f"reply {i}", None) for i in range(20)]
+
+
+def test_a_request_carries_prompt_model_key_and_deterministic_sampling(start: Start) -> None:
+    asked = start(lambda *_: reply(AGREE), extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+    asked.ask()
+    (prompt,), (body,) = prompts(1), asked.server.requests
+    assert [(m["role"], m["content"]) for m in body["messages"]] == [("system", prompt.system), ("user", prompt.user)]
+    assert (body["model"], body["temperature"], body["seed"], body["max_tokens"]) == ("judge-model", 0.0, 7, 64)
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["authorization"] == "Bearer secret"
+    assert "response_format" not in body
+
+
+def test_no_more_requests_are_under_way_than_allowed(start: Start) -> None:
+    asked = start(lambda *_: reply(AGREE, delay_s=0.01), concurrency=5)
+    asked.ask(60)
+    assert asked.server.most_at_once == 5
+
+
+def test_the_bound_counts_hedges_too(start: Start) -> None:
+    asked = start(lambda *_: reply(AGREE, delay_s=0.1), concurrency=4, hedge_after_s=0.01)
+    asked.ask(14)
+    assert asked.server.most_at_once <= 4
+    assert asked.client.take_counts().hedges > 0
+
+
+def test_equal_prompts_are_asked_once(start: Start) -> None:
+    asked = start(lambda *_: reply(AGREE))
+    answers = asked.client.ask(prompts(1) * 5)
+    assert len(answers) == 5 and len(asked.server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        status(500),
+        status(503),
+        status(429),
+        status(429, retry_after="0"),
+        CUT,
+        CUT_IN_BODY,
+        raw("<html>garbage</html>"),
+        raw(""),
+        raw('{"unexpected": "json"}'),
+        raw("[]"),
+        raw('{"choices": []}'),
+        raw('{"choices": [{"message": {"content": 5}}]}'),
+        reply(""),
+        reply("  \n"),
+        reply(None),
+        NEVER,
+        reply(AGREE, delay_s=5.0),
+    ],
+    ids=repr,
+)
+def test_a_fault_that_passes_costs_no_reply(start: Start, fault: Act) -> None:
+    asked = start(lambda number, _: fault if number == 0 else reply(AGREE))
+    assert asked.ask() == [(AGREE, None)]
+    assert asked.client.take_counts().retries == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (status(500, message="overloaded"), "status 500: overloaded"),
+        (CUT, "no connection"),
+        (raw("garbage"), "the reply is no JSON"),
+        (raw("{}"), "the reply is no chat completion"),
+        (reply(""), "an empty reply"),
+        (reply(None, finish_reason="length"), "no text within judge.calls.max_tokens=64"),
+        (NEVER, "no reply within 0.5 s"),
+    ],
+    ids=lambda value: repr(value),
+)
+def test_a_prompt_that_fails_while_others_are_answered_fails_alone(start: Start, fault: Act, reason: str) -> None:
+    asked = start(lambda _, body: fault if thought(body) == 0 else reply(AGREE, delay_s=0.01), concurrency=2)
+    (text, failure), *others = asked.ask(60)
+    assert text is None and failure is not None and reason in failure
+    assert others == [(AGREE, None)] * 59
+
+
+@pytest.mark.parametrize("code", [400, 413, 422])
+def test_a_refused_prompt_is_not_asked_again(start: Start, code: int) -> None:
+    asked = start(lambda *_: status(code, message="too long for this model"))
+    assert asked.ask() == [(None, f"status {code}: too long for this model")]
+    assert len(asked.server.requests) == 1
+
+
+def test_retry_after_is_waited_for(start: Start) -> None:
+    times: list[float] = []
+
+    def script(number: int, _: dict[str, Any]) -> Act:
+        times.append(time.monotonic())
+        return status(429, retry_after="0.4") if number == 0 else reply(AGREE)
+
+    assert start(script).ask() == [(AGREE, None)]
+    assert times[1] - times[0] >= 0.4
+
+
+def test_retry_after_is_read_as_seconds_or_date() -> None:
+    soon = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=30), usegmt=True)
+    assert retry_after_s({"retry-after": "12"}) == 12
+    assert 25 < (retry_after_s({"retry-after": soon}) or 0) <= 30
+    assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert retry_after_s({"retry-after": "soon"}) is None
+    assert retry_after_s({}) is None
+
+
+def test_a_hedge_saves_a_call_that_hangs(start: Start) -> None:
+    asked = start(lambda number, _: NEVER if number == 0 else reply(AGREE), hedge_after_s=0.05, deadline_s=30.0)
+    started = time.monotonic()
+    assert asked.ask() == [(AGREE, None)]
+    assert time.monotonic() - started < 30
+    counts = asked.client.take_counts()
+    assert (counts.hedges, counts.retries) == (1, 0)
+
+
+def test_a_hedge_whose_first_request_fails_still_counts(start: Start) -> None:
+    asked = start(
+        lambda number, _: Act("status", "late", 500, delay_s=0.1) if number == 0 else reply(AGREE, delay_s=0.2),
+        hedge_after_s=0.02,
+    )
+    assert asked.ask() == [(AGREE, None)]
+    assert asked.client.take_counts().retries == 0
+
+
+def test_replies_come_back_from_the_cache(start: Start, tmp_path: Path) -> None:
+    first = start(lambda *_: reply(AGREE), cache_dir=str(tmp_path / "cache"))
+    first.ask(6)
+    again = start(lambda *_: status(500), cache_dir=str(tmp_path / "cache"))
+    assert again.ask(6) == [(AGREE, None)] * 6
+    assert again.server.requests == []
+    counts = again.client.take_counts()
+    assert (counts.cached, counts.replies, counts.requests) == (6, 6, 0)
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"max_tokens": 65}, {"extra_body": {"top_k": 1}}, {"structured": True}])
+def test_another_sampling_is_another_cache_entry(start: Start, tmp_path: Path, change: dict[str, Any]) -> None:
+    start(lambda *_: reply(AGREE), cache_dir=str(tmp_path)).ask()
+    other = start(lambda *_: reply(AGREE), cache_dir=str(tmp_path), **change)
+    other.ask()
+    assert len(other.server.requests) == 1
+
+
+def test_failures_and_unreadable_replies_are_not_cached(start: Start, tmp_path: Path) -> None:
+    asked = start(lambda _, body: status(400) if thought(body) else reply("no idea"), cache_dir=str(tmp_path))
+    assert asked.ask(2) == [("no idea", None), (None, "status 400: scripted")]
+    counts = asked.client.take_counts()
+    assert (counts.replies, counts.unreadable, counts.failures) == (1, 1, 1)
+    asked.ask(2)
+    assert len(asked.server.requests) == 4
+
+
+def test_structured_replies_are_asked_for_with_the_prompts_schema(start: Start) -> None:
+    asked = start(lambda *_: reply(AGREE), structured=True)
+    asked.ask()
+    form = asked.server.requests[0]["response_format"]
+    assert form["type"] == "json_schema"
+    assert form["json_schema"]["schema"] == prompts(1)[0].schema
+
+
+def test_a_server_without_structured_replies_is_asked_for_free_text(start: Start) -> None:
+    asked = start(
+        lambda _, body: status(400, message="no response_format") if "response_format" in body else reply(AGREE),
+        structured=True,
+        concurrency=1,
+    )
+    assert asked.ask(3) == [(AGREE, None)] * 3
+    assert ["response_format" in body for body in asked.server.requests] == [True, False, False, False]
+    assert len(asked.notices) == 1 and "response_format" in asked.notices[0]
+
+
+def test_a_prompt_refused_for_itself_does_not_end_structured_replies(start: Start) -> None:
+    asked = start(lambda _, body: status(400) if thought(body) == 0 else reply(AGREE), structured=True, concurrency=1)
+    assert asked.ask(2) == [(None, "status 400: scripted"), (AGREE, None)]
+    assert "response_format" in asked.server.requests[-1]
+
+
+@pytest.mark.parametrize("kind", ["down", "500", "401", "garbage", "never"])
+def test_an_outage_pauses_and_costs_no_reply(start: Start, kind: str) -> None:
+    outage = {"500": status(500), "401": status(401), "garbage": raw("?"), "never": NEVER, "down": CUT}[kind]
+    is_back = threading.Event()
+    asked = start(lambda *_: reply(AGREE, delay_s=0.01) if is_back.is_set() else outage, deadline_s=1.0)
+    if kind == "down":
+        asked.server.down()
+
+    def come_back() -> None:
+        deadline = time.monotonic() + 30
+        while not asked.notices and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        is_back.set()
+        if kind == "down":
+            asked.server.up()
+
+    thread = threading.Thread(target=come_back)
+    thread.start()
+    answers = asked.ask(40)
+    thread.join()
+    assert answers == [(AGREE, None)] * 40
+    assert len(asked.notices) == 2
+    assert "scoring pauses" in asked.notices[0] and asked.server.base_url in asked.notices[0]
+    assert "going on" in asked.notices[1]
+    assert asked.client.take_counts().pause_s >= 0.3
+
+
+def test_while_paused_only_probes_are_sent(start: Start) -> None:
+    asked = start(lambda *_: status(503), patience_s=1.0, breaker_failures=4, retries=0)
+    with pytest.raises(JudgeDown):
+        asked.ask(100)
+    assert len(asked.server.prompts) <= CALLS.concurrency
+    assert len(asked.server.requests) > len(asked.server.prompts)
+
+
+def test_patience_ends_with_one_sentence_that_names_address_and_mend(start: Start) -> None:
+    asked = start(lambda *_: reply(AGREE), patience_s=0.3)
+    asked.server.down()
+    with pytest.raises(JudgeDown) as error:
+        asked.ask(3)
+    assert asked.server.base_url in str(error.value) and "start it again" in str(error.value)
+    assert "\n" not in str(error.value)
+    asked.server.up()
+    assert asked.ask(3) == [(AGREE, None)] * 3
+
+
+def test_a_single_call_that_always_fails_ends_when_the_probe_is_answered(start: Start) -> None:
+    asked = start(lambda _, body: status(500) if thought(body) == 0 else reply("OK"), retries=1)
+    (text, failure) = asked.ask(1)[0]
+    assert text is None and failure is not None and "status 500" in failure
+
+
+def test_check_accepts_a_server_whatever_it_says(start: Start) -> None:
+    start(lambda *_: reply("")).client.check()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(status(401, message="bad key"), "bad key"), (status(404), "404"), (CUT, "no connection")]
+)
+def test_check_names_the_address_and_what_is_wrong(start: Start, fault: Act, reason: str) -> None:
+    asked = start(lambda *_: fault)
+    with pytest.raises(ConfigError) as error:
+        asked.client.check()
+    assert asked.server.base_url in str(error.value) and reason in str(error.value)
+    assert "judge-model" in str(error.value)

@@ -1,0 +1,228 @@
+"""The judge's client: many prompts in, a reply or a reason for each out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rewards.judge import READERS, JudgePrompt
+from rewards.types import JudgeReply
+from videor2_rl.config import ConfigError
+from videor2_rl.judge.breaker import Breaker
+from videor2_rl.judge.cache import ReplyCache, cache_key
+from videor2_rl.judge.config import CallsConfig
+from videor2_rl.judge.connection import Connection, JudgeServer, Refused, Unavailable
+
+log = logging.getLogger(__name__)
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+_MAX_FRESH_STARTS = 3
+
+
+@dataclass
+class CallCounts:
+    """What a client did since it was last asked."""
+
+    replies: int = 0
+    """Prompts that got a reply, cached ones included."""
+    failures: int = 0
+    """Prompts that got none."""
+    unreadable: int = 0
+    """Replies that say nothing their reader understands."""
+    cached: int = 0
+    requests: int = 0
+    retries: int = 0
+    hedges: int = 0
+    latency_s: float = 0.0
+    """Sum over requests that brought a reply."""
+    pause_s: float = 0.0
+
+
+class JudgeClient:
+    """Asks one server. Blocking from outside, concurrent within; not for several threads at a time.
+
+    A server that is away costs no call its reply: the breaker holds every call until the server is back. A call fails
+    for good only where the server answers others: refused, or out of retries.
+    """
+
+    def __init__(
+        self, server: JudgeServer, calls: CallsConfig, *, concurrency: int, notify: Callable[[str], None] = log.warning
+    ) -> None:
+        """
+        Args:
+            concurrency: this client's part of `calls.concurrency`.
+            notify: gets a sentence when calling pauses, goes on, or has to do without structured replies.
+        """
+        self.counts = CallCounts()
+        self._server = server
+        self._calls = calls
+        self._notify = notify
+        self._connection = Connection(server, calls)
+        self._cache = None if calls.cache_dir is None else ReplyCache(Path(calls.cache_dir).expanduser())
+        self._structured = calls.structured
+        self._jitter = random.Random()
+        self._loop = asyncio.new_event_loop()
+        self._permits = asyncio.Semaphore(concurrency)
+        self._breaker = Breaker(
+            server.base_url,
+            mend=server.mend,
+            failures=calls.breaker_failures,
+            probe_every_s=calls.probe_every_s,
+            patience_s=calls.patience_s,
+            probe=self._connection.probe,
+            notify=notify,
+        )
+
+    def check(self) -> None:
+        """Ask something small, before a run starts.
+
+        Raises:
+            ConfigError: the server does not answer; the sentence names address, model and mend.
+        """
+        problem = self._loop.run_until_complete(self._connection.probe())
+        if problem is not None:
+            raise ConfigError(
+                f"judge: {self._server.base_url} does not complete a test request to model {self._server.model} "
+                f"({problem}); {self._server.mend}"
+            )
+
+    def ask(self, prompts: Sequence[JudgePrompt]) -> list[JudgeReply]:
+        """A reply, or why there is none, for each prompt; equal prompts are asked once.
+
+        Raises:
+            JudgeDown: the server stayed away for longer than `patience_s`.
+        """
+        return self._loop.run_until_complete(self._ask(prompts))
+
+    def take_counts(self) -> CallCounts:
+        """What happened since the last time."""
+        self.counts.pause_s, self._breaker.paused_s = self._breaker.paused_s, 0.0
+        counts, self.counts = self.counts, CallCounts()
+        return counts
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._loop.run_until_complete(self._connection.close())
+        self._loop.close()
+
+    async def _ask(self, prompts: Sequence[JudgePrompt]) -> list[JudgeReply]:
+        sampling = {**self._connection.sampling, "structured": self._calls.structured}
+        keys = [cache_key(prompt, model=self._server.model, sampling=sampling) for prompt in prompts]
+        distinct = dict(zip(keys, prompts, strict=True))
+        replies = {key: JudgeReply(text, None) for key in distinct if (text := self._cached(key)) is not None}
+        self.counts.cached += len(replies)
+        tasks = {
+            key: asyncio.create_task(self._call(key, prompt)) for key, prompt in distinct.items() if key not in replies
+        }
+        try:
+            await asyncio.gather(*tasks.values())
+        finally:
+            await _end(*tasks.values())
+            await self._breaker.stop()
+        replies |= {key: task.result() for key, task in tasks.items()}
+        answers = [replies[key] for key in keys]
+        self._count(prompts, answers)
+        return answers
+
+    def _cached(self, key: str) -> str | None:
+        return None if self._cache is None else self._cache.get(key)
+
+    def _count(self, prompts: Sequence[JudgePrompt], answers: Sequence[JudgeReply]) -> None:
+        for prompt, answer in zip(prompts, answers, strict=True):
+            if answer.text is None:
+                self.counts.failures += 1
+            else:
+                self.counts.replies += 1
+                self.counts.unreadable += READERS[prompt.purpose](answer.text) is None
+
+    async def _call(self, key: str, prompt: JudgePrompt) -> JudgeReply:
+        async with self._permits:
+            reply = await self._insist(prompt)
+        # An unreadable reply is not kept: another run may have a better server under the same name.
+        if self._cache is not None and reply.text is not None and READERS[prompt.purpose](reply.text) is not None:
+            self._cache.put(key, reply.text, prompt=prompt, model=self._server.model)
+        return reply
+
+    async def _insist(self, prompt: JudgePrompt) -> JudgeReply:
+        """Ask until there is a reply, a refusal, or no retry left while the server answers others."""
+        failed, answers_at_first, fresh_starts = 0, 0, 0
+        while True:
+            # An outage must not use up the retries; a server that only answers probes must not be asked for ever.
+            if await self._breaker.wait_closed() and fresh_starts < _MAX_FRESH_STARTS:
+                failed, fresh_starts = 0, fresh_starts + 1
+            try:
+                text = await self._hedged(prompt)
+            except Refused as error:
+                return JudgeReply(None, str(error))
+            except Unavailable as error:
+                failed += 1
+                if failed == 1:
+                    answers_at_first = self._breaker.answers
+                self._breaker.failed(str(error))
+                if failed > self._calls.retries and self._breaker.answers > answers_at_first:
+                    return JudgeReply(None, f"{error} (after {failed} requests)")
+                if failed > self._calls.retries:
+                    self._breaker.trip(str(error))
+                else:
+                    await asyncio.sleep(self._wait_s(failed, error.retry_after_s))
+                self.counts.retries += 1
+            else:
+                self._breaker.answered()
+                return JudgeReply(text, None)
+
+    def _wait_s(self, failed: int, asked_s: float | None) -> float:
+        """Seconds before the next request: what the server asked for and a little more, else a random share of a
+        doubling bound, so that calls that failed together do not come back together."""
+        if asked_s is not None:
+            return min(asked_s, self._calls.patience_s) * self._jitter.uniform(1.0, 1.1)
+        return self._jitter.uniform(0.0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**failed))
+
+    async def _hedged(self, prompt: JudgePrompt) -> str:
+        """One request, and a second beside it where the first is slow and the bound has room."""
+        first = asyncio.create_task(self._request(prompt))
+        hedge: asyncio.Task[str] | None = None
+        try:
+            if self._calls.hedge_after_s is not None:
+                await asyncio.wait({first}, timeout=self._calls.hedge_after_s)
+                if not first.done() and not self._permits.locked():
+                    await self._permits.acquire()  # at once: a call that waits for a second permit could block all
+                    self.counts.hedges += 1
+                    hedge = asyncio.create_task(self._request(prompt))
+                    hedge.add_done_callback(lambda _: self._permits.release())
+            if hedge is None:
+                return await first
+            done, _ = await asyncio.wait({first, hedge}, return_when=asyncio.FIRST_COMPLETED)
+            winner = next((task for task in done if task.exception() is None), None)
+            # Where the quicker one failed, the other may still succeed.
+            return await (winner or (first if hedge in done else hedge))
+        finally:
+            await _end(first, *([hedge] if hedge else []))
+
+    async def _request(self, prompt: JudgePrompt) -> str:
+        self.counts.requests += 1
+        started = time.perf_counter()
+        structured = self._structured
+        try:
+            text = await self._connection.send(prompt, structured=structured)
+        except Refused:
+            if not structured or prompt.schema is None:
+                raise
+            text = await self._connection.send(prompt, structured=False)
+            # It was the schema, then, and not the prompt.
+            if self._structured:
+                self._structured = False
+                self._notify(f"the judge at {self._server.base_url} takes no response_format: replies are free text")
+        self.counts.latency_s += time.perf_counter() - started
+        return text
+
+
+async def _end(*tasks: asyncio.Task[str] | asyncio.Task[JudgeReply]) -> None:
+    """Cancel what still runs, and take in the exceptions of what does not."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,183 @@
+"""One request to an OpenAI-compatible server: its reply, or what went wrong in two kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rewards.judge import JudgePrompt
+from videor2_rl.judge.config import CallsConfig
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+# The server understood the request and will not serve it, whoever asks and whenever.
+_REFUSALS = frozenset({400, 413, 422})
+_MAX_MESSAGE_CHARS = 200
+
+
+@dataclass(frozen=True)
+class JudgeServer:
+    """Where the judge is."""
+
+    base_url: str
+    model: str
+    api_key: str | None
+    mend: str
+    """What the user can do when it stays away, as the middle of a sentence."""
+    is_own: bool
+    """Started by this run: proxies of the environment are for others."""
+
+
+class Unavailable(Exception):
+    """No usable reply, and another request may bring one: no connection, too slow, 429, 5xx, garbage, empty."""
+
+    def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class Refused(Exception):
+    """The server will not answer this request, however often it is asked."""
+
+
+class Connection:
+    """Sends requests; keeps its connections open. For one event loop."""
+
+    def __init__(self, server: JudgeServer, calls: CallsConfig) -> None:
+        self._server = server
+        self._calls = calls
+        self._client: AsyncOpenAI | None = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What goes with every prompt."""
+        calls = self._calls
+        return {
+            "temperature": 0.0,
+            "seed": calls.seed,
+            "max_tokens": calls.max_tokens,
+            "extra_body": dict(calls.extra_body),
+        }
+
+    async def send(self, prompt: JudgePrompt, *, structured: bool) -> str:
+        """The text of the reply.
+
+        Raises:
+            Unavailable, Refused: there is none.
+        """
+        text, finish_reason = await self._completion(prompt, structured=structured)
+        if text and text.strip():
+            return text
+        if finish_reason == "length":
+            raise Unavailable(f"no text within judge.calls.max_tokens={self._calls.max_tokens}")
+        raise Unavailable("an empty reply")
+
+    async def probe(self) -> str | None:
+        """None when the server completes a small request, else what is wrong. What the reply says does not matter."""
+        prompt = JudgePrompt("answer", "probe", "Reply with OK.", "Are you there?", None)
+        try:
+            await self._completion(prompt, structured=False)
+        except (Unavailable, Refused) as error:
+            return str(error)
+        return None
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def _completion(self, prompt: JudgePrompt, *, structured: bool) -> tuple[str | None, str | None]:
+        """The text and why it ended."""
+        import openai
+
+        if self._client is None:
+            self._client = _open(self._server, deadline_s=self._calls.deadline_s)
+        options: dict[str, Any] = dict(self.sampling)
+        if structured and prompt.schema is not None:
+            options["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": prompt.purpose, "schema": prompt.schema, "strict": True},
+            }
+        messages: list[Any] = [
+            {"role": "system", "content": prompt.system},
+            {"role": "user", "content": prompt.user},
+        ]
+        create = self._client.chat.completions.with_raw_response.create
+        try:
+            # The library's own timeout is one of each read: a server that drips bytes would pass it.
+            answer = await asyncio.wait_for(
+                create(model=self._server.model, messages=messages, **options), self._calls.deadline_s
+            )
+            body = answer.http_response.json()
+        except (asyncio.TimeoutError, openai.APITimeoutError):  # noqa: UP041 (two classes in Python 3.10)
+            raise Unavailable(f"no reply within {self._calls.deadline_s:g} s") from None
+        except openai.APIConnectionError as error:
+            raise Unavailable(f"no connection: {_first_line(error.__cause__ or error)}") from None
+        except openai.APIStatusError as error:
+            reason = f"status {error.status_code}: {_message(error)}"
+            if error.status_code in _REFUSALS:
+                raise Refused(reason) from None
+            raise Unavailable(reason, retry_after_s=retry_after_s(error.response.headers)) from None
+        except ValueError:
+            raise Unavailable("the reply is no JSON") from None
+        return _content(body)
+
+
+def _open(server: JudgeServer, *, deadline_s: float) -> AsyncOpenAI:
+    import openai
+
+    return openai.AsyncOpenAI(
+        base_url=server.base_url,
+        # Servers without keys ignore it; the library insists on one.
+        api_key=server.api_key or "none",
+        max_retries=0,
+        timeout=deadline_s,
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if server.is_own else None,
+    )
+
+
+def _content(body: Any) -> tuple[str | None, str | None]:
+    """Text and finish reason of a chat completion.
+
+    Raises:
+        Unavailable: it is none.
+    """
+    try:
+        choice = body["choices"][0]
+        text, reason = choice["message"]["content"], choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise Unavailable("the reply is no chat completion") from None
+    if not isinstance(text, str | None):
+        raise Unavailable("the reply is no chat completion")
+    return text, reason
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or a date; None where there is none, or no sense in it."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+def _message(error: APIStatusError) -> str:
+    """What the server says about its refusal."""
+    body = error.body
+    if isinstance(body, Mapping) and isinstance(body.get("message"), str):
+        return _first_line(body["message"])
+    return _first_line(error.message)
+
+
+def _first_line(value: object) -> str:
+    text = " ".join(str(value).split())
+    return (text or type(value).__name__)[:_MAX_MESSAGE_CHARS]
