@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 from rewards.accuracy import target_options
-from rewards.parsing import read_blocks
+from rewards.official.answers import first_block
+from rewards.parsing import MAX_BLOCK_CHARS, read_blocks
 from rewards.types import NO_EVIDENCE, Evidence, JudgeReply, OfficialConfig, RewardConfig, Target
 
 Purpose: TypeAlias = Literal["claims", "consistency", "conclusion", "answer", "vas"]
@@ -55,30 +56,34 @@ def needed_prompts(
     Nothing is asked that `evidence` already answers, that no term depends on (no references, so no claims), or that
     has nothing to ask about (an empty block).
     """
-    if isinstance(config, OfficialConfig):
-        return {}
-    blocks = read_blocks(response, answer_block=config.answer_block)
-    think, answer = (blocks.think or "").strip(), (blocks.answer or "").strip()
+    is_official = isinstance(config, OfficialConfig)
+    think, answer = _blocks(response, config)
     prompts: dict[Purpose, JudgePrompt] = {}
-    reads_claims = config.temporal_alignment.claims == "judge" and evidence.claims is None
-    if reads_claims and think and target.temporal_grounding:
-        prompts["claims"] = claims_prompt(think)
+    if config.temporal_alignment.claims == "judge" and evidence.claims is None and think and target.temporal_grounding:
+        prompts["claims"] = claims_prompt(think, is_official=is_official)
     if config.consistency.reader == "judge" and think and answer:
         prompts["consistency"] = consistency_prompt(
-            think, answer, question=target.question, options=target_options(target)
+            think, answer, question=target.question, options=target_options(target), is_official=is_official
         )
-    return {purpose: prompt for purpose, prompt in prompts.items() if purpose not in evidence.judge}
+    known = {purpose for purpose, reply in evidence.judge.items() if reply.text is not None}
+    return {purpose: prompt for purpose, prompt in prompts.items() if purpose not in known}
+
+
+def _blocks(response: str, config: RewardConfig) -> tuple[str, str]:
+    """Think and answer text as the reward reads them, empty where they are missing or too long."""
+    if isinstance(config, OfficialConfig):
+        return first_block(response, "think")[:MAX_BLOCK_CHARS], first_block(response, "answer")[:MAX_BLOCK_CHARS]
+    blocks = read_blocks(response, answer_block=config.answer_block)
+    return (blocks.think or "").strip(), (blocks.answer or "").strip()
 
 
 def with_replies(evidence: Evidence, replies: Mapping[Purpose, JudgeReply]) -> Evidence:
     """The evidence with what the judge has said since."""
-    return Evidence(evidence.claims, {**evidence.judge, **replies})
+    return Evidence(evidence.claims, dict(evidence.judge) | dict(replies))
 
 
 def needs_judge(config: RewardConfig) -> tuple[str, ...]:
     """The configuration keys under which this reward has a judge read; empty: it needs none."""
-    if isinstance(config, OfficialConfig):
-        return ("reward.rule",)
     readers = {
         "reward.temporal_alignment.claims": config.temporal_alignment.claims,
         "reward.consistency.reader": config.consistency.reader,
@@ -86,36 +91,37 @@ def needs_judge(config: RewardConfig) -> tuple[str, ...]:
     return tuple(key for key, reader in readers.items() if reader == "judge")
 
 
-def claims_prompt(think: str) -> JudgePrompt:
-    """Lists the timed events of a think text; read by `read_claims_reply`."""
+def claims_prompt(think: str, *, is_official: bool = False) -> JudgePrompt:
+    """Lists the timed events of a think text; read by `read_claims_reply`.
+
+    Args:
+        is_official: ask for the map from time to sentence that `rewards.official` reads.
+    """
+    if is_official:
+        return _prompt("claims", "claims_official.v1", None, reasoning=think)
     claim = _object_schema(time={"type": "string"}, event={"type": "string"})
     schema = _object_schema(claims={"type": "array", "items": claim})
     return _prompt("claims", "claims.v1", schema, reasoning=think)
 
 
-def consistency_prompt(think: str, answer: str, *, question: str, options: Sequence[str]) -> JudgePrompt:
-    """Asks whether think and answer agree; read by `read_consistency_reply`."""
+def consistency_prompt(
+    think: str, answer: str, *, question: str, options: Sequence[str], is_official: bool = False
+) -> JudgePrompt:
+    """Asks whether think and answer agree; read by `read_consistency_reply`.
+
+    Args:
+        is_official: ask for TRUE or FALSE on the first line, as `rewards.official` reads it.
+    """
+    material = _question(question, options) | {"reasoning": think, "answer": answer}
+    if is_official:
+        return _prompt("consistency", "consistency_official.v1", None, **material)
     schema = _object_schema(reason={"type": "string"}, consistent={"type": "boolean"})
-    material = _question(question, options) | {"reasoning": think, "answer": answer}
     return _prompt("consistency", "consistency.v1", schema, **material)
-
-
-def official_claims_prompt(think: str) -> JudgePrompt:
-    """As `claims_prompt`, for a reply that the reader of arXiv:2511.23478 understands: a map from time to sentence."""
-    return _prompt("claims", "claims_official.v1", None, reasoning=think)
-
-
-def official_consistency_prompt(think: str, answer: str, *, question: str, options: Sequence[str]) -> JudgePrompt:
-    """As `consistency_prompt`, for a reply that the reader of arXiv:2511.23478 understands: TRUE or FALSE first."""
-    material = _question(question, options) | {"reasoning": think, "answer": answer}
-    return _prompt("consistency", "consistency_official.v1", None, **material)
 
 
 def conclusion_prompt(think: str, *, question: str, options: Sequence[str]) -> JudgePrompt:
     """Which answer a think text settles on (TAC); read by `read_answer_reply`."""
-    return _prompt(
-        "conclusion", "conclusion.v1", _ANSWER_SCHEMA, **_question(question, options) | {"reasoning": think}
-    )
+    return _prompt("conclusion", "conclusion.v1", _ANSWER_SCHEMA, **_question(question, options) | {"reasoning": think})
 
 
 def answer_prompt(answer: str, *, question: str, options: Sequence[str]) -> JudgePrompt:
@@ -295,7 +301,7 @@ def _objects(text: str) -> Iterator[_Object]:
 
 def _pairs_of_list(entries: Sequence[Any]) -> tuple[tuple[str, str], ...]:
     rows = [entry for entry in entries if isinstance(entry, dict)]
-    pairs = ((row.get("time"), row.get("event", row.get("sentence"))) for row in rows)
+    pairs = ((row.get("time"), row.get("event")) for row in rows)
     return tuple((str(time), event) for time, event in pairs if time is not None and _is_sentence(event))
 
 
@@ -304,7 +310,7 @@ def _pairs_of_map(found: _Object) -> tuple[tuple[str, str], ...] | None:
     return pairs if pairs or not found else None
 
 
-def _is_sentence(value: object) -> bool:
+def _is_sentence(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value.strip())
 
 

@@ -96,6 +96,8 @@ class Scored:
 
     None: not applicable or unreadable. All values are plain floats.
     """
+    judge: Mapping[str, JudgeReply] = field(default_factory=dict)
+    """What the judge said, by purpose."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, RunT, SftRun, load
+from videor2_rl.judge.config import JudgeConfig, ManagedJudge, OpenAIJudge
 
 if TYPE_CHECKING:
     from videor2_rl.types import VideoSample
@@ -160,6 +161,8 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
     """
     from videor2_rl.dataset import load_samples
 
+    if not isinstance(run, SftRun):
+        _check_judge_server(run.judge)
     if run.data.make_demo is not None:
         from videor2_rl import make_demo
 
@@ -177,6 +180,15 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
         raise ConfigError("data.train_file is required for training; give it as data.train_file=FILE")
     samples = load_samples(run.data.train_file, data=run.data)
     return _scorable(samples, run.data.train_file) if isinstance(run, GrpoRun) else samples
+
+
+def _check_judge_server(judge: JudgeConfig) -> None:
+    if isinstance(judge, OpenAIJudge):
+        from videor2_rl.judge.access import check_server
+
+        check_server(judge)
+    elif isinstance(judge, ManagedJudge):
+        require_folder(judge.model_path, key="judge.model_path", holding="config.json")
 
 
 def _scorable(samples: list[VideoSample], file: str) -> list[VideoSample]:

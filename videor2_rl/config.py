@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Discriminator
 
 from rewards.types import RewardConfig
+from videor2_rl.judge.config import JudgeConfig
 
 
 class ConfigError(ValueError):
@@ -193,7 +194,8 @@ class AlgorithmConfig(Section):
     """0 switches the reference off."""
     kl_estimator: Literal["kl", "abs", "mse", "low_var_kl"]
     filter_zero_variance: bool
-    """Leave out groups whose rewards are all equal: they carry no gradient but count in the averages."""
+    """Leave out groups whose responses in the loss are all equally accurate, as DAPO does (arXiv:2503.14476). What the
+    other terms pay does not count: it would keep groups in which every answer is right or every answer is wrong."""
     mask_truncated: bool
     """Keep responses cut at the token limit out of the loss."""
     importance_cap: float | None
@@ -302,6 +304,7 @@ class GrpoRun(Run):
     learner: LearnerConfig
     reference: ReferenceConfig
     reward: Annotated[RewardConfig, Discriminator("rule")]
+    judge: JudgeConfig
     reward_workers: RewardWorkersConfig
     algorithm: AlgorithmConfig
     checkpoint: CheckpointConfig
@@ -322,6 +325,7 @@ class EvaluateRun(Run):
 
     rollout: RolloutConfig
     reward: Annotated[RewardConfig, Discriminator("rule")]
+    judge: JudgeConfig
     reward_workers: RewardWorkersConfig
     evaluation: EvaluationConfig
 
@@ -331,9 +335,10 @@ class ScoreRun(Section):
     """The whole configuration of videor2_rl.score."""
 
     reward: Annotated[RewardConfig, Discriminator("rule")]
+    judge: JudgeConfig
 
 
-_REWARD_RULES = ("video_r2", "video_r2_official")
+_UNION_MEMBERS = ("video_r2", "video_r2_official", "rules", "openai", "managed")
 
 RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun, ScoreRun)
 
@@ -346,17 +351,18 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    from videor2_rl.config_checks import check, require
+
     missing = next(_missing_keys(tree), None)
-    _require(missing is None, f"{missing} is required and has no value; give it as {missing}=VALUE")
+    require(missing is None, f"{missing} is required and has no value; give it as {missing}=VALUE")
     try:
         run = TypeAdapter(run_type).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         # Of a union pydantic names the member too, which is no key of the user's.
-        key = ".".join(str(part) for part in first["loc"] if part not in _REWARD_RULES)
+        key = ".".join(str(part) for part in first["loc"] if part not in _UNION_MEMBERS)
         raise ConfigError(f"configuration: {key}: {_explain(first)}") from None
-    if not isinstance(run, ScoreRun):
-        _check(run)
+    check(run)
     return run
 
 
@@ -377,150 +383,3 @@ def _explain(error: Any) -> str:
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return "is required and has no value; set it"
     return f"found {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _require(is_met: bool, message: str) -> None:
-    if not is_met:
-        raise ConfigError(f"configuration: {message}")
-
-
-def _check(run: GrpoRun | SftRun | EvaluateRun) -> None:
-    """Ranges and combinations that types cannot express."""
-    video, model = run.video, run.model
-    _require(video.fps > 0, f"video.fps: found {video.fps}, needs to be above 0")
-    _require(
-        2 <= video.min_frames <= video.max_frames,
-        f"video.min_frames: found {video.min_frames} with video.max_frames={video.max_frames}; "
-        "needs 2 <= min_frames <= max_frames",
-    )
-    _require(
-        0 < video.min_pixels <= video.max_pixels,
-        f"video.min_pixels: found {video.min_pixels} with video.max_pixels={video.max_pixels}; needs min <= max",
-    )
-    _require(video.num_workers >= 1, f"video.num_workers: found {video.num_workers}, needs at least 1")
-    _require(
-        0 <= run.data.max_skipped_frac <= 1,
-        f"data.max_skipped_frac: found {run.data.max_skipped_frac}, a share lies between 0 and 1",
-    )
-    if run.cluster.device == "cuda":
-        _require(model.dtype == "bfloat16", "model.dtype: found float32 on cluster.device=cuda; use bfloat16")
-    if not isinstance(run, EvaluateRun):
-        _check_learner(run.learner)
-        _check_lora(run.model)
-    if not isinstance(run, SftRun):
-        _check_rollout(run.rollout)
-        _check_reward(run.reward)
-    if isinstance(run, GrpoRun):
-        _check_grpo(run)
-    if isinstance(run, SftRun):
-        _require(
-            run.sft.num_steps >= 0, f"sft.num_steps: found {run.sft.num_steps}; give the steps, or 0 for one epoch"
-        )
-        _require(
-            run.sft.batch_size >= run.learner.num_ranks,
-            f"sft.batch_size: found {run.sft.batch_size} with learner.num_ranks={run.learner.num_ranks}; "
-            "each rank needs at least one sample",
-        )
-    if isinstance(run, EvaluateRun):
-        _require(bool(run.evaluation.modes), "evaluation.modes: found none; use [sampled], [greedy] or both")
-        _require(
-            bool(run.evaluation.checkpoints) and all(":" in entry for entry in run.evaluation.checkpoints),
-            f"evaluation.checkpoints: found {list(run.evaluation.checkpoints)}; "
-            "give evaluation.checkpoints=[NAME:FOLDER]",
-        )
-
-
-def _check_reward(reward: RewardConfig) -> None:
-    from rewards.compose import check_config
-
-    try:
-        check_config(reward)
-    except ValueError as error:
-        raise ConfigError(f"configuration: {error}") from error
-
-
-def _check_learner(learner: LearnerConfig) -> None:
-    _require(learner.num_ranks >= 1, f"learner.num_ranks: found {learner.num_ranks}, needs at least 1")
-    _require(learner.learning_rate > 0, f"learner.learning_rate: found {learner.learning_rate}, needs to be above 0")
-    _require(learner.warmup_steps >= 0, f"learner.warmup_steps: found {learner.warmup_steps}, cannot be negative")
-    _require(
-        0 <= learner.warmup_frac < 1 and (learner.warmup_frac == 0 or learner.warmup_steps == 0),
-        f"learner.warmup_frac: found {learner.warmup_frac} with learner.warmup_steps={learner.warmup_steps}; "
-        "give a share from 0 to 1 and warmup_steps=0, or the steps and warmup_frac=0",
-    )
-
-
-def _check_lora(model: ModelConfig) -> None:
-    lora = model.lora
-    _require(lora.rank >= 0, f"model.lora.rank: found {lora.rank}; 0 is no adapters, 64 is the paper's")
-    _require(0 <= lora.dropout < 1, f"model.lora.dropout: found {lora.dropout}, a share lies between 0 and 1")
-    _require(
-        lora.rank == 0 or (lora.alpha > 0 and bool(lora.targets)),
-        f"model.lora: found rank {lora.rank} with alpha {lora.alpha} and targets {list(lora.targets)}; "
-        "adapters need an alpha above 0 and at least one target",
-    )
-    _require(
-        lora.rank == 0 or not model.freeze_language_model,
-        "model.lora.rank: adapters train the language model, and model.freeze_language_model is true; choose one",
-    )
-
-
-def _check_rollout(rollout: RolloutConfig) -> None:
-    _require(rollout.num_workers >= 1, f"rollout.num_workers: found {rollout.num_workers}, needs at least 1")
-    _require(
-        rollout.max_response_tokens < rollout.max_model_tokens,
-        f"rollout.max_response_tokens: found {rollout.max_response_tokens} with rollout.max_model_tokens="
-        f"{rollout.max_model_tokens}; the prompt needs room too",
-    )
-    _require(rollout.temperature > 0, f"rollout.temperature: found {rollout.temperature}, needs to be above 0")
-
-
-def _check_grpo(run: GrpoRun) -> None:
-    algorithm = run.algorithm
-    _require(
-        algorithm.num_steps >= 0,
-        f"algorithm.num_steps: found {algorithm.num_steps}; give the steps, or 0 for one epoch",
-    )
-    _require(
-        algorithm.group_size >= 2,
-        f"algorithm.group_size: found {algorithm.group_size}; an advantage relative to the group needs at least 2",
-    )
-    _require(
-        1 <= algorithm.updates_per_batch <= algorithm.prompts_per_step,
-        f"algorithm.updates_per_batch: found {algorithm.updates_per_batch} with algorithm.prompts_per_step="
-        f"{algorithm.prompts_per_step}; each update needs at least one group",
-    )
-    _require(
-        algorithm.prompts_per_step * algorithm.group_size // algorithm.updates_per_batch >= run.learner.num_ranks,
-        f"algorithm.prompts_per_step: found {algorithm.prompts_per_step} prompts of {algorithm.group_size} responses "
-        f"for {algorithm.updates_per_batch} updates on learner.num_ranks={run.learner.num_ranks}; each rank needs at "
-        "least one response an update",
-    )
-    _require(
-        algorithm.kl_coefficient >= 0,
-        f"algorithm.kl_coefficient: found {algorithm.kl_coefficient}, cannot be negative",
-    )
-    _require(
-        algorithm.kl_coefficient == 0 or run.model.lora.rank > 0 or run.reference.num_ranks >= 1,
-        f"reference.num_ranks: found {run.reference.num_ranks} with algorithm.kl_coefficient="
-        f"{algorithm.kl_coefficient}; the KL term needs a reference, or set algorithm.kl_coefficient=0",
-    )
-    _require(
-        run.model.lora.rank == 0
-        or algorithm.kl_coefficient == 0
-        or (run.model.freeze_vision_tower and run.model.freeze_merger),
-        "model.lora.rank: the KL term's reference is the model without its adapter, so vision tower and merger must be "
-        "frozen (model.freeze_vision_tower=true model.freeze_merger=true), or set algorithm.kl_coefficient=0",
-    )
-    rollout = run.rollout
-    _require(
-        algorithm.importance_cap is None or (rollout.temperature == 1 and rollout.top_k == 0 and rollout.top_p == 1),
-        f"algorithm.importance_cap: found {algorithm.importance_cap} with rollout.temperature={rollout.temperature}, "
-        f"top_k={rollout.top_k}, top_p={rollout.top_p}; vLLM's log-probs are those of the full softmax at temperature "
-        "1, so sample from that, or set algorithm.importance_cap=null",
-    )
-    _require(
-        0 <= algorithm.clip_low < 1 and algorithm.clip_high >= 0,
-        f"algorithm.clip_low, clip_high: found {algorithm.clip_low}, {algorithm.clip_high}; "
-        "needs 0 <= clip_low < 1 and clip_high >= 0",
-    )

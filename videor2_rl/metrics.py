@@ -66,7 +66,8 @@ def reward_metrics(scored: Sequence[Sequence[Scored]]) -> dict[str, float]:
 
     A failed or abstaining verdict leaves its term's mean and is counted in `reward/<term>_failure_frac` or
     `reward/<term>_abstention_frac`; a response whose reward could not be had leaves `reward/mean` and is counted in
-    `reward/failure_frac`. A group whose remaining rewards are all equal counts as one of zero variance.
+    `reward/failure_frac`. A group whose remaining rewards are all equal counts as one of zero variance, one whose
+    remaining responses are all equally accurate as one of zero accuracy variance.
     """
     responses = [response for group in scored for response in group]
     if not responses:
@@ -74,10 +75,12 @@ def reward_metrics(scored: Sequence[Sequence[Scored]]) -> dict[str, float]:
     rewards = np.asarray([_or_nan(response.reward) for response in responses])
     group_ids = np.repeat(np.arange(len(scored)), [len(group) for group in scored])
     flat = zero_variance(rewards.astype(np.float32), group_ids)
+    accuracies = np.asarray([_accuracy(response) for response in responses], dtype=np.float32)
     valid = rewards[~np.isnan(rewards)]
     metrics = {
         "reward/failure_frac": 1 - len(valid) / len(rewards),
         "reward/zero_variance_frac": _share(flat.values()),
+        "reward/zero_accuracy_variance_frac": _share(zero_variance(accuracies, group_ids).values()),
     }
     if len(valid):
         metrics["reward/mean"] = float(valid.mean())
@@ -176,6 +179,11 @@ def _concatenated(arrays: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 def _share(flags: Iterable[bool]) -> float:
     return float(np.mean([bool(flag) for flag in flags]))
+
+
+def _accuracy(response: Scored) -> float:
+    """NaN where the response stays out of its group."""
+    return float("nan") if response.reward is None else _or_nan(response.terms["accuracy"].value)
 
 
 def _or_nan(value: float | None) -> float:

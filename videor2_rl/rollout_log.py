@@ -112,6 +112,7 @@ def _response(rollout: Rollout, score: Scored, *, advantage: float | None) -> di
             for name, verdict in score.terms.items()
         },
         "metrics": dict(score.metrics),
+        "judge": {purpose: reply.text for purpose, reply in score.judge.items()},
     }
 
 

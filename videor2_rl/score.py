@@ -39,6 +39,9 @@ and, where there is more to say:
   similarity          {claim sentence: {reference sentence: cosine}}; pairs left out are encoded
   judge               {"claims": text, "consistency": text}, a judge's raw replies; null: its call failed
 
+What the reward has a judge read and a row does not carry is asked of judge=openai judge.base_url=ADDRESS
+judge.model=NAME; with judge=rules (default) the reward's own rules read it.
+
 A result is one JSON object on one line: id, reward (null where a paying term failed) and terms.<name> with verdict,
 value and what led to it. A run's folder or one of its rollouts/step_*.jsonl may stand in place of the rows.
 
@@ -53,6 +56,7 @@ def score_files(files: Sequence[Path], output: Path, run: ScoreRun) -> list[str]
     Results are written as they come, to `<output>.part`, which becomes `output` at the end; an interrupt leaves it.
     """
     from videor2_rl.files import json_line
+    from videor2_rl.judge.access import connected_judge
     from videor2_rl.scoring.batch import result_record, score_rows
     from videor2_rl.scoring.rows import BadRow, ScoreRow, count_lines
     from videor2_rl.scoring.summary import Summary
@@ -64,12 +68,13 @@ def score_files(files: Sequence[Path], output: Path, run: ScoreRun) -> list[str]
     part = output.with_name(f"{output.name}.part")
     output.parent.mkdir(parents=True, exist_ok=True)
     with (
+        connected_judge(run.judge) as judge,
         part.open("wb") as file,
         ProgressBar("scored", sum(count_lines(path) for path in files)) as progress,
     ):
         for batch, num_lines in _batches(files):
             rows = [row for row in batch if isinstance(row, ScoreRow)]
-            results = iter(score_rows(rows, run.reward, encoder))
+            results = iter(score_rows(rows, run.reward, encoder, judge=judge))
             for row in batch:
                 result = next(results) if isinstance(row, ScoreRow) else row
                 if isinstance(result, BadRow):
@@ -111,7 +116,7 @@ def main() -> None:
     )
     parser.add_argument("input", metavar="IN", type=Path, help="rows (.jsonl), a rollout log or a run's folder")
     parser.add_argument("output", metavar="OUT", type=Path, help="results (.jsonl), replaced if it is there")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="reward=NAME, reward.KEY=VALUE")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="reward=NAME, reward.KEY=VALUE, judge=openai")
     arguments = parser.parse_args()
     with user_errors("score"):
         from videor2_rl.scoring.rows import input_files

@@ -19,6 +19,7 @@ from videor2_rl.advantage import grpo_advantages
 from videor2_rl.checkpoint import Checkpoint, Checkpoints
 from videor2_rl.config import AlgorithmConfig, GrpoRun
 from videor2_rl.dataset import SampleOrder
+from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.metrics import grpo_metrics
 from videor2_rl.rollout_log import rollout_records
 from videor2_rl.run_folder import SkipLedger
@@ -52,6 +53,7 @@ class Rollouts(Protocol):
 
 class Rewards(Protocol):
     def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]: ...
+    def judge_metrics(self) -> Mapping[str, float]: ...
     def write_rollouts(
         self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]
     ) -> None: ...
@@ -121,6 +123,7 @@ def train(
     Raises:
         LogProbGapError: rollout workers and learner disagree about the policy.
         ConfigError: too many samples cannot be used.
+        JudgeDown: the judge was away for too long; a checkpoint of the last whole step is written first.
     """
     algorithm, temperature = run.algorithm, run.rollout.temperature
     order = SampleOrder(len(samples), seed=run.seed, shuffle=run.data.shuffle)
@@ -141,7 +144,12 @@ def train(
             group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
             groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
         with timer.phase("reward"):
-            scored = workers.rewards.score(groups, batch)
+            try:
+                scored = workers.rewards.score(groups, batch)
+            except JudgeDown:
+                # What was learned since the last checkpoint must not go with the judge.
+                save_now(run, workers.learner, checkpoints, Progress(step - 1, version))
+                raise
             train_groups = with_advantages(groups, prompts, scored, algorithm=algorithm)
 
         with timer.phase("old_log_probs"):
@@ -170,6 +178,7 @@ def train(
         metrics = {
             **grpo_metrics(groups, scored, log_probs=old, ref_log_probs=ref),
             **mean_of(update_metrics),
+            **workers.rewards.judge_metrics(),
             "actor/policy_version": version,
             "data/decodes_per_clip": workers.videos.decodes_per_clip(),
             "data/skipped": ledger.count,
@@ -205,8 +214,19 @@ def save(run: GrpoRun, learner: Learner, checkpoints: Checkpoints, progress: Pro
     if every == 0 or (progress.step % every and progress.step != run.algorithm.num_steps):
         return 0.0
     started = time.perf_counter()
-    checkpoints.save(progress.step, {"policy_version": progress.policy_version}, write=learner.save)
+    _write(learner, checkpoints, progress)
     return time.perf_counter() - started
+
+
+def save_now(run: GrpoRun, learner: Learner, checkpoints: Checkpoints, progress: Progress) -> None:
+    """Write a checkpoint of these steps unless there is one, or the run keeps none."""
+    newest = checkpoints.newest()
+    if run.checkpoint.every_steps and progress.step > (0 if newest is None else newest.step):
+        _write(learner, checkpoints, progress)
+
+
+def _write(learner: Learner, checkpoints: Checkpoints, progress: Progress) -> None:
+    checkpoints.save(progress.step, {"policy_version": progress.policy_version}, write=learner.save)
 
 
 def sampling_of(run: GrpoRun) -> SamplingSpec:
@@ -238,6 +258,7 @@ def with_advantages(
     rewards = np.array([_reward(score) for group in scored for score in group], dtype=np.float32)
     group_ids = np.array([group.group_id for group in groups for _ in group.rollouts], dtype=np.int64)
     advantages = grpo_advantages(rewards, group_ids, scale_by_std=algorithm.advantage == "grpo")
+    accuracies = np.array([_accuracy(score) for group in scored for score in group], dtype=np.float32)
     corrected = algorithm.importance_cap is not None
     train_groups = []
     for group, prompt in zip(groups, prompts, strict=True):
@@ -252,6 +273,7 @@ def with_advantages(
                 response_ids=tuple(rollout.token_ids for rollout in group.rollouts),
                 advantages=advantages[rows],
                 in_loss=in_loss,
+                accuracies=accuracies[rows],
                 rollout_log_probs=tuple(rollout.log_probs for rollout in group.rollouts) if corrected else None,
             )
         )
@@ -260,6 +282,11 @@ def with_advantages(
 
 def _reward(score: Scored) -> float:
     return np.nan if score.reward is None else score.reward
+
+
+def _accuracy(score: Scored) -> float:
+    value = score.terms["accuracy"].value
+    return np.nan if value is None else value
 
 
 def check_gap(groups: Sequence[Group], learner: Sequence[LogProbs], *, limit: float) -> None:
@@ -287,14 +314,20 @@ def check_gap(groups: Sequence[Group], learner: Sequence[LogProbs], *, limit: fl
 def update_batches(groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig) -> list[list[TrainGroup]]:
     """The groups that take part in the loss, split into `updates_per_batch` optimiser steps of nearly equal size.
 
-    Groups without a rollout in the loss never take part; those of equal rewards only while `filter_zero_variance` is
-    off, since they carry no policy gradient but count in the averages and in the KL term.
+    Groups without a rollout in the loss never take part; those whose answers are all equally accurate only while
+    `filter_zero_variance` is off.
     """
     used = [group for group in groups if group.in_loss is None or group.in_loss.any()]
     if algorithm.filter_zero_variance:
-        used = [group for group in used if group.advantages is not None and group.advantages.any()]
+        used = [group for group in used if _accuracy_varies(group)]
     parts = np.array_split(np.arange(len(used)), algorithm.updates_per_batch)
     return [[used[index] for index in part] for part in parts if len(part)]
+
+
+def _accuracy_varies(group: TrainGroup) -> bool:
+    assert group.accuracies is not None and group.in_loss is not None, "filtering needs scored groups"
+    valid = group.accuracies[group.in_loss & ~np.isnan(group.accuracies)]
+    return len(np.unique(valid)) > 1
 
 
 def mean_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -145,6 +145,8 @@ class TrainGroup:
     """[G]; None for log-probs alone and for SFT."""
     in_loss: NDArray[np.bool_] | None = None
     """[G], False keeps a rollout out of the loss (failed verdict, truncated). None: all are in."""
+    accuracies: NDArray[np.float32] | None = None
+    """[G] values of the accuracy term, NaN where it has none; for `filter_zero_variance`."""
     old_log_probs: tuple[NDArray[np.float32], ...] | None = None
     """G arrays of [T_g], of the learner before the update, at the training temperature."""
     ref_log_probs: tuple[NDArray[np.float32], ...] | None = None

@@ -12,6 +12,7 @@ from videor2_rl.config import EvaluateRun, GrpoRun, ModelConfig, RolloutConfig, 
 from videor2_rl.prompt import banned_token_ids
 from videor2_rl.trainer import Workers
 from workers.cluster import connected
+from workers.judge_server import judge_access
 from workers.learner import Learner
 from workers.reference import BaseOfAdapter, Reference
 from workers.reward import RewardPool
@@ -30,7 +31,8 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
         stack.enter_context(connected(run.cluster, worker_env=learner_env(device)))
         rollouts = RolloutPool(engine_spec(run.rollout, run.model, device=device))
         stack.callback(rollouts.shutdown)
-        rewards = RewardPool(run.reward, run.reward_workers)
+        judge = stack.enter_context(judge_access(run.judge, device=device))
+        rewards = RewardPool(run.reward, run.reward_workers, judge)
         stack.callback(rewards.shutdown)
         videos = VideoPool(run.model, run.video, max_prompt_tokens=max_prompt_tokens(run.rollout))
         stack.callback(videos.shutdown)
@@ -92,7 +94,8 @@ def evaluation_workers(run: EvaluateRun, *, model_path: str) -> Iterator[tuple[V
         model = replace(run.model, path=model_path)
         rollouts = RolloutPool(engine_spec(run.rollout, model, device=device))
         stack.callback(rollouts.shutdown)
-        rewards = RewardPool(run.reward, run.reward_workers)
+        judge = stack.enter_context(judge_access(run.judge, device=device))
+        rewards = RewardPool(run.reward, run.reward_workers, judge)
         stack.callback(rewards.shutdown)
         videos = VideoPool(model, run.video, max_prompt_tokens=max_prompt_tokens(run.rollout))
         stack.callback(videos.shutdown)

@@ -26,7 +26,7 @@ CORPORA = Path(__file__).with_name("corpora")
 
 def compose_reward(name: str, *overrides: str) -> Any:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = compose(overrides=[f"+reward={name}", *overrides])
+        tree = compose(overrides=["+judge=rules", f"+reward={name}", *overrides])
     adapter = TypeAdapter(Annotated[RewardConfig, Discriminator("rule")])
     return adapter.validate_python(OmegaConf.to_container(tree.reward, resolve=True))
 

@@ -91,6 +91,9 @@ class Fakes:
         self.calls.append("score")
         return [[scored(float(index)) for index in range(len(group.rollouts))] for group in groups]
 
+    def judge_metrics(self) -> Mapping[str, float]:
+        return {"reward/judge_calls": 3.0}
+
     def write_rollouts(self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(dict(record)) + "\n" for record in records))

@@ -10,7 +10,7 @@ from videor2_rl.config import ConfigError
 
 
 class JudgeDown(ConfigError):
-    """The judge has been away for longer than the configuration allows; the message names address and mend."""
+    """The judge has been away for too long, or says too little that can be used; names address and mend."""
 
 
 class Breaker:

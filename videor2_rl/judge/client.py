@@ -7,7 +7,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.judge import READERS, JudgePrompt
@@ -17,30 +16,12 @@ from videor2_rl.judge.breaker import Breaker
 from videor2_rl.judge.cache import ReplyCache, cache_key
 from videor2_rl.judge.config import CallsConfig
 from videor2_rl.judge.connection import Connection, JudgeServer, Refused, Unavailable
+from videor2_rl.judge.counts import CallCounts
 
 log = logging.getLogger(__name__)
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _MAX_FRESH_STARTS = 3
-
-
-@dataclass
-class CallCounts:
-    """What a client did since it was last asked."""
-
-    replies: int = 0
-    """Prompts that got a reply, cached ones included."""
-    failures: int = 0
-    """Prompts that got none."""
-    unreadable: int = 0
-    """Replies that say nothing their reader understands."""
-    cached: int = 0
-    requests: int = 0
-    retries: int = 0
-    hedges: int = 0
-    latency_s: float = 0.0
-    """Sum over requests that brought a reply."""
-    pause_s: float = 0.0
 
 
 class JudgeClient:
@@ -136,9 +117,12 @@ class JudgeClient:
         for prompt, answer in zip(prompts, answers, strict=True):
             if answer.text is None:
                 self.counts.failures += 1
-            else:
-                self.counts.replies += 1
-                self.counts.unreadable += READERS[prompt.purpose](answer.text) is None
+                self.counts.last_problem = answer.failure
+                continue
+            self.counts.replies += 1
+            if READERS[prompt.purpose](answer.text) is None:
+                self.counts.unreadable += 1
+                self.counts.last_problem = f"unreadable {prompt.purpose} reply {answer.text[:80]!r}"
 
     async def _call(self, key: str, prompt: JudgePrompt) -> JudgeReply:
         async with self._permits:
@@ -218,6 +202,7 @@ class JudgeClient:
                 self._structured = False
                 self._notify(f"the judge at {self._server.base_url} takes no response_format: replies are free text")
         self.counts.latency_s += time.perf_counter() - started
+        self.counts.answered += 1
         return text
 
 

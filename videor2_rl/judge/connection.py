@@ -114,7 +114,7 @@ class Connection:
                 create(model=self._server.model, messages=messages, **options), self._calls.deadline_s
             )
             body = answer.http_response.json()
-        except (asyncio.TimeoutError, openai.APITimeoutError):  # noqa: UP041 (two classes in Python 3.10)
+        except (asyncio.TimeoutError, openai.APITimeoutError):
             raise Unavailable(f"no reply within {self._calls.deadline_s:g} s") from None
         except openai.APIConnectionError as error:
             raise Unavailable(f"no connection: {_first_line(error.__cause__ or error)}") from None
@@ -158,7 +158,7 @@ def _content(body: Any) -> tuple[str | None, str | None]:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None where there is none, or no sense in it."""
+    """Seconds that a Retry-After header asks for, given as a number or a date; None where it asks for nothing."""
     value = headers.get("retry-after", "").strip()
     try:
         return max(0.0, float(value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from rewards.claims import tidy
 from rewards.compose import score_response
 from rewards.types import RewardConfig, Scored, Similarity, Verdict
+from videor2_rl.judge.client import JudgeClient
+from videor2_rl.judge.evidence import gather_evidence
 from videor2_rl.scoring.rows import BadRow, ScoreRow
 from videor2_rl.similarity import SentenceEncoder
 
@@ -64,8 +66,20 @@ class ScoredRow:
     scored: Scored
 
 
-def score_rows(rows: Sequence[ScoreRow], config: RewardConfig, encoder: SentenceEncoder) -> list[ScoredRow | BadRow]:
-    """The score of each row, or why it has none. The encoder is asked once, for what the rows' tables lack."""
+def score_rows(
+    rows: Sequence[ScoreRow], config: RewardConfig, encoder: SentenceEncoder, *, judge: JudgeClient | None = None
+) -> list[ScoredRow | BadRow]:
+    """The score of each row, or why it has none.
+
+    Judge and encoder are asked once each, for what the rows do not carry.
+
+    Raises:
+        JudgeDown: the judge stayed away.
+    """
+    if judge is not None:
+        texts, targets = [row.response for row in rows], [row.target for row in rows]
+        evidences = gather_evidence(judge, texts, targets, config, [row.evidence for row in rows])
+        rows = [replace(row, evidence=evidence) for row, evidence in zip(rows, evidences, strict=True)]
     tables = [KnownSimilarity(row.similarity, None) for row in rows]
     results = [_score(row, config, table) for row, table in zip(rows, tables, strict=True)]
     waiting = [place for place, table in enumerate(tables) if table.missing]
@@ -81,7 +95,7 @@ def _score(row: ScoreRow, config: RewardConfig, similarity: Similarity) -> Score
         scored = score_response(row.response, row.target, config, similarity=similarity, evidence=row.evidence)
     except ValueError as error:
         return BadRow(f"{row.where}: {error}")
-    return ScoredRow(row, scored)
+    return ScoredRow(row, replace(scored, judge=row.evidence.judge))
 
 
 def result_record(result: ScoredRow) -> dict[str, Any]:
@@ -91,6 +105,7 @@ def result_record(result: ScoredRow) -> dict[str, Any]:
         **result.row.passed_on,
         "reward": result.scored.reward,
         "terms": {name: _term(verdict) for name, verdict in result.scored.terms.items()},
+        **({"judge": {name: reply.text for name, reply in judge.items()}} if (judge := result.scored.judge) else {}),
     }
 
 

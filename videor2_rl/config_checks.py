@@ -1,0 +1,212 @@
+"""Ranges and combinations of configuration values that types cannot express, each refused with one sentence."""
+
+from __future__ import annotations
+
+from rewards.judge import needs_judge
+from rewards.types import RewardConfig
+from videor2_rl.config import (
+    ConfigError,
+    EvaluateRun,
+    GrpoRun,
+    LearnerConfig,
+    ModelConfig,
+    RolloutConfig,
+    ScoreRun,
+    SftRun,
+)
+from videor2_rl.judge.config import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
+
+
+def require(is_met: bool, message: str) -> None:
+    """Raise ConfigError with `message` unless it is met."""
+    if not is_met:
+        raise ConfigError(f"configuration: {message}")
+
+
+def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun) -> None:
+    """Everything that must hold of a whole configuration."""
+    if isinstance(run, ScoreRun):
+        _check_reward(run.reward)
+        check_judge(run.judge, run.reward, num_workers=1, must_ask=False)
+        require(
+            not isinstance(run.judge, ManagedJudge),
+            "judge: found managed, but score starts no server; give judge=openai judge.base_url=ADDRESS",
+        )
+        return
+    video, model = run.video, run.model
+    require(video.fps > 0, f"video.fps: found {video.fps}, needs to be above 0")
+    require(
+        2 <= video.min_frames <= video.max_frames,
+        f"video.min_frames: found {video.min_frames} with video.max_frames={video.max_frames}; "
+        "needs 2 <= min_frames <= max_frames",
+    )
+    require(
+        0 < video.min_pixels <= video.max_pixels,
+        f"video.min_pixels: found {video.min_pixels} with video.max_pixels={video.max_pixels}; needs min <= max",
+    )
+    require(video.num_workers >= 1, f"video.num_workers: found {video.num_workers}, needs at least 1")
+    require(
+        0 <= run.data.max_skipped_frac <= 1,
+        f"data.max_skipped_frac: found {run.data.max_skipped_frac}, a share lies between 0 and 1",
+    )
+    if run.cluster.device == "cuda":
+        require(model.dtype == "bfloat16", "model.dtype: found float32 on cluster.device=cuda; use bfloat16")
+    if not isinstance(run, EvaluateRun):
+        _check_learner(run.learner)
+        _check_lora(run.model)
+    if not isinstance(run, SftRun):
+        _check_rollout(run.rollout)
+        _check_reward(run.reward)
+        check_judge(run.judge, run.reward, num_workers=run.reward_workers.num_workers, must_ask=True)
+    if isinstance(run, GrpoRun):
+        _check_grpo(run)
+    if isinstance(run, SftRun):
+        require(run.sft.num_steps >= 0, f"sft.num_steps: found {run.sft.num_steps}; give the steps, or 0 for one epoch")
+        require(
+            run.sft.batch_size >= run.learner.num_ranks,
+            f"sft.batch_size: found {run.sft.batch_size} with learner.num_ranks={run.learner.num_ranks}; "
+            "each rank needs at least one sample",
+        )
+    if isinstance(run, EvaluateRun):
+        require(bool(run.evaluation.modes), "evaluation.modes: found none; use [sampled], [greedy] or both")
+        require(
+            bool(run.evaluation.checkpoints) and all(":" in entry for entry in run.evaluation.checkpoints),
+            f"evaluation.checkpoints: found {list(run.evaluation.checkpoints)}; "
+            "give evaluation.checkpoints=[NAME:FOLDER]",
+        )
+
+
+def _check_reward(reward: RewardConfig) -> None:
+    from rewards.compose import check_config
+
+    try:
+        check_config(reward)
+    except ValueError as error:
+        raise ConfigError(f"configuration: {error}") from error
+
+
+def _check_learner(learner: LearnerConfig) -> None:
+    require(learner.num_ranks >= 1, f"learner.num_ranks: found {learner.num_ranks}, needs at least 1")
+    require(learner.learning_rate > 0, f"learner.learning_rate: found {learner.learning_rate}, needs to be above 0")
+    require(learner.warmup_steps >= 0, f"learner.warmup_steps: found {learner.warmup_steps}, cannot be negative")
+    require(
+        0 <= learner.warmup_frac < 1 and (learner.warmup_frac == 0 or learner.warmup_steps == 0),
+        f"learner.warmup_frac: found {learner.warmup_frac} with learner.warmup_steps={learner.warmup_steps}; "
+        "give a share from 0 to 1 and warmup_steps=0, or the steps and warmup_frac=0",
+    )
+
+
+def _check_lora(model: ModelConfig) -> None:
+    lora = model.lora
+    require(lora.rank >= 0, f"model.lora.rank: found {lora.rank}; 0 is no adapters, 64 is the paper's")
+    require(0 <= lora.dropout < 1, f"model.lora.dropout: found {lora.dropout}, a share lies between 0 and 1")
+    require(
+        lora.rank == 0 or (lora.alpha > 0 and bool(lora.targets)),
+        f"model.lora: found rank {lora.rank} with alpha {lora.alpha} and targets {list(lora.targets)}; "
+        "adapters need an alpha above 0 and at least one target",
+    )
+    require(
+        lora.rank == 0 or not model.freeze_language_model,
+        "model.lora.rank: adapters train the language model, and model.freeze_language_model is true; choose one",
+    )
+
+
+def _check_rollout(rollout: RolloutConfig) -> None:
+    require(rollout.num_workers >= 1, f"rollout.num_workers: found {rollout.num_workers}, needs at least 1")
+    require(
+        rollout.max_response_tokens < rollout.max_model_tokens,
+        f"rollout.max_response_tokens: found {rollout.max_response_tokens} with rollout.max_model_tokens="
+        f"{rollout.max_model_tokens}; the prompt needs room too",
+    )
+    require(rollout.temperature > 0, f"rollout.temperature: found {rollout.temperature}, needs to be above 0")
+
+
+def check_judge(judge: JudgeConfig, reward: RewardConfig, *, num_workers: int, must_ask: bool) -> None:
+    """Whether reward and judge fit together.
+
+    Args:
+        num_workers: who share the judge's concurrency.
+        must_ask: what the reward has a judge read stands nowhere else.
+
+    Raises:
+        ConfigError: they do not, or a value is out of range.
+    """
+    keys = needs_judge(reward)
+    if isinstance(judge, RulesJudge):
+        require(
+            not (keys and must_ask),
+            f"{' and '.join(keys)}: needs a judge, found judge=rules; give judge=openai with judge.base_url and "
+            f"judge.model, or judge=managed with judge.model_path, or set {'=rules '.join(keys)}=rules",
+        )
+        return
+    calls = judge.calls
+    require(
+        calls.concurrency >= num_workers,
+        f"judge.calls.concurrency: found {calls.concurrency} for reward_workers.num_workers={num_workers}; each worker "
+        "needs at least one call",
+    )
+    above_0 = ("deadline_s", "max_tokens", "breaker_failures", "probe_every_s", "patience_s")
+    for name in above_0:
+        value = getattr(calls, name)
+        require(value > 0, f"judge.calls.{name}: found {value}, needs to be above 0")
+    require(calls.retries >= 0, f"judge.calls.retries: found {calls.retries}, cannot be negative")
+    require(
+        0 <= calls.max_failed_frac <= 1,
+        f"judge.calls.max_failed_frac: found {calls.max_failed_frac}, a share lies between 0 and 1",
+    )
+    if isinstance(judge, OpenAIJudge):
+        require(
+            judge.base_url.startswith(("http://", "https://")),
+            f"judge.base_url: found {judge.base_url!r}; give it with scheme and path, e.g. http://host:8000/v1",
+        )
+
+
+def _check_grpo(run: GrpoRun) -> None:
+    algorithm = run.algorithm
+    require(
+        algorithm.num_steps >= 0,
+        f"algorithm.num_steps: found {algorithm.num_steps}; give the steps, or 0 for one epoch",
+    )
+    require(
+        algorithm.group_size >= 2,
+        f"algorithm.group_size: found {algorithm.group_size}; an advantage relative to the group needs at least 2",
+    )
+    require(
+        1 <= algorithm.updates_per_batch <= algorithm.prompts_per_step,
+        f"algorithm.updates_per_batch: found {algorithm.updates_per_batch} with algorithm.prompts_per_step="
+        f"{algorithm.prompts_per_step}; each update needs at least one group",
+    )
+    require(
+        algorithm.prompts_per_step * algorithm.group_size // algorithm.updates_per_batch >= run.learner.num_ranks,
+        f"algorithm.prompts_per_step: found {algorithm.prompts_per_step} prompts of {algorithm.group_size} responses "
+        f"for {algorithm.updates_per_batch} updates on learner.num_ranks={run.learner.num_ranks}; each rank needs at "
+        "least one response an update",
+    )
+    require(
+        algorithm.kl_coefficient >= 0,
+        f"algorithm.kl_coefficient: found {algorithm.kl_coefficient}, cannot be negative",
+    )
+    require(
+        algorithm.kl_coefficient == 0 or run.model.lora.rank > 0 or run.reference.num_ranks >= 1,
+        f"reference.num_ranks: found {run.reference.num_ranks} with algorithm.kl_coefficient="
+        f"{algorithm.kl_coefficient}; the KL term needs a reference, or set algorithm.kl_coefficient=0",
+    )
+    require(
+        run.model.lora.rank == 0
+        or algorithm.kl_coefficient == 0
+        or (run.model.freeze_vision_tower and run.model.freeze_merger),
+        "model.lora.rank: the KL term's reference is the model without its adapter, so vision tower and merger must be "
+        "frozen (model.freeze_vision_tower=true model.freeze_merger=true), or set algorithm.kl_coefficient=0",
+    )
+    rollout = run.rollout
+    require(
+        algorithm.importance_cap is None or (rollout.temperature == 1 and rollout.top_k == 0 and rollout.top_p == 1),
+        f"algorithm.importance_cap: found {algorithm.importance_cap} with rollout.temperature={rollout.temperature}, "
+        f"top_k={rollout.top_k}, top_p={rollout.top_p}; vLLM's log-probs are those of the full softmax at temperature "
+        "1, so sample from that, or set algorithm.importance_cap=null",
+    )
+    require(
+        0 <= algorithm.clip_low < 1 and algorithm.clip_high >= 0,
+        f"algorithm.clip_low, clip_high: found {algorithm.clip_low}, {algorithm.clip_high}; "
+        "needs 0 <= clip_low < 1 and clip_high >= 0",
+    )
