@@ -171,10 +171,9 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
     if isinstance(run, EvaluateRun):
         for name, folder in run.evaluation.folders.items():
             require_folder(folder, key=f"evaluation.checkpoints, {name}", holding="config.json")
-        if run.data.validation_file is None:
-            raise ConfigError("data.validation_file is required for evaluation; give it as data.validation_file=FILE")
-        held_out = load_samples(run.data.validation_file, data=run.data)[: run.evaluation.num_samples]
-        return _scorable(held_out, run.data.validation_file)
+        from videor2_rl.evaluation.held_out import held_out
+
+        return _scorable(list(held_out(run).samples), run.data.validation_file or str(run.evaluation.benchmark_dir))
     require_folder(run.model.path, key="model.path", holding="config.json")
     if run.data.train_file is None:
         raise ConfigError("data.train_file is required for training; give it as data.train_file=FILE")
@@ -189,6 +188,20 @@ def _check_judge_server(judge: JudgeConfig) -> None:
         check_server(judge)
     elif isinstance(judge, ManagedJudge):
         require_folder(judge.model_path, key="judge.model_path", holding="config.json")
+
+
+def checked_held_out(run: GrpoRun) -> list[VideoSample]:
+    """The rows that are evaluated while a run trains; empty where none are.
+
+    Raises:
+        ConfigError: a file or row that the user has to mend.
+    """
+    from videor2_rl.dataset import load_samples
+
+    file = run.data.validation_file
+    if run.evaluation.every_steps == 0 or file is None:
+        return []
+    return _scorable(load_samples(file, data=run.data)[: run.evaluation.num_samples], file)
 
 
 def _scorable(samples: list[VideoSample], file: str) -> list[VideoSample]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import Discriminator
 
@@ -226,6 +226,22 @@ class SftConfig(Section):
         return replace(self, num_steps=self.num_steps or max(1, num_samples // self.batch_size))
 
 
+BenchmarkName: TypeAlias = Literal[
+    "mvbench",
+    "videomme",
+    "tempcompass",
+    "mlvu",
+    "longvideobench",
+    "videomathqa",
+    "video_mmmu",
+    "mmvu",
+    "vsibench",
+    "minerva",
+    "scivideobench",
+    "synthetic",
+]
+
+
 @dataclass(frozen=True)
 class EvaluationConfig(Section):
     """What is evaluated and how often."""
@@ -237,11 +253,30 @@ class EvaluationConfig(Section):
     modes: tuple[Literal["sampled", "greedy"], ...]
     """sampled: temperature 1 with the full softmax; greedy: the most likely token."""
     bootstrap_resamples: int
+    benchmark: BenchmarkName | None
+    """A published benchmark in `benchmark_dir`, or the synthetic clips; None: the rows of `data.validation_file`."""
+    benchmark_dir: str | None
+    probes: tuple[Literal["attention", "interventions"], ...]
+    """Measured on each checkpoint after its responses, in this process, one sample at a time."""
+    probe_samples: int
+    """At most this many samples are probed."""
 
     @property
     def folders(self) -> dict[str, str]:
         """`checkpoints` by name, in their order."""
         return dict(entry.split(":", 1) for entry in self.checkpoints)
+
+
+@dataclass(frozen=True)
+class PeriodicEvaluationConfig(Section):
+    """Evaluations on held-out rows while GRPO trains."""
+
+    every_steps: int
+    """Before the first step, after every so many, and after the last; 0: none."""
+    num_samples: int
+    """At most this many rows of `data.validation_file`."""
+    mode: Literal["sampled", "greedy"]
+    bootstrap_resamples: int
 
 
 @dataclass(frozen=True)
@@ -307,6 +342,7 @@ class GrpoRun(Run):
     judge: JudgeConfig
     reward_workers: RewardWorkersConfig
     algorithm: AlgorithmConfig
+    evaluation: PeriodicEvaluationConfig
     checkpoint: CheckpointConfig
 
 
@@ -340,7 +376,22 @@ class ScoreRun(Section):
 
 _UNION_MEMBERS = ("video_r2", "video_r2_official", "rules", "openai", "managed")
 
-RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun, ScoreRun)
+
+@dataclass(frozen=True)
+class LogsRun(Section):
+    """The whole configuration of videor2_rl.evaluate logs=DIR: it needs no model, data or cluster."""
+
+    logs: str
+    """Folder with prediction logs in lmms-eval's layout, searched with its sub-folders."""
+    seed: int
+    """Of the bootstrap."""
+    output_dir: str
+    bootstrap_resamples: int
+    judge: JudgeConfig
+    """Reads both blocks and gives the Video Attention Score where the rows hold no replies; rules: our own readers."""
+
+
+RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun, ScoreRun, LogsRun)
 
 
 def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
@@ -381,5 +432,7 @@ def _explain(error: Any) -> str:
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return "no such key; take it out or mend its spelling"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return "is required and has no value; set it"
+    if kind == "string_type" and error["input"] is None:
         return "is required and has no value; set it"
     return f"found {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"

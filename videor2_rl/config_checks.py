@@ -9,6 +9,7 @@ from videor2_rl.config import (
     EvaluateRun,
     GrpoRun,
     LearnerConfig,
+    LogsRun,
     ModelConfig,
     RolloutConfig,
     ScoreRun,
@@ -23,8 +24,15 @@ def require(is_met: bool, message: str) -> None:
         raise ConfigError(f"configuration: {message}")
 
 
-def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun) -> None:
+def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
     """Everything that must hold of a whole configuration."""
+    if isinstance(run, LogsRun):
+        require(
+            not isinstance(run.judge, ManagedJudge),
+            "judge: found managed, but logs are read without a cluster; give judge=openai judge.base_url=ADDRESS of a "
+            "server that runs",
+        )
+        return
     if isinstance(run, ScoreRun):
         _check_reward(run.reward)
         check_judge(run.judge, run.reward, num_workers=1, must_ask=False)
@@ -199,6 +207,15 @@ def _check_grpo(run: GrpoRun) -> None:
         "frozen (model.freeze_vision_tower=true model.freeze_merger=true), or set algorithm.kl_coefficient=0",
     )
     rollout = run.rollout
+    require(
+        run.evaluation.every_steps >= 0,
+        f"evaluation.every_steps: found {run.evaluation.every_steps}, cannot be negative; 0 is never",
+    )
+    require(
+        run.evaluation.every_steps == 0 or run.data.validation_file is not None,
+        f"evaluation.every_steps: found {run.evaluation.every_steps} without held-out rows; "
+        "give data.validation_file=FILE",
+    )
     require(
         algorithm.importance_cap is None or (rollout.temperature == 1 and rollout.top_k == 0 and rollout.top_p == 1),
         f"algorithm.importance_cap: found {algorithm.importance_cap} with rollout.temperature={rollout.temperature}, "

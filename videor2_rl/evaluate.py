@@ -1,18 +1,22 @@
-"""Accuracy, TAC and TAR of checkpoints on held-out clips, sampled at temperature 1 and greedily.
+"""Accuracy, TAC and TAR of checkpoints on held-out clips, or TAC and VAS of prediction logs.
 
 python -m videor2_rl.evaluate experiment=demo_evaluate evaluation.checkpoints=[sft:outputs/demo/sft/hf]
+python -m videor2_rl.evaluate evaluation.benchmark=mlvu evaluation.benchmark_dir=DIR model.path=FOLDER
+python -m videor2_rl.evaluate logs=DIR
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
-from videor2_rl.config import EvaluateRun
+from videor2_rl.config import EvaluateRun, LogsRun
 
 if TYPE_CHECKING:
+    from videor2_rl.evaluation.held_out import HeldOut
     from videor2_rl.evaluation.summary import Mode, SampleResult
     from videor2_rl.run_folder import SkipLedger
     from videor2_rl.types import PromptHandle, SamplingSpec, VideoSample
@@ -29,9 +33,11 @@ def run_evaluation(run: EvaluateRun) -> None:
     run_dir = Path(run.output_dir)
     samples = checked_inputs(run)
     with open_run(run, run_dir, resume=True):
+        from videor2_rl.evaluation.held_out import held_out
         from videor2_rl.run_folder import SkipLedger
         from workers.build import evaluation_workers
 
+        questions = held_out(run)
         ledger = SkipLedger(run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac)
         folders = run.evaluation.folders
         with evaluation_workers(run, model_path=next(iter(folders.values()))) as (videos, rollouts, rewards):
@@ -42,7 +48,11 @@ def run_evaluation(run: EvaluateRun) -> None:
                     results = evaluate(
                         run, samples, stage=name, mode=mode, workers=(videos, rollouts, rewards), ledger=ledger
                     )
-                    record(run, results, stage=name, mode=mode)
+                    record(run, results, questions, stage=name, mode=mode)
+        if run.evaluation.probes:
+            from videor2_rl.probe import probe_all
+
+            probe_all(run)
         finish(run_dir, export=None)
 
 
@@ -82,17 +92,19 @@ def evaluate(
     return results
 
 
-def record(run: EvaluateRun, results: Sequence[SampleResult], *, stage: str, mode: Mode) -> None:
+def record(run: EvaluateRun, results: Sequence[SampleResult], questions: HeldOut, *, stage: str, mode: Mode) -> None:
     """Write one evaluation's samples.jsonl and summary.json."""
     from videor2_rl.evaluation.summary import evaluation_card, evaluation_dir, summarise, write_evaluation
 
+    scored = [questions.scored(result) for result in results]
     summary = summarise(
-        results,
+        scored,
         resamples=run.evaluation.bootstrap_resamples,
         seed=run.seed,
-        card=evaluation_card(run, stage=stage, mode=mode),
+        card=evaluation_card(run, stage=stage, mode=mode, questions_sha256=questions.digest),
     )
-    write_evaluation(evaluation_dir(Path(run.output_dir), stage=stage, mode=mode), results, summary=summary)
+    folder = evaluation_dir(Path(run.output_dir), stage=stage, mode=mode, benchmark=run.evaluation.benchmark)
+    write_evaluation(folder, scored, summary=summary, log_fields=questions.log_fields)
 
 
 def sampling_of(run: EvaluateRun, mode: Mode) -> SamplingSpec:
@@ -108,7 +120,24 @@ def sampling_of(run: EvaluateRun, mode: Mode) -> SamplingSpec:
     )
 
 
-main = hydra_app("evaluate", EvaluateRun, run_evaluation)
+def run_logs(run: LogsRun) -> None:
+    """Evaluate prediction logs, and say where the results are."""
+    from videor2_rl.evaluation.log_run import run_logs as evaluate_logs
+
+    evaluate_logs(run)
+    print(f"wrote {Path(run.output_dir) / 'summary.json'}", file=sys.stderr)
+
+
+def main() -> None:
+    """`logs=DIR` needs neither model nor data and has a configuration of its own, conf/evaluate_logs.yaml."""
+    reads_logs = any(argument.startswith("logs=") for argument in sys.argv[1:])
+    app = (
+        hydra_app("evaluate_logs", LogsRun, run_logs)
+        if reads_logs
+        else hydra_app("evaluate", EvaluateRun, run_evaluation)
+    )
+    app()
+
 
 if __name__ == "__main__":
     main()

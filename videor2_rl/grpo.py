@@ -6,11 +6,19 @@ python -m videor2_rl.grpo experiment=demo
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
+from videor2_rl.app import checked_held_out, checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config import GrpoRun
 from workers.verl_config import check_algorithm
+
+if TYPE_CHECKING:
+    from videor2_rl.evaluation.periodic import PeriodicEvaluation
+    from videor2_rl.trainer import Workers
+    from videor2_rl.types import VideoSample
 
 
 def run_grpo(run: GrpoRun) -> None:
@@ -18,6 +26,7 @@ def run_grpo(run: GrpoRun) -> None:
     run_dir = Path(run.output_dir)
     samples = checked_inputs(run)
     run = dataclasses.replace(run, algorithm=run.algorithm.with_steps(len(samples)))
+    held_out = checked_held_out(run)
     check_algorithm(run.algorithm, max_response_tokens=run.rollout.max_response_tokens)
     with open_run(run, run_dir, resume=run.checkpoint.resume):
         from videor2_rl.checkpoint import Checkpoints
@@ -41,17 +50,48 @@ def run_grpo(run: GrpoRun) -> None:
         with tracker, grpo_workers(run) as workers:
             restore(workers, newest)
             reset_received_bytes()
-            train(
-                run,
-                workers,
-                samples,
-                checkpoints=checkpoints,
-                start=start,
-                tracker=tracker,
-                ledger=SkipLedger(run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac),
-                received_bytes=reset_received_bytes,
-            )
+            with periodic_evaluation(run, workers, held_out) as evaluation:
+                train(
+                    run,
+                    workers,
+                    samples,
+                    checkpoints=checkpoints,
+                    start=start,
+                    tracker=tracker,
+                    ledger=SkipLedger(run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac),
+                    received_bytes=reset_received_bytes,
+                    evaluation=evaluation,
+                )
             finish(run_dir, export=workers.learner.export if run.checkpoint.export else None)
+
+
+@contextmanager
+def periodic_evaluation(
+    run: GrpoRun, workers: Workers, held_out: Sequence[VideoSample]
+) -> Iterator[PeriodicEvaluation | None]:
+    """Evaluations on `held_out` by the run's own workers; None where none are asked for."""
+    if run.evaluation.every_steps == 0:
+        yield None
+        return
+    from videor2_rl.evaluation.periodic import PeriodicEvaluation
+    from videor2_rl.evaluation.summary import run_card
+
+    evaluation = PeriodicEvaluation(
+        run.evaluation,
+        held_out,
+        run_dir=Path(run.output_dir),
+        videos=workers.videos,
+        rollouts=workers.rollouts,
+        rewards=workers.rewards,
+        max_tokens=run.rollout.max_response_tokens,
+        max_skipped_frac=run.data.max_skipped_frac,
+        seed=run.seed,
+        card=run_card(run, temperature=0.0 if run.evaluation.mode == "greedy" else 1.0),
+    )
+    try:
+        yield evaluation
+    finally:
+        evaluation.close()
 
 
 main = hydra_app("grpo", GrpoRun, run_grpo)

@@ -19,6 +19,7 @@ from videor2_rl.advantage import grpo_advantages
 from videor2_rl.checkpoint import Checkpoint, Checkpoints
 from videor2_rl.config import AlgorithmConfig, GrpoRun
 from videor2_rl.dataset import SampleOrder
+from videor2_rl.evaluation.periodic import PeriodicEvaluation
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.metrics import grpo_metrics
 from videor2_rl.rollout_log import rollout_records
@@ -108,6 +109,7 @@ def train(
     tracker: Tracker,
     ledger: SkipLedger,
     received_bytes: Callable[[], int],
+    evaluation: PeriodicEvaluation | None,
 ) -> None:
     """GRPO, step by step; `start` says which step comes first.
 
@@ -119,6 +121,7 @@ def train(
         tracker: gets each step's metrics.
         ledger: gets the samples that cannot be used.
         received_bytes: bytes that reached this process since it was last called.
+        evaluation: of the policy that a step begins with, and of the last one; None: never.
 
     Raises:
         LogProbGapError: rollout workers and learner disagree about the policy.
@@ -140,9 +143,14 @@ def train(
         if step < algorithm.num_steps:
             workers.videos.prefetch(rows(step + 1))
 
+        if evaluation is not None and evaluation.is_due(step - 1):
+            with timer.phase("evaluate"):
+                evaluation.generate(step - 1)
         with timer.phase("generate"):
             group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
             groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
+        # Before the reward workers are needed again.
+        evaluated = {} if evaluation is None else evaluation.metrics()
         with timer.phase("reward"):
             try:
                 scored = workers.rewards.score(groups, batch)
@@ -151,6 +159,7 @@ def train(
                 save_now(run, workers.learner, checkpoints, Progress(step - 1, version))
                 raise
             train_groups = with_advantages(groups, prompts, scored, algorithm=algorithm)
+        judged = workers.rewards.judge_metrics()
 
         with timer.phase("old_log_probs"):
             old = workers.learner.log_probs(train_groups, temperature=temperature)
@@ -175,10 +184,15 @@ def train(
         if run.logging.rollouts:
             path = Path(run.output_dir) / "rollouts" / f"step_{step:06d}.jsonl"
             workers.rewards.write_rollouts(path, rollout_records(groups, batch, scored, train_groups), prompts)
+        if evaluation is not None and step == algorithm.num_steps:
+            with timer.phase("evaluate_last"):
+                evaluation.generate(step)
+            evaluated |= {f"final_{name}": value for name, value in evaluation.metrics().items()}
         metrics = {
             **grpo_metrics(groups, scored, log_probs=old, ref_log_probs=ref),
             **mean_of(update_metrics),
-            **workers.rewards.judge_metrics(),
+            **evaluated,
+            **judged,
             "actor/policy_version": version,
             "data/decodes_per_clip": workers.videos.decodes_per_clip(),
             "data/skipped": ledger.count,

@@ -13,6 +13,7 @@ from rewards.types import Scored, Verdict
 from videor2_rl.app import compose_run
 from videor2_rl.checkpoint import Checkpoints
 from videor2_rl.config import AlgorithmConfig, GrpoRun
+from videor2_rl.evaluation.periodic import PeriodicEvaluation
 from videor2_rl.run_folder import SkipLedger
 from videor2_rl.tracking import Tracker, read_metrics
 from videor2_rl.trainer import (
@@ -43,9 +44,12 @@ def rollout(*, version: int = 0, reason: Any = "stop", log_probs: Sequence[float
     return Rollout(np.arange(len(values)), values, "text", reason, version)
 
 
+NO_METRICS = dict.fromkeys(("tac", "tar_precision", "tar_recall", "tar_f1", "format"))
+
+
 def scored(reward: float | None) -> Scored:
     verdict = Verdict("failure" if reward is None else "score", reward)
-    return Scored(reward, {"accuracy": verdict, "temporal_alignment": verdict}, {"accuracy": reward})
+    return Scored(reward, {"accuracy": verdict, "temporal_alignment": verdict}, {**NO_METRICS, "accuracy": reward})
 
 
 @dataclass
@@ -151,7 +155,23 @@ def run_loop(run: GrpoRun, fakes: Fakes, *, num_samples: int = 8) -> None:
             tracker=tracker,
             ledger=SkipLedger(run_dir, num_samples=num_samples, max_frac=run.data.max_skipped_frac),
             received_bytes=lambda: 7,
+            evaluation=evaluation(run, fakes) if run.evaluation.every_steps else None,
         )
+
+
+def evaluation(run: GrpoRun, fakes: Fakes) -> PeriodicEvaluation:
+    return PeriodicEvaluation(
+        run.evaluation,
+        [replace(sample, sample_id=f"held-{sample.sample_id}") for sample in samples(2)],
+        run_dir=Path(run.output_dir),
+        videos=fakes,
+        rollouts=fakes,
+        rewards=fakes,
+        max_tokens=8,
+        max_skipped_frac=0.5,
+        seed=0,
+        card={},
+    )
 
 
 def test_a_step_asks_its_parts_in_the_order_of_the_algorithm(tmp_path: Path) -> None:
@@ -261,3 +281,36 @@ def test_a_batch_is_split_into_updates_that_use_every_group_once(tmp_path: Path)
     parts = update_batches(groups, algorithm=algorithm)
     assert [len(part) for part in parts] == [3, 2, 2]
     assert [group.group_id for part in parts for group in part] == list(range(7))
+
+
+def test_evaluations_belong_to_the_policy_a_step_begins_with_and_the_last_one_to_the_end(tmp_path: Path) -> None:
+    fakes = Fakes()
+    run = configure(
+        tmp_path,
+        "algorithm.num_steps=3",
+        "data.shuffle=false",
+        "evaluation.every_steps=2",
+        "data.validation_file=held.json",
+    )
+    run_loop(run, fakes)
+    held = [call for call in fakes.calls if "held" in call and call.startswith("generate")]
+    assert held == [f"generate v{version} held-s0,held-s1" for version in (0, 2, 3)]
+    rows = read_metrics(tmp_path)
+    assert [row.get("evaluation/steps_done") for row in rows] == [0.0, None, 2.0]
+    assert rows[2]["final_evaluation/steps_done"] == 3.0
+    assert (
+        rows[0]["evaluation/accuracy"] == 0.0 and "timing_s/evaluate" in rows[0] and "timing_s/evaluate" not in rows[1]
+    )
+    for steps_done in (0, 2, 3):
+        folder = tmp_path / f"evaluation/step_{steps_done:06d}/greedy"
+        assert json.loads((folder / "summary.json").read_text())["card"] == {"steps_done": steps_done}
+        assert len((folder / "samples.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_resumed_run_evaluates_at_the_same_steps(tmp_path: Path) -> None:
+    held = ("evaluation.every_steps=2", "data.validation_file=held.json", "data.shuffle=false")
+    run_loop(configure(tmp_path, "algorithm.num_steps=2", *held), Fakes())
+    again = Fakes(weight=2.0, served=2.0)
+    run_loop(configure(tmp_path, "algorithm.num_steps=4", *held), again)
+    generated = [call for call in again.calls if "held" in call and call.startswith("generate")]
+    assert generated == ["generate v2 held-s0,held-s1", "generate v4 held-s0,held-s1"]

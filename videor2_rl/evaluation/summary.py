@@ -8,9 +8,8 @@ of lmms-eval's `samples_*.jsonl`: `doc_id`, `doc`, `target`, `resps`, `filtered_
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +23,7 @@ from videor2_rl.run_folder import package_versions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from videor2_rl.config import EvaluateRun
+    from videor2_rl.config import EvaluateRun, GrpoRun
 
 Mode = Literal["sampled", "greedy"]
 
@@ -146,63 +145,56 @@ def summarise(results: Sequence[SampleResult], *, resamples: int, seed: int, car
     }
 
 
-def evaluation_card(run: EvaluateRun, *, stage: str, mode: Mode) -> dict[str, Any]:
-    """Everything that shaped a score: model, frames, prompt, sampling, reward, seeds, files and versions.
+def evaluation_card(run: EvaluateRun, *, stage: str, mode: Mode, questions_sha256: str) -> dict[str, Any]:
+    """Everything that shaped a score: model, frames, prompt, sampling, reward, seeds, questions and versions.
 
     Raises:
-        ConfigError: the stage is not among `evaluation.checkpoints`, or the dataset file is missing.
+        ConfigError: the stage is not among `evaluation.checkpoints`.
     """
     checkpoints = run.evaluation.folders
     if stage not in checkpoints:
         raise ConfigError(f"evaluation.checkpoints has no {stage!r}; it names {', '.join(checkpoints)}.")
-    greedy = mode == "greedy"
-    rollout = run.rollout
-    data_file = run.data.validation_file
     return {
         "stage": stage,
         "mode": mode,
+        **run_card(run, temperature=0.0 if mode == "greedy" else 1.0),
         "model": {**dataclasses.asdict(run.model), "path": checkpoints[stage]},
+        "data": {
+            "benchmark": run.evaluation.benchmark,
+            "source": run.data.validation_file if run.evaluation.benchmark is None else run.evaluation.benchmark_dir,
+            "questions_sha256": questions_sha256,
+            "max_samples": run.evaluation.num_samples,
+        },
+    }
+
+
+def run_card(run: EvaluateRun | GrpoRun, *, temperature: float) -> dict[str, Any]:
+    """The part of a card that every evaluation of a run shares; prompt texts stand in its model section."""
+    return {
+        "model": dataclasses.asdict(run.model),
         "video": {
             **{k: v for k, v in dataclasses.asdict(run.video).items() if k not in ("cache_dir", "num_workers")},
             "decoder": "decord2",
             "times": "presentation timestamps",
         },
         "sampling": {
-            "temperature": 0.0 if greedy else 1.0,
+            "temperature": temperature,
             "top_p": 1.0,
             "top_k": 0,
-            "max_response_tokens": rollout.max_response_tokens,
-            "max_model_tokens": rollout.max_model_tokens,
+            "max_response_tokens": run.rollout.max_response_tokens,
+            "max_model_tokens": run.rollout.max_model_tokens,
         },
         "reward": dataclasses.asdict(run.reward),
-        "data": {
-            "file": data_file,
-            "sha256": file_sha256(Path(data_file)) if data_file is not None else None,
-            "max_samples": run.evaluation.num_samples,
-        },
+        "judge": dataclasses.asdict(run.judge),
+        "data": {"source": run.data.validation_file},
         "seed": run.seed,
         "device": run.cluster.device,
         "versions": {"python": platform.python_version(), **package_versions()},
     }
 
 
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes.
-
-    Raises:
-        ConfigError: the file does not exist.
-    """
-    if not path.is_file():
-        raise ConfigError(f"The dataset file {path} does not exist; set data.validation_file.")
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def sample_row(result: SampleResult, *, doc_id: int) -> dict[str, Any]:
-    """One row of samples.jsonl, in lmms-eval's layout."""
+    """One row of samples.jsonl, in lmms-eval's layout; `doc.id` is the sample's."""
     scores = {name: getattr(result, name) for name in METRICS}
     return {
         "doc_id": doc_id,
@@ -214,6 +206,7 @@ def sample_row(result: SampleResult, *, doc_id: int) -> dict[str, Any]:
             "duration_s": result.duration_s,
         },
         "target": result.target,
+        "input": result.question,
         "resps": [[result.response]],
         "filtered_resps": [result.answer],
         SCORE_KEY: {
@@ -225,16 +218,25 @@ def sample_row(result: SampleResult, *, doc_id: int) -> dict[str, Any]:
     }
 
 
-def evaluation_dir(output_dir: Path, *, stage: str, mode: Mode) -> Path:
-    """The folder of one evaluation, under the run's or the demo's `evaluation/`."""
-    return output_dir / "evaluation" / stage / mode
+def evaluation_dir(output_dir: Path, *, stage: str, mode: Mode, benchmark: str | None = None) -> Path:
+    """The folder of one evaluation, under the run's or the demo's `evaluation/`; a benchmark has one of its own."""
+    return output_dir / "evaluation" / (benchmark or "") / stage / mode
 
 
-def write_evaluation(folder: Path, results: Sequence[SampleResult], *, summary: Mapping[str, Any]) -> None:
-    """Write samples.jsonl, then summary.json: a folder with a summary is complete."""
-    write_jsonl_atomic(
-        folder / SAMPLES_FILE, (sample_row(result, doc_id=doc_id) for doc_id, result in enumerate(results))
-    )
+def write_evaluation(
+    folder: Path,
+    results: Sequence[SampleResult],
+    *,
+    summary: Mapping[str, Any],
+    log_fields: Callable[[SampleResult], Mapping[str, Any]] = lambda result: {},
+) -> None:
+    """Write samples.jsonl, then summary.json: a folder with a summary is complete.
+
+    Args:
+        log_fields: what a benchmark's rows have besides, or instead.
+    """
+    rows = ({**sample_row(result, doc_id=doc_id), **log_fields(result)} for doc_id, result in enumerate(results))
+    write_jsonl_atomic(folder / SAMPLES_FILE, rows)
     write_json_atomic(folder / SUMMARY_FILE, dict(summary))
 
 

@@ -1,4 +1,8 @@
-"""The report of a demo or a run: `python -m videor2_rl.report FOLDER` writes report.html and report.json into it."""
+"""The report of a demo or a run, or a comparison of two evaluations.
+
+python -m videor2_rl.report FOLDER     writes report.html and report.json into it
+python -m videor2_rl.report A B        two evaluations' folders: what differs in their cards, and their paired scores
+"""
 
 from __future__ import annotations
 
@@ -38,17 +42,41 @@ def write_report(folder: Path) -> Path:
     return page
 
 
+def print_comparison(folder: Path, other: Path, *, json_file: Path | None) -> None:
+    """Print B against A, and write it as JSON where asked for.
+
+    Raises:
+        ConfigError: one of the folders holds no evaluation, or they share no sample.
+    """
+    from videor2_rl.files import write_json_atomic
+    from videor2_rl.report.compare import as_json, as_markdown, compare, read_scores
+
+    a, b = read_scores(folder), read_scores(other)
+    comparison = compare(a, b)
+    if json_file is not None:
+        write_json_atomic(json_file, as_json(comparison))
+    print(as_markdown(comparison, a, b), end="")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m videor2_rl.report",
         description="Write report.html and report.json for a demo folder (base/ sft/ grpo/ evaluation/ timing.json) "
-        "or a single run's folder (metrics.jsonl).",
+        "or a single run's folder (metrics.jsonl). With a second folder: compare two evaluations, each a folder with "
+        "summary.json, as a Markdown page on stdout.",
     )
     parser.add_argument("folder", type=Path, help="the demo's or the run's folder; the report is written into it")
+    parser.add_argument("other", type=Path, nargs="?", help="compare the evaluation in FOLDER (A) with this one (B)")
+    parser.add_argument("--json", type=Path, help="write the comparison into this file too")
     arguments = parser.parse_args()
+    if arguments.json is not None and arguments.other is None:
+        parser.error("--json belongs to a comparison of two folders")
     try:
-        write_report(arguments.folder)
+        if arguments.other is None:
+            write_report(arguments.folder)
+        else:
+            print_comparison(arguments.folder, arguments.other, json_file=arguments.json)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

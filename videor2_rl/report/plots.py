@@ -43,8 +43,10 @@ _REWARD_TERMS = {
     "reward/temporal_alignment": "gated TAR",
     "reward/tac": "TAC",
 }
+_EVALUATED = ("accuracy", "tac", "tar_precision", "tar_recall")
 _PHASES = (
     "prepare",
+    "evaluate",
     "generate",
     "reward",
     "old_log_probs",
@@ -111,6 +113,17 @@ def grpo_plots(run: Run) -> list[Plot]:
             lambda ax: _lines(ax, rows, _REWARD_TERMS, limits=(0, 1.03)),
         ),
         (
+            "Held-out rows while training",
+            "Means over the evaluated rows, before the step after so many and at the end.",
+            tuple(f"evaluation/{name}" for name in _EVALUATED),
+            lambda ax: _lines(
+                ax,
+                evaluation_rows(rows),
+                {f"evaluation/{name}": METRIC_LABELS[name] for name in _EVALUATED},
+                limits=(0, 1.03),
+            ),
+        ),
+        (
             "KL to the reference",
             "Estimate over the response tokens, in nats per token.",
             ("actor/kl",),
@@ -150,6 +163,17 @@ def grpo_plots(run: Run) -> list[Plot]:
         caption = "Wall-clock seconds; the bars stack to the phases' sum."
         plots.append(Plot(title, caption, _draw(title, lambda ax: _stacked(ax, rows), width=9.6), is_wide=True))
     return plots
+
+
+def evaluation_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The periodic evaluations in metrics.jsonl, each under the steps that its policy had done."""
+    found = []
+    for row in rows:
+        for prefix in ("evaluation/", "final_evaluation/"):
+            if f"{prefix}steps_done" in row:
+                values = {f"evaluation/{k.removeprefix(prefix)}": v for k, v in row.items() if k.startswith(prefix)}
+                found.append({"step": int(row[f"{prefix}steps_done"]), **values})
+    return found
 
 
 def loss_plots(run: Run, *, stage: str) -> list[Plot]:

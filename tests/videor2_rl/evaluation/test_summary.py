@@ -16,7 +16,6 @@ from videor2_rl.evaluation.summary import (
     SampleResult,
     bootstrap_interval,
     evaluation_dir,
-    file_sha256,
     paired_difference,
     read_evaluation,
     summarise,
@@ -160,15 +159,9 @@ def test_files_have_lmms_evals_layout_and_come_back(tmp_path: Path) -> None:
     summary, rows = read_evaluation(folder)
     assert summary["num_samples"] == 2
     assert [row["doc_id"] for row in rows] == [0, 1]
-    assert rows[0].keys() == {"doc_id", "doc", "target", "resps", "filtered_resps", "videor2_score"}
+    assert rows[0].keys() == {"doc_id", "doc", "target", "input", "resps", "filtered_resps", "videor2_score"}
     assert rows[0]["resps"] == [['say "hi"\u2028{}']]
     assert rows[0]["filtered_resps"] == ["A"]
     assert rows[0]["videor2_score"]["claims"] == [claim]
     assert rows[1]["videor2_score"]["tac"] is None
     assert rows[1]["filtered_resps"] == [None]
-
-
-def test_file_digest_is_sha256(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    # FIPS 180-2, appendix B.1.
-    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
