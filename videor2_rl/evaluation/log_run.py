@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videor2_rl.config import ConfigError, LogsRun
+from videor2_rl.config import LogsRun
 from videor2_rl.evaluation.judged import Judge, Replies, complete_replies, judge_prompt_versions, stored_replies
 from videor2_rl.evaluation.log_results import LogResult, evaluate_row, result_row, summarise
 from videor2_rl.evaluation.logs import OWN, LogFile, read_logs
@@ -80,15 +80,12 @@ def _judge(run: LogsRun) -> Iterator[Judge | None]:
     """The configured judge, which has answered a first small request; None: our rules read.
 
     Raises:
-        ConfigError: the server does not answer, or a kind of judge that needs a cluster.
+        ConfigError: the server does not answer.
     """
     if isinstance(run.judge, RulesJudge):
         yield None
         return
-    if not isinstance(run.judge, OpenAIJudge):
-        raise ConfigError(
-            "judge: logs are read without a cluster; start a server and give judge=openai, or judge=rules"
-        )
+    assert isinstance(run.judge, OpenAIJudge), "checked with the configuration"
     from videor2_rl.judge.access import named_server
     from videor2_rl.judge.client import JudgeClient
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from rewards.accuracy import Answer, Kind, answer_kind, read_answer
+from rewards.accuracy import Answer, Kind, answer_kind, mean_relative_accuracy, read_answer
 from rewards.parsing import read_blocks
 from rewards.types import Target
 from videor2_rl.evaluation import tac
 from videor2_rl.evaluation.benchmarks.common import Question
-from videor2_rl.evaluation.official.tac import mean_relative_accuracy
 
 
 def score_response(response: str, question: Question) -> tuple[Answer | None, float]:
@@ -23,7 +22,8 @@ def score_response(response: str, question: Question) -> tuple[Answer | None, fl
     if answer is None:
         return None, 0.0
     if question.kind == "number":
-        return answer, mean_relative_accuracy(float(answer), None if truth is None else float(truth))
+        assert truth is not None, "checked when the annotations were read"
+        return answer, mean_relative_accuracy(float(answer), float(truth))
     return answer, tac.same_answer(answer, truth, tac.Question(kind, question.options, truth)) or 0.0
 
 

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videor2_rl.config import ConfigError
+from videor2_rl.evaluation.summary import SampleResult, summarise, write_evaluation
+from videor2_rl.report.compare import ABSENT, as_markdown, card_differences, compare, read_scores
+
+
+def result(index: int, accuracy: float) -> SampleResult:
+    return SampleResult(
+        sample_id=f"s{index}",
+        video="v.mp4",
+        question="?",
+        target="A",
+        response="r",
+        answer="A",
+        finish_reason="stop",
+        response_tokens=10,
+        accuracy=accuracy,
+        tac=None,
+        tar_precision=0.5,
+        tar_recall=0.5,
+        tar_f1=0.5,
+        format=1.0,
+    )
+
+
+def write(folder: Path, accuracies: list[float], **card: Any) -> Path:
+    results = [result(index, accuracy) for index, accuracy in enumerate(accuracies)]
+    write_evaluation(folder, results, summary=summarise(results, resamples=10, seed=0, card=card))
+    return folder
+
+
+def test_cards_differ_by_dotted_key_and_absent_entries_are_named() -> None:
+    a = {"model": {"path": "x", "dtype": "float32"}, "seed": 0, "video": {"fps": 1.0}}
+    b = {"model": {"path": "y", "dtype": "float32"}, "seed": 0, "judge": None}
+    assert list(card_differences(a, b)) == [
+        ("model.path", "x", "y"),
+        ("video.fps", 1.0, ABSENT),
+        ("judge", ABSENT, None),
+    ]
+    assert list(card_differences(a, a)) == []
+
+
+def test_scores_are_paired_by_sample_and_what_only_one_has_is_counted(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", [0.0] * 50 + [1.0] * 50 + [1.0, 1.0], seed=0)
+    b = write(tmp_path / "b", [1.0] * 25 + [0.0] * 25 + [1.0] * 50, seed=1)
+    comparison = compare(read_scores(a), read_scores(b))
+    assert (comparison.num_shared, comparison.only_a, comparison.only_b) == (100, 2, 0)
+    one, other, difference = comparison.metrics["accuracy"]
+    assert (one.mean, other.mean, difference.mean, difference.num_scored) == (0.5, 0.75, 0.25, 100)
+    # Of 100 differences 25 are 1: the normal approximation is 0.25 +- 1.96 * sqrt(0.25 * 0.75 / 100) = +- 0.085.
+    assert difference.low == pytest.approx(0.165, abs=0.02) and difference.high == pytest.approx(0.335, abs=0.02)
+    assert comparison.metrics["tac"][2].mean is None
+    page = as_markdown(comparison, read_scores(a), read_scores(b))
+    assert "| seed | 0 | 1 |" in page
+    assert "| accuracy | 0.500" in page and "+0.250" in page
+
+
+def test_evaluations_without_a_common_sample_or_card_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    a = read_scores(write(tmp_path / "a", [1.0]))
+    b = replace(a, metrics={name: {"other": 1.0} for name in a.metrics})
+    with pytest.raises(ConfigError, match="share no sample"):
+        compare(a, b)
+    with pytest.raises(ConfigError, match=r"holds no summary.json"):
+        read_scores(tmp_path / "nothing")
+
+
+def test_the_command_compares_two_folders(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", [0.0, 1.0], model="sft"), write(tmp_path / "b", [1.0, 1.0], model="grpo")
+    command = [sys.executable, "-m", "videor2_rl.report", str(a), str(b), "--json", str(tmp_path / "c.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| model | sft | grpo |" in done.stdout and (tmp_path / "c.json").exists()
+    wrong = subprocess.run([*command[:3], str(a), str(tmp_path / "x")], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1
