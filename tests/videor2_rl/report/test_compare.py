@@ -41,11 +41,8 @@ def write(folder: Path, accuracies: list[float], **card: Any) -> Path:
 def test_cards_differ_by_dotted_key_and_absent_entries_are_named() -> None:
     a = {"model": {"path": "x", "dtype": "float32"}, "seed": 0, "video": {"fps": 1.0}}
     b = {"model": {"path": "y", "dtype": "float32"}, "seed": 0, "judge": None}
-    assert list(card_differences(a, b)) == [
-        ("model.path", "x", "y"),
-        ("video.fps", 1.0, ABSENT),
-        ("judge", ABSENT, None),
-    ]
+    differences = [("model.path", "x", "y"), ("video.fps", 1.0, ABSENT), ("judge", ABSENT, None)]
+    assert list(card_differences(a, b)) == differences
     assert list(card_differences(a, a)) == []
 
 
