@@ -24,7 +24,7 @@ RESPONSE = "<think>At 00:05 a red square appears. The first is red (A).</think>\
 
 @pytest.fixture(scope="module")
 def probed(tiny_model_dir: Path) -> ProbedModel:
-    return ProbedModel(ModelConfig(str(tiny_model_dir), "float32", True, True, False, "", ""), device="cpu")
+    return ProbedModel(ModelConfig(str(tiny_model_dir), "float32", True, True, False, None, "", ""), device="cpu")
 
 
 @pytest.fixture
