@@ -211,13 +211,11 @@ def _details_differ(name: str, ours: Reading, theirs: Reading) -> bool:
     car" for "a red vehicle"), one of the reference's values must be there.
     """
     mine, other = ours.details[name], theirs.details.get(name, {})
-    known = frozenset().union(*other.values())
-    said = frozenset().union(*mine.values())
-    shared = mine.keys() & other.keys()
-    if any(not mine[noun] <= other[noun] for noun in shared):
+    if any(noun in other and not values <= other[noun] for noun, values in mine.items()):
         return True
-    strangers = {noun for noun in mine if noun not in theirs.stems}
-    return bool(known) and bool(strangers) and not said & known
+    has_stranger = not mine.keys() <= theirs.stems
+    known = frozenset().union(*other.values()) if has_stranger else frozenset()
+    return bool(known) and known.isdisjoint(value for values in mine.values() for value in values)
 
 
 def _polarity_differs(ours: Reading, theirs: Reading) -> bool:
@@ -234,13 +232,17 @@ def _directions_differ(ours: Reading, theirs: Reading) -> bool:
 
 def _prefix_differs(ours: Reading, theirs: Reading) -> bool:
     """`loads` and `unloads`, `appear` and `disappear`."""
-    return any(
-        f"{prefix}{word}" in others - words and word not in others
-        for words, others in ((ours.stems, theirs.stems), (theirs.stems, ours.stems))
-        for word in words
-        if len(word) > 2
-        for prefix in ("un", "dis")
-    )
+    return _has_prefixed(ours.stems, theirs.stems) or _has_prefixed(theirs.stems, ours.stems)
+
+
+def _has_prefixed(words: frozenset[str], others: frozenset[str]) -> bool:
+    """Whether only `others` has some word with a prefix and only `words` has it without."""
+    for longer in others - words:
+        if longer.startswith(("un", "dis")):
+            word = longer[2 if longer.startswith("un") else 3 :]
+            if len(word) > 2 and word in words and word not in others:
+                return True
+    return False
 
 
 _RULES: Mapping[str, Callable[[Reading, Reading], bool]] = MappingProxyType(

@@ -17,7 +17,7 @@ _WELL_FORMED = ("<think>", "</think>", "<answer>", "</answer>")
 # The lookbehind starts a run of dots once only: from every dot of it the search would be quadratic.
 # A sentence ends at punctuation before white space (so not inside 5.2 or 00:05.5), at a semicolon or at a line break.
 _SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+[\"')\]*]{0,3}(?=\s|$)|;(?=\s)|\n+")
-_NO_END = re.compile(r"\b(?:approx|ca|e\.g|i\.e|vs|mr|mrs|dr)$", re.IGNORECASE)
+_NO_END = re.compile(r"\b(?:approx|ca|e\.g|i\.e|vs|mr|mrs|dr)\Z", re.IGNORECASE)
 # "A. red, B. green" is no sentence that ends in A.
 _LISTED_OPTION = re.compile(r"(?<![^\W_])[A-Z]\.\s[a-z]")
 _OPTION_MARK = re.compile(r"(?<![\w'])\(?([A-Z])[.):](?=\s|\w)")
@@ -144,32 +144,31 @@ def solution_text(solution: str) -> str:
     return text
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def sentences(text: str) -> tuple[Span, ...]:
     """The first 2,000 sentences of a text with their positions, blank ones left out.
 
     Cached, since claims and conclusion both ask.
     """
+    marks = [match.span() for match in islice(_SENTENCE_END.finditer(text), _MAX_SENTENCES)]
+    ends = [end for begin, end in marks if text[begin:end] != "." or not _is_inner_point(text, begin)]
+    if len(marks) < _MAX_SENTENCES:
+        ends.append(len(text))
     spans = []
     start = 0
-    for end in _SENTENCE_END.finditer(text):
-        if end[0] == "." and _NO_END.search(text, max(start, end.start() - 6), end.start()):
-            continue
-        if end[0] == "." and _LISTED_OPTION.match(text, max(start, end.start() - 1)):
-            continue
-        spans.append(_stripped(text, start, end.end()))
-        start = end.end()
-        if len(spans) == _MAX_SENTENCES:
-            return tuple(span for span in spans if span.text)
-    spans.append(_stripped(text, start, len(text)))
-    return tuple(span for span in spans if span.text)
+    for end in ends:
+        piece = text[start:end].lstrip()
+        if piece:
+            first, piece = end - len(piece), piece.rstrip()
+            spans.append(Span(first, first + len(piece), piece))
+        start = end
+    return tuple(spans)
 
 
-def _stripped(text: str, start: int, end: int) -> Span:
-    piece = text[start:end].lstrip()
-    start = end - len(piece)
-    piece = piece.rstrip()
-    return Span(start, start + len(piece), piece)
+def _is_inner_point(text: str, place: int) -> bool:
+    """Whether a full stop belongs to an abbreviation or to an option's letter in a list."""
+    is_abbreviation = _NO_END.search(text, max(0, place - 6), place) is not None
+    return is_abbreviation or _LISTED_OPTION.match(text, max(0, place - 1)) is not None
 
 
 def words(text: str) -> list[str]:

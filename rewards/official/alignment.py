@@ -6,8 +6,8 @@ import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 from rewards.types import Similarity
 
@@ -21,9 +21,8 @@ class Unreadable(ValueError):
     """Where the paper's code raises, which its caller turns into a reward of 0."""
 
 
-@dataclass(frozen=True)
-class Event:
-    """A claim of the response or a reference, in whole seconds."""
+class Event(NamedTuple):
+    """A claim of the response or a reference, in whole seconds. A named tuple, since every response makes many."""
 
     start_s: int
     end_s: int
@@ -76,6 +75,7 @@ def _loose_events(events: Any) -> Iterator[Event]:
             yield Event(start, end, start if start == end else (start + end) / 2, text)
 
 
+@lru_cache(maxsize=16_384)
 def interval_of(key: str) -> tuple[int, int] | None:
     """Start and end of a time key in whole seconds, halves rounded to even; None: unreadable or open-ended.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,7 @@ def _find(table: Mapping[str, Any], sentence: str) -> Any:
     return next((value for other, value in table.items() if sentence in (other.strip(), tidy(other))), None)
 
 
-@dataclass(frozen=True)
-class ScoredRow:
+class ScoredRow(NamedTuple):
     """A row with its score."""
 
     row: ScoreRow
@@ -79,7 +78,7 @@ def score_rows(
     if judge is not None:
         texts, targets = [row.response for row in rows], [row.target for row in rows]
         evidences = gather_evidence(judge, texts, targets, config, [row.evidence for row in rows])
-        rows = [replace(row, evidence=evidence) for row, evidence in zip(rows, evidences, strict=True)]
+        rows = [row._replace(evidence=evidence) for row, evidence in zip(rows, evidences, strict=True)]
     tables = [KnownSimilarity(row.similarity, None) for row in rows]
     results = [_score(row, config, table) for row, table in zip(rows, tables, strict=True)]
     waiting = [place for place, table in enumerate(tables) if table.missing]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rewards.parsing import options_in
 from rewards.types import Evidence, JudgeReply, Target
@@ -16,9 +16,8 @@ from videor2_rl.files import parse_json
 _OWN_LETTER = re.compile(r"\(?([A-Z])[.):]\s*")
 
 
-@dataclass(frozen=True)
-class ScoreRow:
-    """One response and what it is scored against."""
+class ScoreRow(NamedTuple):
+    """One response and what it is scored against. A named tuple, since files hold many."""
 
     where: str
     """File and row, for messages."""
