@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,7 +93,7 @@ def _score(row: ScoreRow, config: RewardConfig, similarity: Similarity) -> Score
         scored = score_response(row.response, row.target, config, similarity=similarity, evidence=row.evidence)
     except ValueError as error:
         return BadRow(f"{row.where}: {error}")
-    return ScoredRow(row, replace(scored, judge=row.evidence.judge))
+    return ScoredRow(row, scored)
 
 
 def result_record(result: ScoredRow) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def result_record(result: ScoredRow) -> dict[str, Any]:
         **result.row.passed_on,
         "reward": result.scored.reward,
         "terms": {name: _term(verdict) for name, verdict in result.scored.terms.items()},
-        **({"judge": {name: reply.text for name, reply in judge.items()}} if (judge := result.scored.judge) else {}),
+        **({"judge": {name: reply.text for name, reply in judge.items()}} if (judge := result.row.evidence.judge) else {}),
     }
 
 
