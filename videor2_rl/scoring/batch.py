@@ -98,13 +98,14 @@ def _score(row: ScoreRow, config: RewardConfig, similarity: Similarity) -> Score
 
 def result_record(result: ScoredRow) -> dict[str, Any]:
     """What is written of a scored row: its id, the reward, and each term's verdict, value and what led to it."""
-    return {
+    record = {
         "id": result.row.id,
         **result.row.passed_on,
         "reward": result.scored.reward,
         "terms": {name: _term(verdict) for name, verdict in result.scored.terms.items()},
-        **({"judge": {name: reply.text for name, reply in judge.items()}} if (judge := result.row.evidence.judge) else {}),
     }
+    judge = result.row.evidence.judge
+    return {**record, "judge": {name: reply.text for name, reply in judge.items()}} if judge else record
 
 
 def _term(verdict: Verdict) -> dict[str, Any]:
