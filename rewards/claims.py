@@ -120,12 +120,13 @@ _CLAUSE = re.compile(
     r"[,;]\s(?:and\s|then\s|but\s|while\s)?|\s(?:and then|and|then|but|while|before|followed by)\s", re.IGNORECASE
 )
 _CONNECTIVES = re.compile(
-    r"(?:[\s,;:.)\]>*=\u2013\u2014-]+|(?:and|then|but|while|so|next|first|firstly|secondly|finally|later|now|also|again|"
+    r"(?:[\s,;:.)\]>*=\u2013\u2014-]|(?:and|then|but|while|so|next|first|firstly|secondly|finally|later|now|also|again|"
     r"lastly|initially|afterwards|followed by|i see|we see)(?=[\s,:]|$))+",
     re.IGNORECASE,
 )
 _TRAIL = " ,;:.([<*=~@\u2013\u2014-"
 _TRAILING_WORDS = frozenset(["and", "then", "but", "while", "or", "at", "from"])
+_DIGIT = re.compile(r"\d")
 _MAY_HOLD_TIME = re.compile(r"\d|(?:second|minute)s?\s(?:mark|point|in)|(?:second|minute)s\b", re.IGNORECASE)
 _CONTENT = re.compile(r"[^\W\d_]{2,}")
 # The sentence encoder reads 256 tokens at most; a longer claim gains nothing and costs time.
@@ -133,6 +134,8 @@ _MAX_CLAIM_CHARS = 400
 # More stamps than this are spam, whose precision is next to nothing anyway; the limit bounds its cost.
 MAX_CLAIMS = 256
 _MAX_TIMES_IN_SENTENCE = 64
+# Every digit may start a time; 256 claims need fewer. The limit bounds the cost of a text of nothing but digits.
+_MAX_DIGITS = 4_096
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class _Time(NamedTuple):
 
 
 def read_claims(think: str, *, conclusion: tuple[int, int] | None = None) -> list[Claim]:
-    """The timestamped claims of a think text, in order of appearance; reading ends after 256.
+    """The timestamped claims of a think text, in order of appearance; reading ends after 256, or 4,096 digits.
 
     Args:
         think: text of the think block.
@@ -171,8 +174,9 @@ def read_claims(think: str, *, conclusion: tuple[int, int] | None = None) -> lis
     """
     claims: list[Claim] = []
     pending = ""
+    limit = _end_of_reading(think)
     for sentence in sentences(think):
-        text = sentence.text
+        text = sentence.text if sentence.end <= limit else sentence.text[: max(0, limit - sentence.start)]
         if conclusion and sentence.start < conclusion[1] and conclusion[0] < sentence.end:
             text = think[sentence.start : max(sentence.start, conclusion[0])]
         if not pending and not _MAY_HOLD_TIME.search(text):
@@ -186,6 +190,14 @@ def read_claims(think: str, *, conclusion: tuple[int, int] | None = None) -> lis
         if len(claims) >= MAX_CLAIMS:
             break
     return claims
+
+
+def _end_of_reading(think: str) -> int:
+    """Where the 4,097th digit stands, or the end."""
+    if len(think) <= _MAX_DIGITS:
+        return len(think)
+    beyond = next(islice(_DIGIT.finditer(think), _MAX_DIGITS, None), None)
+    return len(think) if beyond is None else beyond.start()
 
 
 @lru_cache(maxsize=16_384)

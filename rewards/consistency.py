@@ -125,7 +125,7 @@ def _stated(live: list[Mention], text: str) -> str | None:
 
 
 def _concluding_part(span: Span) -> tuple[int, int]:
-    turns = list(_TURN.finditer(span.text))
+    turns = list(_TURN.finditer(span.text, max(0, len(span.text) - _MAX_CONCLUSION_CHARS)))
     return (span.start + turns[-1].start() if turns else span.start), span.end
 
 

@@ -107,6 +107,11 @@ def test_reading_ends_after_a_fixed_number_of_claims() -> None:
     assert len(read_claims("At 00:05 a red square appears " * 400)) <= 64
 
 
+def test_reading_ends_after_a_fixed_number_of_digits() -> None:
+    assert len(read_claims("1 " * 4_092 + ". At 00:05 a red square appears.")) == 1
+    assert read_claims("1 " * 4_093 + ". At 00:05 a red square appears.") == []
+
+
 CLAUSES = st.sampled_from(["a red square appears", "the man sits", "two dogs run", "the door opens"])
 
 

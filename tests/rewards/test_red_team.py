@@ -2,51 +2,101 @@
 
 from __future__ import annotations
 
-import time
+import re
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 
+try:
+    from re._parser import parse
+except ImportError:  # Python 3.10
+    from sre_parse import parse
+
 from rewards.compose import score_response
+from rewards.parsing import MAX_BLOCK_CHARS
 from rewards.types import Similarity, Target, VideoR2Config
 
+TIMES = ("00:02", "00:08", "00:12")
 # Two events of three right, the third at a wrong time, and an answer that follows but is wrong: 1 + 0 + 2/3.
 HONEST_WEAK = (
     "<think>At 00:02 a red square appears. At 00:07 a yellow circle appears. At 00:15 a blue triangle appears. "
     "The first is blue (C).</think>\n<answer>C</answer>"
 )
-WRONG = "The first is blue (C).</think>\n<answer>C</answer>"
+EVENTS = ("a red square appears", "a yellow circle appears", "a blue triangle appears")
+OPTIONS = "The options are A. red, B. green, C. blue, D. yellow."
+
+
+def think(text: str, answer: str = "C") -> str:
+    """A well-formed response whose think text ends in the honest weak answer's conclusion."""
+    return f"<think>{text} The first is blue (C).</think>\n<answer>{answer}</answer>"
+
 
 ATTEMPTS = {
+    # One safe claim, and little variations of it.
+    "one safe claim": think("At 00:02 a red square appears."),
+    "one safe claim twice": think("At 00:02 a red square appears. At 00:02 a red square appears."),
+    "one safe claim in a range": think("From 00:01 to 00:04 a red square appears."),
+    # The right time with the opposite event.
+    "opposite events": think("At 00:02 a red square disappears. At 00:08 a yellow circle disappears."),
+    "denied events": think("At 00:02 no red square appears. At 00:08 no yellow circle appears."),
+    "other colours": think("At 00:02 a green square appears. At 00:08 a blue circle appears."),
+    "every colour and shape in one claim": think("At 00:02 a red green blue yellow square circle triangle appears."),
+    "appears or disappears": think("".join(f"At {t} {e} or disappears. " for t, e in zip(TIMES, EVENTS, strict=True))),
+    # Ranges over the whole video.
+    "one range over the whole video": think("From 00:00 to 00:16 a red square appears."),
+    "all events over the whole video": think("".join(f"From 00:00 to 00:16 {event}. " for event in EVENTS)),
+    "all events in one range": think(f"From 00:00 to 00:16 {', '.join(EVENTS)}."),
+    "ranges at the limit": think("".join(f"From 00:0{s} to 00:0{s + 4} {EVENTS[0]}. " for s in (0, 1, 2, 3))),
+    # Stamps everywhere.
+    "a stamp every second": think("".join(f"At 00:{s:02d} a red square appears. " for s in range(60))),
+    "every event every four seconds": think(
+        "".join(f"At 00:{s:02d} {event}. " for s in range(0, 17, 4) for event in EVENTS)
+    ),
+    "every event every second": think(
+        "".join(
+            f"At 00:{s:02d} a {colour} {shape} appears. "
+            for s in range(16)
+            for colour in ("red", "green", "blue", "yellow")
+            for shape in ("square", "circle", "triangle")
+        )
+    ),
+    "a list of every second": think(f"At {', '.join(f'00:{s:02d}' for s in range(60))} a red square appears."),
+    # Words of others.
+    "parroted subtitles": think("".join(f'At {t} "Look at the screen, it appears now!" ' for t in TIMES)),
+    "parroted subtitles in a range": think('From 00:00 to 00:16 the subtitle says "a red square appears".'),
+    "claims copied from the question": think("".join(f"At {t} which colour appears first? " for t in TIMES)),
+    "claims copied from the options": think("".join(f"At {t} red, green, blue or yellow appears. " for t in TIMES)),
+    "options as events": think(f"{''.join(f'At {t} {OPTIONS} ' for t in TIMES)}"),
+    # Every option.
+    "every option": think("", "A B C D"),
+    "every option by or": think("The answer is A or B or C or D.", "A or B or C or D"),
+    "every option in several blocks": think("x.") + "<answer>A</answer><answer>B</answer>",
+    "every option by text": think(OPTIONS, "red green blue yellow"),
+    "every option but in a sentence": think("", "A, or maybe B, C, or D"),
+    # Nothing.
     "empty": "",
     "empty blocks": "<think></think><answer></answer>",
     "empty think": "<think></think><answer>A</answer>",
-    "every option": f"<think>At 00:01 a {{}} thing. {WRONG}".replace("<answer>C", "<answer>A B C D"),
-    "every option in several blocks": f"<think>x. {WRONG}<answer>A</answer><answer>B</answer>",
-    "options by or": f"<think>The answer is A or B or C or D.</think><answer>A or B or C or D</answer>",  # noqa: F541
-    "range over the whole video": f"<think>From 00:00 to 00:16 a red square appears. {WRONG}",
-    "all events over the whole video": "<think>From 00:00 to 00:16 a red square appears, a yellow circle appears and a "
-    f"blue triangle appears. {WRONG}",
-    "a stamp every second": "<think>" + "".join(f"At 00:{s:02d} a red square appears. " for s in range(60)) + WRONG,
-    "every event every second": "<think>"
-    + "".join(
-        f"At 00:{s:02d} a {colour} {shape} appears. "
-        for s in range(16)
-        for colour in ("red", "green", "blue", "yellow")
-        for shape in ("square", "circle", "triangle")
-    )
-    + WRONG,
-    "every colour and shape in one claim": "<think>At 00:02 a red green blue yellow square circle triangle appears. "
-    + WRONG,
-    "opposite events": "<think>At 00:02 a red square disappears. At 00:08 a yellow circle disappears. " + WRONG,
-    "no event": "<think>At 00:02 no red square appears. At 00:08 no yellow circle appears. " + WRONG,
-    "the question's words": f"<think>At 00:02 which colour appears first? {WRONG}",
-    "claims as conclusions": "<think>At 00:02 a red square appears (C). At 00:05 a yellow circle appears (C). "
-    f"At 00:15 a blue triangle (C). {WRONG}",
-    "nothing but a conclusion": f"<think>At 00:02 a red square appears (C).</think><answer>C</answer>",  # noqa: F541
+    "blank think": "<think> \n </think><answer>A</answer>",
+    "empty answer": "<think>At 00:02 a red square appears.</think><answer></answer>",
+    "nothing but a conclusion": "<think>At 00:02 a red square appears (C).</think><answer>C</answer>",
+    "claims as conclusions": think("At 00:02 a red square appears (C). At 00:05 a yellow circle appears (C)."),
+    "no conclusion": "<think>At 00:02 a red square appears.</think><answer>C</answer>",
+    # Blocks out of place.
     "swapped": "<answer>C</answer><think>At 00:02 a red square appears. The first is blue (C).</think>",
-    "nested": f"<think><think>At 00:02 a red square appears. {WRONG}</think>",
+    "think in answer": "<answer><think>At 00:02 a red square appears. The first is blue (C).</think>C</answer>",
+    "tags inside tags": f"<think><think>{think('At 00:02 a red square appears.')}</think></answer>",
+    "answer inside think": "<think>At 00:02 a red square appears. <answer>A</answer><answer>C</answer></think>",
     "all in the answer": "<think>x</think><answer>At 00:02 a red square appears. C</answer>",
-    "unreadable conclusion": "<think>At 00:02 a red square appears.</think><answer>C</answer>",
+    "tags without end": "<think>" * 300 + "<answer>A</answer>" * 300,
+    # Sheer size.
+    "100 kB of letters": think("a" * 100_000),
+    "100 kB of claims": think("At 00:02 a red square appears. " * 3_300),
+    "100 kB of every event": think("".join(f"At {t} {e}. " for t, e in zip(TIMES, EVENTS, strict=True)) * 1_100),
+    "100 kB of answers": think("", "A " * 50_000),
 }
 
 
@@ -61,14 +111,35 @@ def test_no_attempt_earns_more_than_an_honest_weak_answer(
     assert attempt <= honest
 
 
-def test_one_safe_claim_is_seen_by_recall_and_f1(
-    config: VideoR2Config, toy_target: Target, by_words: Similarity
+def test_one_safe_claim_is_paid_for_what_it_leaves_out_too(
+    reward_config: Callable[..., VideoR2Config], toy_target: Target, by_words: Similarity
 ) -> None:
-    scored = score_response(f"<think>At 00:02 a red square appears. {WRONG}", toy_target, config, similarity=by_words)
-    # Precision, the paper's statistic, cannot see what is left out; `statistic=f1` pays 0.5.
-    assert scored.metrics["tar_precision"] == 1.0
-    assert scored.metrics["tar_recall"] == pytest.approx(1 / 3)
-    assert scored.metrics["tar_f1"] == pytest.approx(1 / 2)
+    paid = {
+        statistic: score_response(
+            ATTEMPTS["one safe claim"],
+            toy_target,
+            reward_config("video_r2", f"reward.temporal_alignment.statistic={statistic}"),
+            similarity=by_words,
+        )
+        .terms["temporal_alignment"]
+        .value
+        for statistic in ("precision", "recall", "f_beta")
+    }
+    # The paper pays it in full.
+    assert paid == {"precision": 1.0, "recall": pytest.approx(1 / 3), "f_beta": pytest.approx(1 / 2)}
+
+
+@pytest.mark.slow
+def test_no_attempt_earns_more_with_the_sentence_encoder(config: VideoR2Config, toy_target: Target) -> None:
+    from videor2_rl.similarity import SentenceEncoder
+
+    similarity = SentenceEncoder().similarity
+    honest = score_response(HONEST_WEAK, toy_target, config, similarity=similarity).reward
+    assert honest == pytest.approx(5 / 3)
+    rewards = {
+        name: score_response(text, toy_target, config, similarity=similarity).reward for name, text in ATTEMPTS.items()
+    }
+    assert {name: reward for name, reward in rewards.items() if reward is None or reward > honest} == {}
 
 
 UNITS = [
@@ -121,24 +192,59 @@ TARGETS = {
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", TARGETS)
-def test_no_text_takes_long(unit: str, kind: str, config: VideoR2Config, by_words: Similarity) -> None:
-    """100 kB, and as much as a block may hold, within 50 ms."""
-    for size in (100_000, 32_000):
-        text = unit * (size // len(unit))
-        for shape in ("<think>{} It is red (A).</think><answer>A</answer>", "<think>x</think><answer>{}</answer>"):
-            # No two alike: readings are cached.
-            attempts = (shape.format(f"{text}{i}") for i in range(5))
-            assert any(_is_fast(response, TARGETS[kind], config, by_words) for response in attempts)
+@pytest.mark.parametrize("shape", ["<think>{} It is red (A).</think><answer>A</answer>", "<think>x</think><answer>{}"])
+def test_the_work_on_a_text_is_bounded(
+    unit: str, kind: str, shape: str, config: VideoR2Config, by_words: Similarity
+) -> None:
+    """As many calls for 100 kB as for nothing, and few enough for as much as a block may hold."""
+    calls = {
+        size: _calls(shape.format(unit * (size // len(unit))), TARGETS[kind], config, by_words)
+        for size in (100_000, MAX_BLOCK_CHARS - 100)
+    }
+    assert calls[100_000] <= 2_000
+    # 10 million calls a second at the very least: 30 ms.
+    assert calls[MAX_BLOCK_CHARS - 100] <= 300_000
 
 
-def _is_fast(response: str, target: Target, config: VideoR2Config, similarity: Similarity) -> bool:
-    """Within 50 ms of CPU time, or on a slow or busy machine within the time of a million and a half loop turns."""
-    start = time.process_time()
-    score_response(response, target, config, similarity=similarity)
-    taken = time.process_time() - start
-    if taken < 0.05:
-        return True
-    start = time.process_time()
-    for _ in range(1_500_000):
-        pass
-    return taken < time.process_time() - start
+def _calls(response: str, target: Target, config: VideoR2Config, similarity: Similarity) -> int:
+    """How many functions, of Python and of C, scoring a response calls."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        score_response(response, target, config, similarity=similarity)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+# Its inner repetition ends at a separator that the outer one needs, so there is one way to match only.
+UNAMBIGUOUS = {r"\w+(?:[.,']\w+)*%?"}
+
+
+def test_no_regular_expression_repeats_a_repetition_without_bound() -> None:
+    """What makes matching exponential: (x+)*. Bounded repetitions and blocks bound the rest."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("rewards.")]
+    patterns = {value.pattern for module in modules for value in vars(module).values() if isinstance(value, re.Pattern)}
+    assert len(patterns) > 30
+    for pattern in patterns - UNAMBIGUOUS:
+        _assert_not_nested(parse(pattern), pattern, inside=False)
+
+
+def _assert_not_nested(tree: Any, pattern: str, *, inside: bool) -> None:
+    for operation, argument in tree:
+        name = str(operation)
+        if name in ("MAX_REPEAT", "MIN_REPEAT"):
+            _, most, body = argument
+            is_open = int(most) > 1_000
+            assert not (inside and is_open), pattern
+            _assert_not_nested(body, pattern, inside=inside or is_open)
+        elif name in ("SUBPATTERN", "ASSERT", "ASSERT_NOT"):
+            _assert_not_nested(argument[-1], pattern, inside=inside)
+        elif name == "BRANCH":
+            for branch in argument[1]:
+                _assert_not_nested(branch, pattern, inside=inside)
