@@ -8,12 +8,13 @@ does what to whom (`roles.py`), to or from where, how many, and whether it is af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import TypeAlias
 
-from rewards.contrast_sets import ABSENCES, DENIALS, DETAIL_SETS, EVENT_SETS, NEGATIONS, NEUTRAL, THING_SETS
+from rewards.contrast_sets import ABSENCES, DENIALS, DETAIL_SETS, EVENT_SETS, NEGATIONS, NEUTRAL, RELATIONS, THING_SETS
 from rewards.english import FUNCTION_WORDS, stem, tokens
 from rewards.parsing import NUMBER_WORDS
 from rewards.roles import compare_roles
@@ -23,8 +24,9 @@ _NO_COUNT_BEFORE_ONE = frozenset(
 )
 _NO_COUNT_AFTER_ONE = frozenset({"of", "by", "another", "side", "is", "who", "that", "after", "hand", "arm", "foot"})
 _TO, _FROM = frozenset({"to", "into", "onto"}), frozenset({"from", "out", "off"})
-_MAX_PHRASE_WORDS = 4
 _NEUTRAL = "neutral"
+# "A is left of B" and "B is right of A" agree: who stands where decides.
+RELATIVE_SETS = frozenset(name for name, _ in RELATIONS.values())
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,23 @@ def read_sentence(sentence: str) -> Reading:
     )
 
 
+_Entries: TypeAlias = tuple[tuple[str, str], ...]
+"""The (set, member) pairs that a phrase stands for."""
+
+
 @lru_cache(maxsize=1)
-def _table() -> Mapping[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Word or phrase -> the (set, member) it stands for."""
-    table: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {}
+def _table() -> Mapping[str, tuple[tuple[tuple[str, ...], _Entries], ...]]:
+    """First word -> the phrases that start with it, the longest first, and what they stand for."""
+    entries_of: dict[tuple[str, ...], _Entries] = {}
     for name, members in {**EVENT_SETS, **THING_SETS, **DETAIL_SETS, _NEUTRAL: ("|".join(NEUTRAL),)}.items():
         for member in members:
             entries = member.split("|")
             for entry in entries:
                 for form in _forms(entry):
-                    table[form] = (*table.get(form, ()), (name, entries[0].replace("*", "")))
+                    entries_of[form] = (*entries_of.get(form, ()), (name, entries[0].replace("*", "")))
+    table: dict[str, tuple[tuple[tuple[str, ...], _Entries], ...]] = {}
+    for phrase in sorted(entries_of, key=len, reverse=True):
+        table[phrase[0]] = (*table.get(phrase[0], ()), (phrase, entries_of[phrase]))
     return MappingProxyType(table)
 
 
@@ -105,13 +114,11 @@ def _verb_forms(verb: str) -> tuple[str, ...]:
     return verb, f"{verb}{plural}", f"{verb}ed", f"{verb}ing", f"{verb}{doubled}ed", f"{verb}{doubled}ing"
 
 
-def _entry_at(words: Sequence[str], place: int) -> tuple[int, tuple[tuple[str, str], ...]]:
+def _entry_at(words: Sequence[str], place: int) -> tuple[int, _Entries]:
     """The longest phrase of the table that starts here: its number of words, and what it stands for."""
-    table = _table()
-    for width in range(min(_MAX_PHRASE_WORDS, len(words) - place), 0, -1):
-        entries = table.get(tuple(words[place : place + width]))
-        if entries is not None:
-            return width, entries
+    for phrase, entries in _table().get(words[place], ()):
+        if len(phrase) == 1 or tuple(words[place : place + len(phrase)]) == phrase:
+            return len(phrase), entries
     return 1, ()
 
 
@@ -177,6 +184,11 @@ def _directions(words: Sequence[str]) -> Mapping[str, frozenset[str]]:
 
 
 @lru_cache(maxsize=65_536)
+def contrast(claim: str, reference: str) -> str | None:
+    """The first of `contrasts`, or None: all that matching asks, at less cost."""
+    return next(_contrasts(claim, reference), None)
+
+
 def contrasts(claim: str, reference: str) -> tuple[str, ...]:
     """The respects in which a claim says something that its reference excludes; empty: none.
 
@@ -184,18 +196,28 @@ def contrasts(claim: str, reference: str) -> tuple[str, ...]:
     claim's members must all be the reference's ("a red or blue square" is no claim about a red one); of things it may
     name one more.
     """
+    return tuple(_contrasts(claim, reference))
+
+
+def _contrasts(claim: str, reference: str) -> Iterator[str]:
     ours, theirs = read_sentence(claim), read_sentence(reference)
+    relative = []
+    for name, members in ours.members.items():
+        if name in theirs.members and _excludes(name, members, theirs.members[name]):
+            if name in RELATIVE_SETS:
+                relative.append(name)
+            else:
+                yield name
+    for name in ours.details:
+        if _details_differ(name, ours, theirs):
+            yield name
+    for name, differs in _RULES.items():
+        if differs(ours, theirs):
+            yield name
     roles = compare_roles(claim, reference)
-    found = [
-        name
-        for name, members in ours.members.items()
-        if name in theirs.members and name not in roles.agreeing and _excludes(name, members, theirs.members[name])
-    ]
-    found += [name for name in ours.details if _details_differ(name, ours, theirs)]
-    found += [name for name, differs in _RULES.items() if differs(ours, theirs)]
+    yield from (name for name in relative if name not in roles.agreeing)
     if roles.swapped:
-        found.append("roles")
-    return tuple(found)
+        yield "roles"
 
 
 def _excludes(name: str, ours: frozenset[str], theirs: frozenset[str]) -> bool:

@@ -54,6 +54,8 @@ def compare_roles(first: str, second: str) -> Roles:
     """Compare the places of the words that two sentences share, among their first 32."""
     ours, theirs = _order(first), _order(second)
     shared = ours.places.keys() & theirs.places.keys()
+    if len(shared) < 2:
+        return Roles(False, frozenset())
     agreeing: set[str] = set()
     swapped = False
     for pivot in ours.pivots.keys() & theirs.pivots.keys():

@@ -16,7 +16,7 @@ from typing import Any
 
 from rewards.alignment import Interval, chance, counts, paid_statistic, restrict, shifted
 from rewards.claims import MAX_CLAIMS, Claim, tidy
-from rewards.contrast import contrasts
+from rewards.contrast import contrast
 from rewards.matching import Pair, match_greedy, match_optimal
 from rewards.types import Similarity, TemporalAlignmentConfig, Verdict, abstained, failed, scored
 
@@ -24,6 +24,10 @@ _POINT = r"\d{1,6}:\d{1,2}(?::\d{1,2})?(?:\.\d+)?|\d{1,6}(?:\.\d+)?\s*(?:s|sec|s
 _KEY = re.compile(
     rf"[\s\[(<]*(?:from\s+)?({_POINT})(?:\s*(?:-|[\u2010-\u2015\u2212~]|\bto\b)\s*({_POINT}))?[\s\])>]*", re.IGNORECASE
 )
+
+
+# Of claims that crowd around the references, the guard compares this many pairs; the rest matches nothing.
+_MAX_COMPARED = 512
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,11 @@ def find_candidates(
     def compatible(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
         if not config.contrast_guard:
             return tuple(pairs)
-        return tuple(pair for pair in pairs if not contrasts(claims[pair[0]].text, references[pair[1]].text))
+        return tuple(
+            (row, column)
+            for row, column in pairs[:_MAX_COMPARED]
+            if contrast(claims[row].text, references[column].text) is None
+        )
 
     return Candidates(
         in_place=compatible(in_time),

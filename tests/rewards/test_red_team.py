@@ -206,6 +206,17 @@ def test_the_work_on_a_text_is_bounded(
     assert calls[MAX_BLOCK_CHARS - 100] <= 300_000
 
 
+def test_the_work_on_claims_that_crowd_around_many_references_is_bounded(
+    config: VideoR2Config, by_words: Similarity
+) -> None:
+    """256 claims, no two alike, each in time with every one of 20 references."""
+    grounding = {f"00:05.{place:02d}": f"A man number {place} opens the red door." for place in range(20)}
+    target = Target("Which? A. red B. green", "A", temporal_grounding=grounding)
+    claims = "".join(f"At 00:05 a man of {'i' * place} years opens the door. " for place in range(100, 356))
+    calls = _calls(f"<think>{claims[:32_000]} It is red (A).</think><answer>A</answer>", target, config, by_words)
+    assert calls <= 300_000
+
+
 def _calls(response: str, target: Target, config: VideoR2Config, similarity: Similarity) -> int:
     """How many functions, of Python and of C, scoring a response calls."""
     calls = 0

@@ -151,6 +151,14 @@ def test_the_wrong_event_at_the_right_time_does_not_match_however_similar(config
     assert verdict_of(wrong, REFERENCES, unguarded, similarity=always).value == 0.5
 
 
+def test_of_claims_that_crowd_around_the_references_the_first_512_pairs_are_compared(config: VideoR2Config) -> None:
+    references = [Reference(2, 2 + place / 100, f"Event {place}.") for place in range(4)]
+    claims = [claim(2, "Event.")] * 256
+    assert len(find_candidates(claims, references, config=config.temporal_alignment).undecided) == 512
+    unguarded = replace(config.temporal_alignment, contrast_guard=False)
+    assert len(find_candidates(claims, references, config=unguarded).undecided) == 1024
+
+
 def test_a_claim_repeated_matches_once(config: VideoR2Config, by_words: Similarity) -> None:
     verdict = verdict_of(
         [claim(2, "A red square appears.")] * 4, REFERENCES, config.temporal_alignment, similarity=by_words
