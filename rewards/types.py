@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    # numpy alone would be a sixth of what `--help` may take.
+    import numpy as np
+    from numpy.typing import NDArray
 
-Similarity: TypeAlias = Callable[[Sequence[str], Sequence[str]], NDArray[np.floating[Any]]]
+Similarity: TypeAlias = "Callable[[Sequence[str], Sequence[str]], NDArray[np.floating[Any]]]"
 """Claim sentences and reference sentences -> [claims, references] cosines, float32 or float64."""
 
 Status: TypeAlias = Literal["score", "abstention", "failure"]
