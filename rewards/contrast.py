@@ -186,7 +186,7 @@ def _directions(words: Sequence[str]) -> Mapping[str, frozenset[str]]:
 @lru_cache(maxsize=65_536)
 def contrast(claim: str, reference: str) -> str | None:
     """The first of `contrasts`, or None: all that matching asks, at less cost."""
-    return next(_contrasts(claim, reference), None)
+    return None if claim == reference else next(_contrasts(claim, reference), None)
 
 
 def contrasts(claim: str, reference: str) -> tuple[str, ...]:
