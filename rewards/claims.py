@@ -58,7 +58,7 @@ _END = (
     r"(?P<mark>\s(?:mark|point|timestamp)s?\b|\sin(?=[,.]|$)"
     r"|\s(?:in)?to\s(?:the|this)\s(?:video|clip|footage|film|scene)\b)?"
 )
-_TIME = re.compile(rf"(?<![\w.:])(?=[\dst])(?:{_NUMERIC}|(?P<words>(?!))){_END}", re.IGNORECASE)
+_TIME = re.compile(rf"(?=\d|second|time|t\s?=)(?<![\w.:])(?:{_NUMERIC}|(?P<words>(?!))){_END}", re.IGNORECASE)
 # Looks at every word, so only for sentences that may hold "five seconds".
 _SPELLED_TIME = re.compile(rf"(?<![\w.:])(?:{_NUMERIC}{_SPELLED}){_END}", re.IGNORECASE)
 _MAY_BE_SPELLED = re.compile(r"[a-z][\s-](?:second|minute)", re.IGNORECASE)

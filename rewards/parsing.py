@@ -16,8 +16,11 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 _WELL_FORMED = ("<think>", "</think>", "<answer>", "</answer>")
 # The lookbehind starts a run of dots once only: from every dot of it the search would be quadratic.
 # A sentence ends at punctuation before white space (so not inside 5.2 or 00:05.5), at a semicolon or at a line break.
-_SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+[\"')\]*]{0,3}(?=\s|$)|;(?=\s)|\n+")
+# The lookahead changes nothing but the time it takes: it rules most characters out at once.
+_SENTENCE_END = re.compile(r"(?=[.!?;\n])(?:(?<![.!?])[.!?]+[\"')\]*]{0,3}(?=\s|$)|;(?=\s)|\n+)")
 _NO_END = re.compile(r"\b(?:approx|ca|e\.g|i\.e|vs|mr|mrs|dr)\Z", re.IGNORECASE)
+_NO_END_LETTERS = frozenset({"ox", "ca", ".g", ".e", "vs", "mr", "rs", "dr"})
+"""The last two letters of each; looked up before the pattern is tried."""
 # "A. red, B. green" is no sentence that ends in A.
 _LISTED_OPTION = re.compile(r"(?<![^\W_])[A-Z]\.\s[a-z]")
 _OPTION_MARK = re.compile(r"(?<![\w'])\(?([A-Z])[.):](?=\s|\w)")
@@ -167,8 +170,10 @@ def sentences(text: str) -> tuple[Span, ...]:
 
 def _is_inner_point(text: str, place: int) -> bool:
     """Whether a full stop belongs to an abbreviation or to an option's letter in a list."""
-    is_abbreviation = _NO_END.search(text, max(0, place - 6), place) is not None
-    return is_abbreviation or _LISTED_OPTION.match(text, max(0, place - 1)) is not None
+    before = text[max(0, place - 2) : place]
+    if before[-1:].isupper() and _LISTED_OPTION.match(text, place - 1):
+        return True
+    return before.lower() in _NO_END_LETTERS and _NO_END.search(text, max(0, place - 6), place) is not None
 
 
 def words(text: str) -> list[str]:

@@ -40,7 +40,7 @@ and, where there is more to say:
   judge               {"claims": text, "consistency": text}, a judge's raw replies; null: its call failed
 
 What the reward has a judge read and a row does not carry is asked of judge=openai judge.base_url=ADDRESS
-judge.model=NAME; with judge=rules (default) the reward's own rules read it.
+judge.model=NAME; with judge=rules (default) nobody is asked, and the term fails (video_r2_official: pays 0).
 
 A result is one JSON object on one line: id, reward (null where a paying term failed) and terms.<name> with verdict,
 value and what led to it. A run's folder or one of its rollouts/step_*.jsonl may stand in place of the rows.
