@@ -10,6 +10,13 @@ from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, SftRun
 
 CONF = Path(conf.__file__).parent
 PATHS = ["model.path=m", "data.train_file=t", "data.media_dir=d"]
+OPENAI = ["judge=openai", "judge.base_url=http://h:8000/v1", "judge.model=m"]
+JUDGES: dict[str, list[str]] = {
+    "rules": [],
+    "openai": OPENAI[1:],
+    "managed": ["judge.model_path=j"],
+    "managed_cpu": ["judge.model_path=j"],
+}
 EXPERIMENTS = {
     "demo": ("grpo", GrpoRun),
     "smoke": ("grpo", GrpoRun),
@@ -35,11 +42,13 @@ def test_experiment_composes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", ["algorithm", "reward", "rollout", "learner", "reference", "cluster", "video", "model"]
+    "group", ["judge", "algorithm", "reward", "rollout", "learner", "reference", "cluster", "video", "model"]
 )
 def test_every_alternative_of_a_group_composes(group: str) -> None:
     for file in (CONF / group).glob("*.yaml"):
         overrides = [f"{group}={file.stem}", *PATHS]
+        if group == "judge":
+            overrides += JUDGES[file.stem]
         if group == "cluster" and file.stem == "cpu":
             overrides.append("model.dtype=float32")
         if group == "model" and file.stem == "demo":
@@ -81,6 +90,18 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
         (["data.max_skipped_frac=3"], "data.max_skipped_frac: found 3.0"),
         (["+rollout.workers=3"], "rollout.workers: no such key"),
         (["model.path=???"], "model.path is required"),
+        (["reward.consistency.reader=judge"], "reward.consistency.reader: needs a judge, found judge=rules; give"),
+        (
+            ["reward.consistency.reader=judge", "reward.temporal_alignment.claims=judge"],
+            "or set reward.temporal_alignment.claims=rules reward.consistency.reader=rules",
+        ),
+        (["judge=openai"], "judge.base_url is required"),
+        (["judge=openai", "judge.base_url=h:8000", "judge.model=m"], "judge.base_url: found 'h:8000'"),
+        ([*OPENAI, "judge.calls.deadline_s=0"], "judge.calls.deadline_s: found 0.0, needs to be above 0"),
+        ([*OPENAI, "judge.calls.concurrency=1", "reward_workers.num_workers=2"], "judge.calls.concurrency: found 1"),
+        ([*OPENAI, "judge.calls.max_failed_frac=2"], "judge.calls.max_failed_frac: found 2.0"),
+        ([*OPENAI, "+judge.calls.retry=2"], "judge.calls.retry: no such key"),
+        (["judge=managed"], "judge.model_path is required"),
     ],
 )
 def test_a_bad_value_is_named_with_its_mend(overrides: list[str], sentence: str) -> None:

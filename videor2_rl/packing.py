@@ -171,6 +171,7 @@ def _select(group: TrainGroup, kept: Sequence[int] | NDArray[np.intp]) -> TrainG
         response_ids=tuple(group.response_ids[i] for i in kept),
         advantages=None if group.advantages is None else group.advantages[kept],
         in_loss=None if group.in_loss is None else group.in_loss[kept],
+        accuracies=None if group.accuracies is None else group.accuracies[kept],
         old_log_probs=select(group.old_log_probs),
         ref_log_probs=select(group.ref_log_probs),
         rollout_log_probs=select(group.rollout_log_probs),

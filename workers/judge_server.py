@@ -132,6 +132,7 @@ class JudgeServerActor:
                     sys.executable,
                     "-m",
                     "workers.judge_server",
+                    str(os.getpid()),
                     *server_arguments(self._judge, device=self._device, host=self._host, port=self._port),
                 ],
                 stdout=log,
@@ -235,8 +236,9 @@ def _end_with_parent(parent: int) -> None:
 
 
 def main() -> None:
-    """Run vLLM's server in this process, for as long as the process that started it lives."""
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    """Run vLLM's server in this process, for as long as the process that started it lives: `PARENT ARGUMENTS...`"""
+    # Not os.getppid(): the parent may have gone by now.
+    threading.Thread(target=_end_with_parent, args=(int(sys.argv.pop(1)),), daemon=True).start()
     runpy.run_module(_SERVER_MODULE, run_name="__main__", alter_sys=True)
 
 

@@ -77,6 +77,17 @@ def test_zero_variance_groups_are_those_whose_valid_rewards_are_equal() -> None:
     assert reward_metrics(scored)["reward/zero_variance_frac"] == 0.75
 
 
+def test_accuracy_variance_is_counted_apart_from_the_rewards() -> None:
+    scored = [
+        [score(1.0, verdict(1.0)), score(2.0, verdict(1.0))],
+        [score(1.0, verdict(1.0)), score(1.0, verdict(0.0))],
+        [score(1.0, verdict(1.0)), score(None, verdict(0.0))],
+    ]
+    metrics = reward_metrics(scored)
+    assert metrics["reward/zero_variance_frac"] == pytest.approx(2 / 3)
+    assert metrics["reward/zero_accuracy_variance_frac"] == pytest.approx(2 / 3)
+
+
 def test_a_mean_over_nothing_is_absent() -> None:
     metrics = reward_metrics([[score(None, verdict(None, status="failure"), tac=None)]])
     assert not {"reward/mean", "reward/std", "reward/accuracy", "reward/tac"} & metrics.keys()

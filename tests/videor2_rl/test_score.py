@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_server import FaultServer, reply, status
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "rewards" / "official" / "cases.jsonl"
@@ -214,3 +215,51 @@ def test_a_value_that_json_cannot_hold_becomes_null(tmp_path: Path) -> None:
     [result] = results(out)
     assert result["terms"]["temporal_alignment"]["value"] == 0.0
     assert result["terms"]["temporal_alignment"]["claims"][0]["similarity"] is None
+
+
+def judge_arguments(server: FaultServer) -> list[str]:
+    return ["judge=openai", f"judge.base_url={server.base_url}", "judge.model=m", "judge.calls.cache_dir=null"]
+
+
+def test_a_judge_is_asked_for_what_the_rows_do_not_carry(tmp_path: Path) -> None:
+    said = '{"reason": "r", "consistent": false}'
+    rows = [
+        {**ROW, "id": "asked", "claims": {"00:05": "A red square appears."}},
+        {**ROW, "id": "known", "claims": {"00:05": "A red square appears."}, "judge": {"consistency": "TRUE"}},
+        {**ROW, "id": "lost", "claims": {}, "response": f"{RIGHT} ", "judge": {"consistency": None}},
+    ]
+    out = tmp_path / "out.jsonl"
+    with FaultServer(lambda *_: reply(said)) as server:
+        done = score(write(tmp_path / "in.jsonl", rows), str(out), *judge_arguments(server))
+        assert done.returncode == 0, done.stderr
+        # The rows "asked" and "lost" put the same question.
+        assert len(server.prompts) == 1
+    by_id = {result["id"]: result for result in results(out)}
+    assert {name: result["terms"]["consistency"]["value"] for name, result in by_id.items()} == {
+        "asked": 0.0,
+        "known": 1.0,
+        "lost": 0.0,
+    }
+    assert by_id["asked"]["judge"] == {"consistency": said}
+
+
+def test_a_judge_that_does_not_answer_is_named_before_anything_is_scored(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with FaultServer(lambda *_: status(404, message="no such model")) as server:
+        done = score(write(tmp_path / "in.jsonl", [ROW]), str(out), *judge_arguments(server))
+        address = server.base_url
+    assert done.returncode == 2
+    assert address in done.stderr and "no such model" in done.stderr and "judge.model" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
+    arguments = [
+        "judge=openai",
+        "judge.base_url=http://127.0.0.1:9/v1",
+        "judge.model=m",
+        "judge.api_key_env=NO_SUCH_KEY",
+    ]
+    done = score(write(tmp_path / "in.jsonl", [ROW]), str(tmp_path / "out.jsonl"), *arguments)
+    assert done.returncode == 2 and "NO_SUCH_KEY" in done.stderr

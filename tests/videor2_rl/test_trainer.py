@@ -14,6 +14,7 @@ from videor2_rl.app import compose_run
 from videor2_rl.checkpoint import Checkpoints
 from videor2_rl.config import AlgorithmConfig, GrpoRun
 from videor2_rl.evaluation.periodic import PeriodicEvaluation
+from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.run_folder import SkipLedger
 from videor2_rl.tracking import Tracker, read_metrics
 from videor2_rl.trainer import (
@@ -263,16 +264,61 @@ def test_truncated_responses_leave_the_loss_only_when_asked(tmp_path: Path) -> N
     assert kept[True] is not None and kept[True].tolist() == [True, False]
 
 
-def test_groups_of_equal_rewards_can_be_filtered(tmp_path: Path) -> None:
+def shaped(accuracy: float | None, alignment: float | None) -> Scored:
+    """accuracy + alignment; None: that verdict failed."""
+    values = {"accuracy": accuracy, "temporal_alignment": alignment}
+    terms = {name: Verdict("failure" if value is None else "score", value) for name, value in values.items()}
+    reward = None if accuracy is None or alignment is None else accuracy + alignment
+    return Scored(reward, terms, {"accuracy": accuracy})
+
+
+def test_the_filter_looks_at_accuracy_and_not_at_what_other_terms_pay(tmp_path: Path) -> None:
     algorithm = configure(tmp_path).algorithm
-    prompts = [PromptHandle(name, name, 4, None) for name in "ab"]
-    groups = [Group(i, name, (rollout(), rollout())) for i, name in enumerate("ab")]
-    train_groups = with_advantages(
-        groups, prompts, [[scored(1.0), scored(1.0)], [scored(1.0), scored(0.0)]], algorithm=algorithm
-    )
-    assert [len(part) for part in update_batches(train_groups, algorithm=algorithm)] == [2]
+    scores = {
+        "all right, shaped apart": [shaped(1.0, 0.0), shaped(1.0, 1.0)],
+        "all wrong, shaped apart": [shaped(0.0, 0.0), shaped(0.0, 0.5)],
+        "right and wrong": [shaped(1.0, 0.5), shaped(0.0, 0.5)],
+        "the wrong one failed": [shaped(1.0, 0.0), shaped(1.0, 1.0), shaped(0.0, None)],
+        "no accuracy of one": [shaped(1.0, 0.0), shaped(0.0, 1.0), shaped(None, 1.0)],
+    }
+    prompts = [PromptHandle(name, name, 4, None) for name in scores]
+    groups = [Group(i, name, tuple(rollout() for _ in scores[name])) for i, name in enumerate(scores)]
+    train_groups = with_advantages(groups, prompts, list(scores.values()), algorithm=algorithm)
+    assert [len(part) for part in update_batches(train_groups, algorithm=algorithm)] == [5]
     [part] = update_batches(train_groups, algorithm=replace(algorithm, filter_zero_variance=True))
-    assert [group.group_id for group in part] == [1]
+    assert [group.prompt.sample_id for group in part] == ["right and wrong", "no accuracy of one"]
+
+
+def test_a_step_without_a_single_verdict_trains_on_nothing_and_goes_on(tmp_path: Path) -> None:
+    class Unjudged(Fakes):
+        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+            is_first = "score" not in self.calls
+            return [[scored(None) if is_first else one for one in group] for group in super().score(groups, samples)]
+
+    fakes = Unjudged()
+    run_loop(configure(tmp_path, "algorithm.num_steps=2"), fakes)
+    assert fakes.calls.count("update") == 1
+    first, second = read_metrics(tmp_path)
+    assert (first["actor/policy_version"], second["actor/policy_version"]) == (0, 1)
+    assert first["reward/failure_frac"] == 1 and "reward/mean" not in first
+    assert first["reward/judge_calls"] == 3
+
+
+def test_a_judge_that_stays_away_costs_no_finished_step(tmp_path: Path) -> None:
+    class Abandoned(Fakes):
+        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+            if self.calls.count("score") == 3:
+                raise JudgeDown("the judge at http://x has been away")
+            return super().score(groups, samples)
+
+    run, fakes = configure(tmp_path, "checkpoint.every_steps=100"), Fakes()
+    with pytest.raises(JudgeDown):
+        run_loop(run, Abandoned())
+    newest = Checkpoints(tmp_path, keep=2).newest()
+    assert newest is not None and newest.step == 3
+    run_loop(run, fakes)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert fakes.calls.count("score") == 3
 
 
 def test_a_batch_is_split_into_updates_that_use_every_group_once(tmp_path: Path) -> None:

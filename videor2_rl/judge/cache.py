@@ -52,7 +52,8 @@ class ReplyCache:
         unique = f"{socket.gethostname()}-{os.getpid()}-{next(self._names)}"
         temporary = path.with_name(f".{key}.{unique}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
             os.replace(temporary, path)
         except OSError as error:

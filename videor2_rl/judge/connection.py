@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rewards.judge import JudgePrompt
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # The server understood the request and will not serve it, whoever asks and whenever.
 _REFUSALS = frozenset({400, 413, 422})
 _MAX_MESSAGE_CHARS = 200
+# For every request the HTTP library looks at each connection of its pool: half of all time with 64 of them.
+_CONNECTIONS_PER_POOL = 8
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class JudgeServer:
 
     base_url: str
     model: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     mend: str
     """What the user can do when it stays away, as the middle of a sentence."""
     is_own: bool
@@ -51,7 +54,7 @@ class Connection:
     def __init__(self, server: JudgeServer, calls: CallsConfig) -> None:
         self._server = server
         self._calls = calls
-        self._client: AsyncOpenAI | None = None
+        self._pools: list[_Pool] = []
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -61,7 +64,7 @@ class Connection:
             "temperature": 0.0,
             "seed": calls.seed,
             "max_tokens": calls.max_tokens,
-            "extra_body": dict(calls.extra_body),
+            **calls.extra_body,
         }
 
     async def send(self, prompt: JudgePrompt, *, structured: bool) -> str:
@@ -87,16 +90,14 @@ class Connection:
         return None
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        for pool in self._pools:
+            await pool.client.close()
+        self._pools = []
 
     async def _completion(self, prompt: JudgePrompt, *, structured: bool) -> tuple[str | None, str | None]:
         """The text and why it ended."""
         import openai
 
-        if self._client is None:
-            self._client = _open(self._server, deadline_s=self._calls.deadline_s)
         options: dict[str, Any] = dict(self.sampling)
         if structured and prompt.schema is not None:
             options["response_format"] = {
@@ -107,13 +108,11 @@ class Connection:
             {"role": "system", "content": prompt.system},
             {"role": "user", "content": prompt.user},
         ]
-        create = self._client.chat.completions.with_raw_response.create
+        request = {"model": self._server.model, "messages": messages, **options}
+        pool = self._pool()
         try:
             # The library's own timeout is one of each read: a server that drips bytes would pass it.
-            answer = await asyncio.wait_for(
-                create(model=self._server.model, messages=messages, **options), self._calls.deadline_s
-            )
-            body = answer.http_response.json()
+            body = await asyncio.wait_for(pool.post(request), self._calls.deadline_s)
         except (asyncio.TimeoutError, openai.APITimeoutError):
             raise Unavailable(f"no reply within {self._calls.deadline_s:g} s") from None
         except openai.APIConnectionError as error:
@@ -127,17 +126,45 @@ class Connection:
             raise Unavailable("the reply is no JSON") from None
         return _content(body)
 
+    def _pool(self) -> _Pool:
+        """The one with the fewest requests under way, a new one where all are full."""
+        pool = min(self._pools, key=lambda pool: pool.under_way, default=None)
+        if pool is None or pool.under_way >= _CONNECTIONS_PER_POOL:
+            pool = _Pool(_open(self._server, deadline_s=self._calls.deadline_s))
+            self._pools.append(pool)
+        return pool
+
+
+@dataclass
+class _Pool:
+    """Some connections."""
+
+    client: AsyncOpenAI
+    under_way: int = 0
+
+    async def post(self, request: Mapping[str, Any]) -> object:
+        """The JSON of the answer."""
+        self.under_way += 1
+        try:
+            # `chat.completions.create` spends as long on checking its arguments as all the rest takes.
+            return await self.client.post("/chat/completions", body=request, cast_to=object)
+        finally:
+            self.under_way -= 1
+
 
 def _open(server: JudgeServer, *, deadline_s: float) -> AsyncOpenAI:
     import openai
 
+    # Loading the certificates takes 0.1 s, which a plain connection has no use for; an empty set trusts nobody.
+    is_plain = server.base_url.startswith("http://")
+    verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else True
     return openai.AsyncOpenAI(
         base_url=server.base_url,
         # Servers without keys ignore it; the library insists on one.
         api_key=server.api_key or "none",
         max_retries=0,
         timeout=deadline_s,
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if server.is_own else None,
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=not server.is_own, verify=verify),
     )
 
 

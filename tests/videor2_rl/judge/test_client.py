@@ -22,7 +22,7 @@ from videor2_rl.judge.connection import JudgeServer, retry_after_s
 AGREE = '{"reason": "same", "consistent": true}'
 CALLS = CallsConfig(
     concurrency=8,
-    deadline_s=0.5,
+    deadline_s=1.0,
     retries=2,
     hedge_after_s=None,
     structured=False,
@@ -161,7 +161,7 @@ def test_a_fault_that_passes_costs_no_reply(start: Start, fault: Act) -> None:
         (raw("{}"), "the reply is no chat completion"),
         (reply(""), "an empty reply"),
         (reply(None, finish_reason="length"), "no text within judge.calls.max_tokens=64"),
-        (NEVER, "no reply within 0.5 s"),
+        (NEVER, "no reply within 1 s"),
     ],
     ids=lambda value: repr(value),
 )
