@@ -149,15 +149,16 @@ def train(
         with timer.phase("generate"):
             group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
             groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
-        # Before the reward workers are needed again.
-        evaluated = {} if evaluation is None else evaluation.metrics()
-        with timer.phase("reward"):
-            try:
+        try:
+            # Before the reward workers are needed again.
+            evaluated = {} if evaluation is None else evaluation.metrics()
+            with timer.phase("reward"):
                 scored = workers.rewards.score(groups, batch)
-            except JudgeDown:
-                # What was learned since the last checkpoint must not go with the judge.
-                save_now(run, workers.learner, checkpoints, Progress(step - 1, version))
-                raise
+        except JudgeDown:
+            # What was learned since the last checkpoint must not go with the judge.
+            save_now(run, workers.learner, checkpoints, Progress(step - 1, version))
+            raise
+        with timer.phase("reward"):
             train_groups = with_advantages(groups, prompts, scored, algorithm=algorithm)
         judged = workers.rewards.judge_metrics()
 
@@ -187,7 +188,10 @@ def train(
         if evaluation is not None and step == algorithm.num_steps:
             with timer.phase("evaluate_last"):
                 evaluation.generate(step)
-            evaluated |= {f"final_{name}": value for name, value in evaluation.metrics().items()}
+            try:
+                evaluated |= {f"final_{name}": value for name, value in evaluation.metrics().items()}
+            except JudgeDown as error:  # the training is done; it can be evaluated when the judge is back
+                logger.warning("the last evaluation has no scores: %s", error)
         metrics = {
             **grpo_metrics(groups, scored, log_probs=old, ref_log_probs=ref),
             **mean_of(update_metrics),
