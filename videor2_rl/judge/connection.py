@@ -110,6 +110,7 @@ class Connection:
         ]
         request = {"model": self._server.model, "messages": messages, **options}
         pool = self._pool()
+        pool.under_way += 1
         try:
             # The library's own timeout is one of each read: a server that drips bytes would pass it.
             body = await asyncio.wait_for(pool.post(request), self._calls.deadline_s)
@@ -124,6 +125,8 @@ class Connection:
             raise Unavailable(reason, retry_after_s=retry_after_s(error.response.headers)) from None
         except ValueError:
             raise Unavailable("the reply is no JSON") from None
+        finally:
+            pool.under_way -= 1
         return _content(body)
 
     def _pool(self) -> _Pool:
@@ -144,12 +147,8 @@ class _Pool:
 
     async def post(self, request: Mapping[str, Any]) -> object:
         """The JSON of the answer."""
-        self.under_way += 1
-        try:
-            # `chat.completions.create` spends as long on checking its arguments as all the rest takes.
-            return await self.client.post("/chat/completions", body=request, cast_to=object)
-        finally:
-            self.under_way -= 1
+        # `chat.completions.create` spends as long on checking its arguments as all the rest takes.
+        return await self.client.post("/chat/completions", body=request, cast_to=object)
 
 
 def _open(server: JudgeServer, *, deadline_s: float) -> AsyncOpenAI:
