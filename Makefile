@@ -44,6 +44,7 @@ types: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.packed_group
 	$(BIN)/python -m benchmarks.score_rows
+	$(BIN)/python -m benchmarks.judge_calls
 
 clean:
 	rm -rf outputs build .pytest_cache .mypy_cache .ruff_cache
