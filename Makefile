@@ -12,6 +12,9 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
+# On a machine without GPU DeepSpeed, which transformers imports, would guess this and say so in every process.
+demo test test-fast: export DS_ACCELERATOR := cpu
+
 .PHONY: install demo test test-fast lint types bench clean
 
 install: $(INSTALLED)

@@ -97,6 +97,18 @@ class PromptBuilder:
             timestamps_s=clip.timestamps_s,
         )
 
+    def num_tokens(self, question: str, *, frames: int, height: int, width: int) -> tuple[int, int]:
+        """Tokens of the prompt that `build` would make of such frames (pixels), and how many of them are the video's.
+
+        `frames` is a multiple of the model's temporal patch, as sampling makes it.
+        """
+        video = self.processor.video_processor
+        steps = frames // video.temporal_patch_size
+        vision = steps * (height // video.patch_size) * (width // video.patch_size) // self.merge_size**2
+        text = self.tokenizer(self.render(question), add_special_tokens=False)["input_ids"]
+        # The text holds one placeholder, which the processor repeats.
+        return len(text) - 1 + vision, vision
+
     def render(self, question: str) -> str:
         """The chat up to the response, with one video placeholder."""
         parts = [question, self._model.instruction]

@@ -27,8 +27,30 @@ def decode(
     """
     reader = _open(path)
     times_s = _frame_times(reader, path)
+    indices = _choose(times_s, path, config, start_s=start_s, end_s=end_s)
+    return _read(reader, indices, path, config), times_s[indices]
+
+
+def probe(path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None) -> tuple[int, int, int]:
+    """Number, height and width of the frames that `decode` would give, for the cost of one frame.
+
+    Raises:
+        VideoError: with the reason.
+    """
+    reader = _open(path)
+    indices = _choose(_frame_times(reader, path), path, config, start_s=start_s, end_s=end_s)
     try:
-        indices = choose_frames(
+        height, width = reader[0].shape[:2]
+    except RuntimeError as error:
+        raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
+    return len(indices), *_size(height, width, config)
+
+
+def _choose(
+    times_s: NDArray[np.float64], path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None
+) -> NDArray[np.int64]:
+    try:
+        return choose_frames(
             times_s,
             fps=config.fps,
             min_frames=config.min_frames,
@@ -38,7 +60,16 @@ def decode(
         )
     except VideoError as error:
         raise VideoError(error.reason, f"{path}: {error.detail}") from None
-    return _read(reader, indices, path, config), times_s[indices]
+
+
+def _size(height: int, width: int, config: VideoConfig) -> tuple[int, int]:
+    return choose_size(
+        height,
+        width,
+        min_pixels=config.min_pixels,
+        max_pixels=config.max_pixels,
+        multiple=config.size_multiple,
+    )
 
 
 def _open(path: str) -> Any:
@@ -95,12 +126,7 @@ def _read(reader: Any, indices: NDArray[np.int64], path: str, config: VideoConfi
             batch = reader.get_batch(indices[start : start + _FRAMES_AT_ONCE]).asnumpy()
         except RuntimeError as error:
             raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
-        height, width = choose_size(
-            *batch.shape[1:3],
-            min_pixels=config.min_pixels,
-            max_pixels=config.max_pixels,
-            multiple=config.size_multiple,
-        )
+        height, width = _size(batch.shape[1], batch.shape[2], config)
         frames += [_resize(frame, height, width) for frame in batch]
     return np.stack(frames)
 

@@ -1,0 +1,119 @@
+"""One rank without Ray: the peak memory of two SFT steps above what the process held before it loaded the model.
+
+python peak_memory.py PORT WARM_UP_FOLDER MODEL_FOLDER NUM_TOKENS,RESPONSE_TOKENS,CHECKPOINTING ...
+
+Libraries that load with the first step are loaded by the warm-up's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def main() -> None:
+    port, warm_up, folder, *cases = sys.argv[1:]
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    from workers.verl_config import learner_env
+
+    os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="1")
+    # Freed blocks of 128 KiB or more go back to the system at once, so that none is counted twice.
+    libc = ctypes.CDLL(None)
+    for option in (-1, -3):
+        libc.mallopt(option, 1 << 17)
+    peak_bytes(warm_up, num_tokens=100, response_tokens=20, gradient_checkpointing=False)
+    for case in cases:
+        num_tokens, response_tokens, checkpointing = case.split(",")
+        peak = peak_bytes(
+            folder,
+            num_tokens=int(num_tokens),
+            response_tokens=int(response_tokens),
+            gradient_checkpointing=checkpointing == "True",
+        )
+        print("PEAK", peak)
+
+
+def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_checkpointing: bool) -> int:
+    from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig
+    from videor2_rl.packing import MicroBatch
+    from videor2_rl.types import PromptHandle, TrainGroup
+    from workers.learner_worker import LearnerWorker
+    from workers.verl_config import learner_worker_config
+
+    learner = LearnerConfig(
+        backend="fsdp2",
+        cpu_offload=False,
+        num_ranks=1,
+        cpus_per_rank=1,
+        gpus_per_rank=0,
+        learning_rate=1e-4,
+        vision_tower_learning_rate=None,
+        merger_learning_rate=None,
+        lr_schedule="constant",
+        min_lr_frac=0.0,
+        warmup_steps=0,
+        warmup_frac=0.0,
+        weight_decay=0.0,
+        betas=(0.9, 0.98),
+        max_grad_norm=1.0,
+        max_tokens_per_micro_batch=100_000,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    model = ModelConfig(
+        path=folder,
+        dtype="float32",
+        freeze_vision_tower=True,
+        freeze_merger=True,
+        freeze_language_model=False,
+        lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
+        system_prompt="",
+        instruction="",
+    )
+    worker = LearnerWorker(learner_worker_config(learner, model, total_steps=10))
+    prompt = a_prompt(num_tokens - response_tokens, folder)
+    ids = np.random.default_rng(0).integers(20, 300, response_tokens)
+    group = TrainGroup(0, PromptHandle("s", "c", len(prompt.token_ids), prompt), (ids,))
+    gc.collect()
+    # Writing 5 sets the peak to what is held now.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_kib()
+    worker.start(0)
+    for _ in range(2):
+        worker.sft_step([MicroBatch((group,))], response_tokens, 1)
+    return (peak_kib() - before) * 1024
+
+
+def peak_kib() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+
+def a_prompt(length: int, folder: str) -> object:
+    """One pair of frames and text."""
+    from transformers import AutoConfig
+
+    from videor2_rl.types import Prompt
+
+    video = AutoConfig.from_pretrained(folder).video_token_id
+    rng = np.random.default_rng(1)
+    text = rng.integers(20, 300, length - 4)
+    return Prompt(
+        sample_id="s",
+        clip_key="c",
+        text="",
+        token_ids=np.concatenate([text[:3], np.full(4, video), text[3:]]),
+        position_ids=np.tile(np.arange(length), (3, 1)),
+        patches=rng.integers(0, 256, (16, 3 * 2 * 7 * 7), dtype=np.uint8),
+        video_grid_thw=np.array([[1, 4, 4]]),
+        second_per_grid_s=1.0,
+        timestamps_s=np.arange(2.0),
+    )
+
+
+if __name__ == "__main__":
+    main()

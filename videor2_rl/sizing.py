@@ -1,0 +1,242 @@
+"""What a run will need, computed from its configuration, its model's shapes and its samples' lengths.
+
+Pure functions; `videor2_rl.doctor` gathers the inputs and prints the outcome. Sizes in bytes unless a name says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from videor2_rl.config import GrpoRun, LearnerConfig, ModelConfig
+
+GIB = 1 << 30
+_FLOAT32, _BFLOAT16 = 4, 2
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A Qwen2.5-VL's sizes; parameters are counted on the meta device, without weights."""
+
+    vision_parameters: int
+    merger_parameters: int
+    language_parameters: int
+    """Embeddings and head included."""
+    layer_parameters: int
+    """Of one decoder layer."""
+    linear_parameters: int
+    """Of the language model's linear layers, whose LoRA targets are named in the configuration."""
+    lora_parameters: int
+    """Of the adapters; 0 without."""
+    num_layers: int
+    hidden: int
+    intermediate: int
+    key_value_width: int
+    """Key-value heads times head size."""
+    vocabulary: int
+    patch_values: int
+    """Values of one flattened patch: channels x temporal patch x patch x patch."""
+    merge_size: int
+
+    @property
+    def parameters(self) -> int:
+        return self.vision_parameters + self.merger_parameters + self.language_parameters
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """One sample's length."""
+
+    prompt_tokens: int
+    vision_tokens: int
+    response_tokens: int | None
+    """Of the solution as SFT trains on it; None where the policy writes it."""
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """One resource, what is needed of it and what there is."""
+
+    name: str
+    needed: float
+    available: float | None
+    """None: not known."""
+    unit: str
+    explanation: str
+
+    @property
+    def fits(self) -> bool:
+        return self.available is None or self.needed <= self.available
+
+
+def model_shape(model: ModelConfig) -> ModelShape:
+    """Read from the checkpoint's config alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(model.path)
+    with torch.device("meta"):
+        network = AutoModelForImageTextToText.from_config(config)
+    network.tie_weights()
+    text, vision = config.text_config, config.vision_config
+    parts = {"vision": 0, "merger": 0, "language": 0}
+    for name, parameter in network.named_parameters():
+        if name.startswith("model.visual.merger."):
+            parts["merger"] += parameter.numel()
+        elif name.startswith("model.visual."):
+            parts["vision"] += parameter.numel()
+        else:
+            parts["language"] += parameter.numel()
+    layers = network.model.language_model.layers
+    linear = [
+        (name.rsplit(".", 1)[-1], part)
+        for name, part in network.model.language_model.named_modules()
+        if isinstance(part, torch.nn.Linear)
+    ]
+    adapted = [part for name, part in linear if name in model.lora.targets]
+    head = text.hidden_size // text.num_attention_heads
+    return ModelShape(
+        vision_parameters=parts["vision"],
+        merger_parameters=parts["merger"],
+        language_parameters=parts["language"],
+        layer_parameters=sum(parameter.numel() for parameter in layers[0].parameters()),
+        linear_parameters=sum(part.weight.numel() for _, part in linear),
+        lora_parameters=model.lora.rank * sum(part.in_features + part.out_features for part in adapted),
+        num_layers=len(layers),
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        key_value_width=text.num_key_value_heads * head,
+        vocabulary=text.vocab_size,
+        patch_values=3 * vision.temporal_patch_size * vision.patch_size**2,
+        merge_size=vision.spatial_merge_size,
+    )
+
+
+def trainable_parameters(shape: ModelShape, model: ModelConfig) -> int:
+    """Parameters that the optimiser keeps."""
+    language = 0 if model.freeze_language_model else shape.language_parameters
+    if model.lora.rank > 0:
+        language = shape.lora_parameters
+    vision = 0 if model.freeze_vision_tower else shape.vision_parameters
+    return language + vision + (0 if model.freeze_merger else shape.merger_parameters)
+
+
+@dataclass(frozen=True)
+class StateBytes:
+    """What one rank keeps between two micro-batches, at its largest."""
+
+    device: float
+    host: float
+    """Off the device with `learner.cpu_offload`."""
+
+
+def state_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -> StateBytes:
+    """Weights, float32 gradients, and for Adam two float32 moments, on one rank.
+
+    FSDP2 shards float32 weights. DeepSpeed keeps weights in the model's dtype, shards them with ZeRO-3 only, and holds
+    float32 masters of what trains beside them.
+    """
+    ranks = learner.num_ranks
+    trained = trainable_parameters(shape, model)
+    all_weights = shape.parameters + (shape.lora_parameters if model.lora.rank else 0)
+    if learner.backend == "fsdp2":
+        total = (_FLOAT32 * all_weights + 3 * _FLOAT32 * trained) / ranks
+        return StateBytes(0.0, total) if learner.cpu_offload else StateBytes(total, 0.0)
+    stage = int(learner.backend[-1])
+    weights = width_of(model) * all_weights / (ranks if stage == 3 else 1)
+    gradients = _FLOAT32 * trained / (ranks if stage >= 2 else 1)
+    optimiser = 3 * _FLOAT32 * trained / ranks
+    if not learner.cpu_offload:
+        return StateBytes(weights + gradients + optimiser, 0.0)
+    if stage == 3:
+        return StateBytes(gradients, weights + optimiser)
+    return StateBytes(weights + gradients, optimiser)
+
+
+def width_of(model: ModelConfig) -> int:
+    """Bytes of a number in the model's dtype."""
+    return _FLOAT32 if model.dtype == "float32" else _BFLOAT16
+
+
+def activation_bytes(
+    shape: ModelShape, model: ModelConfig, *, tokens: int, response_tokens: int, gradient_checkpointing: bool
+) -> float:
+    """Of one forward and backward pass over a packed sequence.
+
+    Kept for each layer: its input alone with checkpointing, else what its backward pass reads: two norms' inputs,
+    queries, keys, values, the attention's output, and the MLP's three wide products. The logits of the response
+    positions are there in the model's dtype and three times in float32 (log-softmax and its gradient).
+    """
+    width = width_of(model)
+    layer = tokens * (6 * shape.hidden + 2 * shape.key_value_width + 4 * shape.intermediate) * width
+    kept = shape.num_layers * tokens * shape.hidden * width + layer if gradient_checkpointing else 0
+    kept = kept or shape.num_layers * layer
+    logits = response_tokens * shape.vocabulary * (width + 3 * _FLOAT32)
+    return kept + logits
+
+
+def gathered_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -> float:
+    """Of the weights that are whole while they compute: two decoder layers, embeddings and head."""
+    if learner.num_ranks == 1 and model.dtype == "float32":
+        return 0.0
+    width = width_of(model)
+    outside = shape.parameters - shape.num_layers * shape.layer_parameters
+    return width * (outside + 2 * shape.layer_parameters)
+
+
+def learner_rank_bytes(
+    shape: ModelShape, model: ModelConfig, learner: LearnerConfig, *, tokens: int, response_tokens: int
+) -> float:
+    """Peak of one rank's device above what its process needs without a model.
+
+    Args:
+        tokens: of the longest pass: the token budget, or the longest group's where one response is more by itself.
+        response_tokens: of that pass.
+    """
+    passes = activation_bytes(
+        shape,
+        model,
+        tokens=tokens,
+        response_tokens=response_tokens,
+        gradient_checkpointing=learner.gradient_checkpointing,
+    )
+    return state_bytes(shape, model, learner).device + gathered_bytes(shape, model, learner) + passes
+
+
+def rollout_worker_bytes(shape: ModelShape, model: ModelConfig, run: GrpoRun) -> float:
+    """Weights on each of a worker's GPUs and a KV cache that holds one whole sequence; more cache is more speed."""
+    width = width_of(model)
+    cache = 2 * shape.num_layers * shape.key_value_width * width * run.rollout.max_model_tokens
+    return (shape.parameters * width + cache) / run.rollout.tensor_parallel_size
+
+
+def prompt_bytes(shape: ModelShape, sample: SampleSize) -> int:
+    """Of one prompt in the object store: its patches as uint8; ids and positions are small beside them."""
+    return sample.vision_tokens * shape.merge_size**2 * shape.patch_values + 5 * 8 * sample.prompt_tokens
+
+
+def object_store_bytes(shape: ModelShape, model: ModelConfig, samples: Sequence[SampleSize], *, per_step: int) -> float:
+    """Two steps' prompts (one is prepared ahead) of the longest kind, and two versions of the weights."""
+    width = width_of(model)
+    largest = sorted((prompt_bytes(shape, sample) for sample in samples), reverse=True)[:per_step]
+    mean = sum(largest) / len(largest)
+    return 2 * per_step * mean + 2 * shape.parameters * width
+
+
+def checkpoint_bytes(shape: ModelShape, model: ModelConfig) -> float:
+    """Of one step-level checkpoint: float32 weights and Adam's moments of what trains."""
+    weights = shape.parameters + (shape.lora_parameters if model.lora.rank else 0)
+    return _FLOAT32 * (weights + 2 * trainable_parameters(shape, model))
+
+
+def step_flops(
+    shape: ModelShape, *, prompt_tokens: float, response_tokens: float, responses: int, has_reference: bool
+) -> dict[str, float]:
+    """Of one GRPO step per prompt, learner and rollout apart: 2 N a token forward, 4 N backward.
+
+    Attention's own share is left out. Packed: a prompt counts once for its group, and once in the engine's cache.
+    """
+    tokens = prompt_tokens + responses * response_tokens
+    forward = 2.0 * shape.parameters * tokens
+    return {"learner": 4 * forward, "reference": forward if has_reference else 0.0, "rollout": forward}
