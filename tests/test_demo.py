@@ -271,6 +271,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
                     tracker=tracker,
                     ledger=SkipLedger(folder, num_samples=len(samples), max_frac=0.0),
                     received_bytes=reset_received_bytes,
+                    evaluation=None,
                 )
             videos.shutdown()
             received[frames] = read_metrics(folder)[0]["perf/driver_received_bytes"]
