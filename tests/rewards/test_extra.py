@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -145,8 +146,12 @@ def test_a_value_out_of_range_is_named_before_a_run(
 
 
 def test_every_shipped_reward_can_score(reward_config: Callable[..., VideoR2Config]) -> None:
-    for file in (README.parents[1] / "conf" / "reward").glob("*.yaml"):
-        check_config(reward_config(file.stem))
+    files = list((README.parents[1] / "conf" / "reward").glob("*.yaml"))
+    assert {"video_r2", "video_r2_official", "no_gate", "no_tar", "shaped"} <= {file.stem for file in files}
+    for file in files:
+        config = reward_config(file.stem)
+        check_config(config)
+        assert all(math.isfinite(weight) for weight in term_weights(config).values()), file
 
 
 def test_a_bounded_term_counts_only_where_accuracy_is_above_the_bound(

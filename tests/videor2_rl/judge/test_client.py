@@ -325,7 +325,9 @@ def test_a_single_call_that_always_fails_ends_when_the_probe_is_answered(start: 
 
 
 def test_check_accepts_a_server_whatever_it_says(start: Start) -> None:
-    start(lambda *_: reply("")).client.check()
+    asked = start(lambda *_: reply(""))
+    asked.client.check()
+    assert len(asked.server.requests) == 1
 
 
 @pytest.mark.parametrize(

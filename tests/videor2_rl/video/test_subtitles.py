@@ -44,7 +44,8 @@ def test_entities_and_a_spoken_number_are_kept() -> None:
 
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_fail(data: bytes) -> None:
-    parse_srt(data + b"\n00:00:01,000 --> 00:00:02,000\nx\n")
+    cues = parse_srt(data + b"\n00:00:01,000 --> 00:00:02,000\nx\n")
+    assert all(cue.start_s <= cue.end_s for cue in cues)
 
 
 @pytest.mark.parametrize(
