@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,17 +150,13 @@ def train(
         with timer.phase("generate"):
             group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
             groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
-        try:
+        # What was learned since the last checkpoint must not go with the judge.
+        with saved_if_judge_is_down(run, workers.learner, checkpoints, Progress(step - 1, version)):
             # Before the reward workers are needed again.
             evaluated = {} if evaluation is None else evaluation.metrics()
             with timer.phase("reward"):
                 scored = workers.rewards.score(groups, batch)
-        except JudgeDown:
-            # What was learned since the last checkpoint must not go with the judge.
-            save_now(run, workers.learner, checkpoints, Progress(step - 1, version))
-            raise
-        with timer.phase("reward"):
-            train_groups = with_advantages(groups, prompts, scored, algorithm=algorithm)
+                train_groups = with_advantages(groups, prompts, scored, algorithm=algorithm)
         judged = workers.rewards.judge_metrics()
 
         with timer.phase("old_log_probs"):
@@ -188,10 +185,7 @@ def train(
         if evaluation is not None and step == algorithm.num_steps:
             with timer.phase("evaluate_last"):
                 evaluation.generate(step)
-            try:
-                evaluated |= {f"final_{name}": value for name, value in evaluation.metrics().items()}
-            except JudgeDown as error:  # the training is done; it can be evaluated when the judge is back
-                logger.warning("the last evaluation has no scores: %s", error)
+            evaluated |= final_metrics(evaluation)
         metrics = {
             **grpo_metrics(groups, scored, log_probs=old, ref_log_probs=ref),
             **mean_of(update_metrics),
@@ -234,6 +228,27 @@ def save(run: GrpoRun, learner: Learner, checkpoints: Checkpoints, progress: Pro
     started = time.perf_counter()
     _write(learner, checkpoints, progress)
     return time.perf_counter() - started
+
+
+@contextmanager
+def saved_if_judge_is_down(
+    run: GrpoRun, learner: Learner, checkpoints: Checkpoints, progress: Progress
+) -> Iterator[None]:
+    """Write a checkpoint of these steps when the judge stays away, before the run stops."""
+    try:
+        yield
+    except JudgeDown:
+        save_now(run, learner, checkpoints, progress)
+        raise
+
+
+def final_metrics(evaluation: PeriodicEvaluation) -> dict[str, float]:
+    """Of the policy at the end; none where the judge is down: the training is done, and can be evaluated later."""
+    try:
+        return {f"final_{name}": value for name, value in evaluation.metrics().items()}
+    except JudgeDown as error:
+        logger.warning("the last evaluation has no scores: %s", error)
+        return {}
 
 
 def save_now(run: GrpoRun, learner: Learner, checkpoints: Checkpoints, progress: Progress) -> None:
