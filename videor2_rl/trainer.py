@@ -159,18 +159,7 @@ def train(
                 train_groups = with_advantages(groups, prompts, scored, algorithm=algorithm)
         judged = workers.rewards.judge_metrics()
 
-        with timer.phase("old_log_probs"):
-            old = workers.learner.log_probs(train_groups, temperature=temperature)
-            check_gap(groups, old, limit=algorithm.max_log_prob_gap)
-            train_groups = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
-        ref: list[LogProbs] = []
-        if workers.reference is not None:
-            with timer.phase("ref_log_probs"):
-                ref = workers.reference.log_probs(train_groups, temperature=temperature)
-                train_groups = [
-                    replace(g, ref_log_probs=r.at_temperature) for g, r in zip(train_groups, ref, strict=True)
-                ]
-
+        train_groups, old, ref = with_log_probs(workers, groups, train_groups, run=run, timer=timer)
         update_metrics: list[dict[str, float]] = []
         with timer.phase("update"):
             for part in update_batches(train_groups, algorithm=algorithm):
@@ -202,6 +191,28 @@ def train(
         tracker.log(step, metrics)
         # After the metrics: a run killed in between writes this step's row again, and never lacks one.
         save_s = save(run, workers.learner, checkpoints, Progress(step, version))
+
+
+def with_log_probs(
+    workers: Workers, groups: Sequence[Group], train_groups: Sequence[TrainGroup], *, run: GrpoRun, timer: PhaseTimer
+) -> tuple[list[TrainGroup], list[LogProbs], list[LogProbs]]:
+    """The groups with log-probs of the learner before the update and of the reference, and both as they came.
+
+    Without a reference there are none of its own.
+
+    Raises:
+        LogProbGapError: as `check_gap`.
+    """
+    temperature = run.rollout.temperature
+    with timer.phase("old_log_probs"):
+        old = workers.learner.log_probs(train_groups, temperature=temperature)
+        check_gap(groups, old, limit=run.algorithm.max_log_prob_gap)
+        filled = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
+    if workers.reference is None:
+        return filled, old, []
+    with timer.phase("ref_log_probs"):
+        ref = workers.reference.log_probs(filled, temperature=temperature)
+    return [replace(g, ref_log_probs=r.at_temperature) for g, r in zip(filled, ref, strict=True)], old, ref
 
 
 def progress_of(checkpoint: Checkpoint | None) -> Progress:
