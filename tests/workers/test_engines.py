@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packed_prompts
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -33,11 +35,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
+    helpers = Path(packed_prompts.__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(helpers), os.environ.get("PYTHONPATH", "")])}
     ranks = []
     for rank in range(2):
         command = [sys.executable, str(PROGRAM), str(rank), port, str(folder / "model"), str(folder), *FULL, *ADAPTED]
         with open(folder / f"rank_{rank}.log", "w") as log:
-            ranks.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=Path.cwd()))
+            ranks.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
     try:
         codes = [process.wait(timeout=800) for process in ranks]
     finally:
@@ -110,10 +114,9 @@ def test_merged_weights_are_an_ordinary_model_that_computes_the_same(trained, ca
 
 
 def plain_log_probs(network: Any, folder: Path) -> list[float]:
-    """Of the program's responses by transformers alone, one ordinary sequence each."""
+    """Of the program's responses by transformers alone."""
     import importlib.util
 
-    import torch
     from transformers import AutoProcessor
 
     spec = importlib.util.spec_from_file_location("train_backend", PROGRAM)
@@ -123,23 +126,8 @@ def plain_log_probs(network: Any, folder: Path) -> list[float]:
     processor = AutoProcessor.from_pretrained(folder / "model").video_processor
     found: list[float] = []
     for group in program.make_groups(str(folder / "model")):
-        prompt = group.prompt.ref
-        channels = (torch.tensor(prompt.patches).float() / 255).chunk(3, dim=1)
-        scales = zip(channels, processor.image_mean, processor.image_std, strict=True)
-        pixels = torch.cat([(values - mean) / std for values, mean, std in scales], dim=1)
-        for response in group.response_ids:
-            ids = torch.tensor(np.concatenate([prompt.token_ids, response]))
-            text = np.tile(prompt.position_ids.max() + 1 + np.arange(len(response)), (3, 1))
-            positions = torch.tensor(np.concatenate([prompt.position_ids, text], axis=1))
-            with torch.no_grad():
-                logits = network(
-                    input_ids=ids[None],
-                    attention_mask=torch.ones_like(ids)[None],
-                    position_ids=positions[:, None],
-                    pixel_values_videos=pixels,
-                    video_grid_thw=torch.tensor(prompt.video_grid_thw),
-                ).logits[0]
-            start = len(prompt.token_ids)
-            log_probs = torch.log_softmax(logits[start - 1 : -1], dim=-1)
-            found += log_probs.gather(1, ids[start:, None])[:, 0].tolist()
+        for values in packed_prompts.plain_log_probs(
+            network, processor, group.prompt.ref, group.response_ids, temperature=1.0
+        ):
+            found += values.tolist()
     return found

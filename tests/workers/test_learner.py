@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import packed_prompts
 import pytest
 
 from videor2_rl.config import AlgorithmConfig, ConfigError, LearnerConfig, LoraConfig, ModelConfig, ReferenceConfig
-from videor2_rl.types import Prompt, PromptHandle, TrainGroup
+from videor2_rl.types import PromptHandle, TrainGroup
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-PATCH_VALUES = 3 * 2 * 7 * 7
 LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
 LEARNER = LearnerConfig(
     backend="fsdp2",
@@ -96,7 +96,7 @@ def groups(cluster: None, model: ModelConfig) -> list[TrainGroup]:
     rng = np.random.default_rng(0)
     groups = []
     for group_id, lengths in enumerate(LENGTHS):
-        prompt = a_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
+        prompt = packed_prompts.a_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
         groups.append(
             TrainGroup(
                 group_id=group_id,
@@ -106,25 +106,6 @@ def groups(cluster: None, model: ModelConfig) -> list[TrainGroup]:
             )
         )
     return groups
-
-
-def a_prompt(rng: np.random.Generator, *, video_token: int, frames: int) -> Prompt:
-    grid = np.array([[frames, 4, 4]])
-    video = np.stack([axis.ravel() for axis in np.indices((frames, 2, 2))]) * np.array([[2], [1], [1]])
-    positions = [np.tile(np.arange(3), (3, 1)), video + 3]
-    positions.append(np.tile(positions[-1].max() + 1 + np.arange(5), (3, 1)))
-    text = rng.integers(20, 300, 8)
-    return Prompt(
-        sample_id="s",
-        clip_key="c",
-        text="",
-        token_ids=np.concatenate([text[:3], np.full(frames * 4, video_token), text[3:]]),
-        position_ids=np.concatenate(positions, axis=1),
-        patches=rng.integers(0, 256, (int(grid.prod()), PATCH_VALUES), dtype=np.uint8),
-        video_grid_thw=grid,
-        second_per_grid_s=1.0,
-        timestamps_s=np.arange(2 * frames, dtype=np.float64),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -198,26 +179,7 @@ def plain_log_probs(model: ModelConfig, group: TrainGroup, *, temperature: float
     network = AutoModelForImageTextToText.from_pretrained(model.path, dtype=torch.float32, attn_implementation="sdpa")
     processor = AutoProcessor.from_pretrained(model.path).video_processor
     prompt = ray.get(group.prompt.ref)
-    channels = (torch.tensor(prompt.patches).float() / 255).chunk(3, dim=1)
-    scales = zip(channels, processor.image_mean, processor.image_std, strict=True)
-    pixels = torch.cat([(values - mean) / std for values, mean, std in scales], dim=1)
-    results = []
-    for response in group.response_ids:
-        ids = torch.tensor(np.concatenate([prompt.token_ids, response]))
-        text = np.tile(prompt.position_ids.max() + 1 + np.arange(len(response)), (3, 1))
-        positions = torch.tensor(np.concatenate([prompt.position_ids, text], axis=1))
-        with torch.no_grad():
-            logits = network(
-                input_ids=ids[None],
-                attention_mask=torch.ones_like(ids)[None],
-                position_ids=positions[:, None],
-                pixel_values_videos=pixels,
-                video_grid_thw=torch.tensor(prompt.video_grid_thw),
-            ).logits[0]
-        start = len(prompt.token_ids)
-        log_probs = torch.log_softmax(logits[start - 1 : -1] / temperature, dim=-1)
-        results.append(log_probs.gather(1, ids[start:, None])[:, 0].numpy())
-    return results
+    return packed_prompts.plain_log_probs(network, processor, prompt, group.response_ids, temperature=temperature)
 
 
 def test_log_probs_equal_plain_transformers_in_the_order_given(one_rank, two_ranks, groups, model):

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from packed_prompts import a_prompt
 
 STEPS = 10
 LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
-PATCH_VALUES = 3 * 2 * 7 * 7
 
 
 def main() -> None:
@@ -146,7 +146,7 @@ def make_groups(model_folder: str) -> list[Any]:
     rng = np.random.default_rng(0)
     groups = []
     for group_id, lengths in enumerate(LENGTHS):
-        prompt = make_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
+        prompt = a_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
         groups.append(
             TrainGroup(
                 group_id=group_id,
@@ -168,27 +168,6 @@ def log_probs_of(worker: Any, groups: list[Any], **options: Any) -> list[tuple[n
 
 def flat(values: list[tuple[np.ndarray, ...]]) -> list[float]:
     return [float(value) for group in values for response in group for value in response]
-
-
-def make_prompt(rng: np.random.Generator, *, video_token: int, frames: int) -> Any:
-    from videor2_rl.types import Prompt
-
-    grid = np.array([[frames, 4, 4]])
-    video = np.stack([axis.ravel() for axis in np.indices((frames, 2, 2))]) * np.array([[2], [1], [1]])
-    positions = [np.tile(np.arange(3), (3, 1)), video + 3]
-    positions.append(np.tile(positions[-1].max() + 1 + np.arange(5), (3, 1)))
-    text = rng.integers(20, 300, 8)
-    return Prompt(
-        sample_id="s",
-        clip_key="c",
-        text="",
-        token_ids=np.concatenate([text[:3], np.full(frames * 4, video_token), text[3:]]),
-        position_ids=np.concatenate(positions, axis=1),
-        patches=rng.integers(0, 256, (int(grid.prod()), PATCH_VALUES), dtype=np.uint8),
-        video_grid_thw=grid,
-        second_per_grid_s=1.0,
-        timestamps_s=np.arange(2 * frames, dtype=np.float64),
-    )
 
 
 if __name__ == "__main__":
