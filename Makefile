@@ -31,8 +31,9 @@ $(INSTALLED): $(REQUIREMENTS) pyproject.toml
 demo: $(INSTALLED)
 	$(BIN)/python -m videor2_rl.demo_run $(DEMO_ARGS)
 
+# Two processes, a file's tests in one of them and in order: the long launches of tests/test_demo.py beside all else.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST_ARGS)
