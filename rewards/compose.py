@@ -160,6 +160,12 @@ def term_weights(config: RewardConfig) -> dict[str, float]:
     }
 
 
+def reward_range(config: RewardConfig) -> tuple[float, float]:
+    """The least and the most that a response can earn."""
+    weights = term_weights(config).values()
+    return sum(min(weight, 0.0) for weight in weights), sum(max(weight, 0.0) for weight in weights)
+
+
 def _format(reading: Reading, config: VideoR2Config, similarity: Similarity) -> Verdict:
     return format_verdict(reading.blocks)
 

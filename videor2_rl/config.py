@@ -173,6 +173,9 @@ class RewardWorkersConfig(Section):
     cpus_per_worker: float
 
 
+AdvantageName: TypeAlias = Literal["grpo", "dr_grpo", "rloo", "reinforce_plus_plus_baseline", "opo", "mapo", "bnpo"]
+
+
 @dataclass(frozen=True)
 class AlgorithmConfig(Section):
     """GRPO and its variants."""
@@ -183,12 +186,17 @@ class AlgorithmConfig(Section):
     group_size: int
     updates_per_batch: int
     """Optimiser steps on each batch of rollouts; the batch is split into this many parts by prompt."""
-    advantage: Literal["grpo", "dr_grpo"]
-    """grpo: group-centred and divided by the group's std (arXiv:2402.03300); dr_grpo: centred only (2503.20783)."""
+    advantage: AdvantageName
+    """How a reward compares with its group's; papers and formulas: `videor2_rl.advantage`."""
     policy_loss: str
     """Name in verl's policy-loss registry: vanilla, gspo, geo_mean, ..."""
     clip_low: float
+    """The ratio counts at least 1 - this; geo_mean: its logarithm at least minus this; gpg and sapo do not clip."""
     clip_high: float
+    """The ratio counts at most 1 + this; geo_mean: its logarithm at most this."""
+    ratio_cap: float | None
+    """vanilla: the ratio counts at most this where the advantage is negative (dual clip, arXiv:1912.09729); dppo_tv and
+    dppo_kl: anywhere (arXiv:2602.04879). None: as it is."""
     loss_aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
     kl_coefficient: float
     """0 switches the reference off."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rewards.judge import needs_judge
 from rewards.types import RewardConfig
 from videor2_rl.config import (
+    AlgorithmConfig,
     ConfigError,
     EvaluateRun,
     GrpoRun,
@@ -170,6 +171,8 @@ def check_judge(judge: JudgeConfig, reward: RewardConfig, *, num_workers: int, m
 
 
 def _check_grpo(run: GrpoRun) -> None:
+    from rewards.compose import reward_range
+
     algorithm = run.algorithm
     require(
         algorithm.num_steps >= 0,
@@ -222,8 +225,33 @@ def _check_grpo(run: GrpoRun) -> None:
         f"top_k={rollout.top_k}, top_p={rollout.top_p}; vLLM's log-probs are those of the full softmax at temperature "
         "1, so sample from that, or set algorithm.importance_cap=null",
     )
+    _check_loss(algorithm)
+    least, most = reward_range(run.reward)
     require(
-        0 <= algorithm.clip_low < 1 and algorithm.clip_high >= 0,
+        algorithm.advantage != "mapo" or least >= 0,
+        f"algorithm.advantage: mapo divides by the group's mean reward, and terms of negative weight can pay {least}; "
+        "give all terms a weight of at least 0, or another advantage",
+    )
+    require(
+        algorithm.advantage != "bnpo" or most > least,
+        "algorithm.advantage: bnpo scales rewards to 0-1, and no term of the reward has a weight; give one",
+    )
+
+
+def _check_loss(algorithm: AlgorithmConfig) -> None:
+    require(
+        0 <= algorithm.clip_low <= 1 and algorithm.clip_high >= 0,
         f"algorithm.clip_low, clip_high: found {algorithm.clip_low}, {algorithm.clip_high}; "
-        "needs 0 <= clip_low < 1 and clip_high >= 0",
+        "needs 0 <= clip_low <= 1 and clip_high >= 0",
+    )
+    require(
+        algorithm.ratio_cap is None
+        or (algorithm.ratio_cap > 1 and algorithm.policy_loss in ("vanilla", "dppo_tv", "dppo_kl")),
+        f"algorithm.ratio_cap: found {algorithm.ratio_cap} with algorithm.policy_loss={algorithm.policy_loss}; give a "
+        "value above 1 with vanilla, dppo_tv or dppo_kl, or null",
+    )
+    require(
+        algorithm.policy_loss not in ("geo_mean", "sapo") or algorithm.loss_aggregation == "seq-mean-token-mean",
+        f"algorithm.loss_aggregation: found {algorithm.loss_aggregation}, and algorithm.policy_loss="
+        f"{algorithm.policy_loss} is a mean over responses; give seq-mean-token-mean",
     )

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rewards.compose import reward_range
 from rewards.types import Scored
-from videor2_rl.advantage import grpo_advantages
+from videor2_rl.advantage import Outcomes, advantages_of
 from videor2_rl.checkpoint import Checkpoint, Checkpoints
 from videor2_rl.config import AlgorithmConfig, GrpoRun
 from videor2_rl.dataset import SampleOrder
@@ -156,7 +157,9 @@ def train(
             evaluated = {} if evaluation is None else evaluation.metrics()
             with timer.phase("reward"):
                 scored = workers.rewards.score(groups, batch)
-                train_groups = with_advantages(groups, prompts, scored, algorithm=algorithm)
+                train_groups = with_advantages(
+                    groups, prompts, scored, algorithm=algorithm, reward_range=reward_range(run.reward)
+                )
         judged = workers.rewards.judge_metrics()
 
         train_groups, old, ref = with_log_probs(workers, groups, train_groups, run=run, timer=timer)
@@ -297,12 +300,19 @@ def with_advantages(
     scored: Sequence[Sequence[Scored]],
     *,
     algorithm: AlgorithmConfig,
+    reward_range: tuple[float, float],
 ) -> list[TrainGroup]:
-    """Each group with the advantage of every rollout; rollouts without a reward stay out of baseline and loss."""
+    """Each group with the advantage of every rollout; rollouts without a reward stay out of baseline and loss.
+
+    Args:
+        reward_range: the least and the most that the reward can pay.
+    """
     rewards = np.array([_reward(score) for group in scored for score in group], dtype=np.float32)
     group_ids = np.array([group.group_id for group in groups for _ in group.rollouts], dtype=np.int64)
-    advantages = grpo_advantages(rewards, group_ids, scale_by_std=algorithm.advantage == "grpo")
     accuracies = np.array([_accuracy(score) for group in scored for score in group], dtype=np.float32)
+    lengths = np.array([len(rollout.token_ids) for group in groups for rollout in group.rollouts], dtype=np.int64)
+    outcomes = Outcomes(rewards, group_ids, lengths, accuracies, reward_range)
+    advantages = advantages_of(outcomes, algorithm.advantage)
     corrected = algorithm.importance_cap is not None
     train_groups = []
     for group, prompt in zip(groups, prompts, strict=True):

@@ -57,15 +57,17 @@ def policy_loss(
     """
     lengths, device = batch.response_lengths, logits.device
     groups = micro_batch.groups
+    mask = response_mask(lengths, device=device) & micro_batch.counts
 
     def padded(values: Sequence[Sequence[np.ndarray] | None]) -> Tensor:
         flat = np.concatenate([array for group in values if group is not None for array in group])
-        return to_padded(torch.from_numpy(flat).to(device), lengths)
+        # Some of verl's losses multiply by the mask, which would let a NaN through.
+        return torch.where(mask, to_padded(torch.from_numpy(flat).to(device), lengths), 0.0)
 
-    mask = response_mask(lengths, device=device) & micro_batch.counts
     log_probs = to_padded(token_log_probs(logits, batch.target_ids, temperature=spec.temperature), lengths)
     old_log_probs = padded([group.old_log_probs for group in groups])
-    advantages = torch.cat([torch.tensor(group.advantages) for group in groups]).to(device)[:, None].expand_as(mask)
+    per_response = torch.cat([torch.tensor(group.advantages) for group in groups]).to(device)
+    advantages = torch.where(mask, per_response[:, None], 0.0)
     weights = None
     if groups[0].rollout_log_probs is not None:
         gap = old_log_probs - padded([group.rollout_log_probs for group in groups])

@@ -20,6 +20,9 @@ GLOBALLY_NORMALISED_LOSSES = ("vanilla", "gspo", "sapo", "gpg", "cispo", "dppo_t
 """verl's policy losses whose gradient does not depend on how a batch is split. clip_cov and kl_cov rank the tokens of
 one micro-batch, bypass_mode computes its own rollout corrections, dro has a coefficient that we do not offer."""
 
+_NO_RATIO_CAP = 1e10
+"""Above exp(20), where verl limits the ratio in any case."""
+
 _PRECISION = {"float32": "fp32", "bfloat16": "bf16"}
 
 
@@ -156,6 +159,7 @@ def actor_config(spec: UpdateSpec) -> ActorConfig:
         clip_ratio=algorithm.clip_high,
         clip_ratio_low=algorithm.clip_low,
         clip_ratio_high=algorithm.clip_high,
+        clip_ratio_c=_NO_RATIO_CAP if algorithm.ratio_cap is None else algorithm.ratio_cap,
         policy_loss=PolicyLossConfig(loss_mode=algorithm.policy_loss),
         loss_agg_mode=algorithm.loss_aggregation,
         global_batch_info={

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from rewards.compose import METRICS, TERMS, check_target, score_response, sentences_to_encode, term_weights
+from rewards.compose import (
+    METRICS,
+    TERMS,
+    check_target,
+    reward_range,
+    score_response,
+    sentences_to_encode,
+    term_weights,
+)
 from rewards.types import (
     AccuracyConfig,
     ConsistencyConfig,
@@ -145,6 +153,12 @@ def test_ablations_differ_from_the_default_in_one_value_each(reward_config: Call
     alignment = default.temporal_alignment
     assert reward_config("no_gate") == replace(default, temporal_alignment=replace(alignment, gate=False))
     assert reward_config("no_tar") == replace(default, temporal_alignment=replace(alignment, weight=0.0))
+
+
+def test_the_range_of_a_reward_is_what_its_weights_allow(config: VideoR2Config) -> None:
+    assert reward_range(config) == (0.0, 3.0)
+    penalised = replace(config, format=replace(config.format, weight=-0.5))
+    assert reward_range(penalised) == (-0.5, 2.0)
 
 
 def test_the_default_follows_the_paper_in_weights_buffer_and_threshold(config: VideoR2Config) -> None:

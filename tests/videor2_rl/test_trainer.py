@@ -244,7 +244,8 @@ def test_a_failed_verdict_leaves_baseline_and_loss(tmp_path: Path) -> None:
     algorithm = configure(tmp_path, "algorithm.advantage=dr_grpo").algorithm
     groups = [Group(5, "s", tuple(rollout() for _ in range(3)))]
     prompts = [PromptHandle("s", "s", 4, None)]
-    [group] = with_advantages(groups, prompts, [[scored(1.0), scored(None), scored(0.0)]], algorithm=algorithm)
+    scores = [[scored(1.0), scored(None), scored(0.0)]]
+    [group] = with_advantages(groups, prompts, scores, algorithm=algorithm, reward_range=(0.0, 3.0))
     assert group.advantages is not None and group.in_loss is not None
     # The mean of 1 and 0; a zero in the failure's place would have made it 1/3.
     np.testing.assert_allclose(group.advantages, [0.5, 0.0, -0.5])
@@ -257,7 +258,9 @@ def test_truncated_responses_leave_the_loss_only_when_asked(tmp_path: Path) -> N
     prompts = [PromptHandle("s", "s", 4, None)]
     scores = [[scored(1.0), scored(0.0)]]
     kept = {
-        mask: with_advantages(groups, prompts, scores, algorithm=replace(algorithm, mask_truncated=mask))[0].in_loss
+        mask: with_advantages(
+            groups, prompts, scores, algorithm=replace(algorithm, mask_truncated=mask), reward_range=(0.0, 3.0)
+        )[0].in_loss
         for mask in (False, True)
     }
     assert kept[False] is not None and kept[False].tolist() == [True, True]
@@ -283,7 +286,7 @@ def test_the_filter_looks_at_accuracy_and_not_at_what_other_terms_pay(tmp_path: 
     }
     prompts = [PromptHandle(name, name, 4, None) for name in scores]
     groups = [Group(i, name, tuple(rollout() for _ in scores[name])) for i, name in enumerate(scores)]
-    train_groups = with_advantages(groups, prompts, list(scores.values()), algorithm=algorithm)
+    train_groups = with_advantages(groups, prompts, list(scores.values()), algorithm=algorithm, reward_range=(0.0, 3.0))
     assert [len(part) for part in update_batches(train_groups, algorithm=algorithm)] == [5]
     [part] = update_batches(train_groups, algorithm=replace(algorithm, filter_zero_variance=True))
     assert [group.prompt.sample_id for group in part] == ["right and wrong", "no accuracy of one"]

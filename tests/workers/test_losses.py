@@ -1,17 +1,24 @@
-"""Losses of packed micro-batches: hand-worked values, and independence of how a batch is split."""
+"""Losses of packed micro-batches: the papers' formulas in plain loops, and independence of how a batch is split."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from videor2_rl.config import AlgorithmConfig
-from videor2_rl.packing import MicroBatch
+import conf
+from videor2_rl.app import compose_run
+from videor2_rl.config import AlgorithmConfig, GrpoRun
+from videor2_rl.packing import MicroBatch, only_in_loss
 from videor2_rl.types import PromptHandle, TrainGroup
 
 pytestmark = pytest.mark.slow
@@ -26,6 +33,7 @@ ALGORITHM = AlgorithmConfig(
     policy_loss="vanilla",
     clip_low=0.1,
     clip_high=0.2,
+    ratio_cap=None,
     loss_aggregation="token-mean",
     kl_coefficient=0.1,
     kl_estimator="low_var_kl",
@@ -88,14 +96,250 @@ def logits(groups: list[TrainGroup]) -> dict[int, torch.Tensor]:
     return {g.group_id: torch.randn(sum(map(len, g.response_ids)), VOCABULARY) for g in groups}
 
 
-AGGREGATIONS = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
-VARIANTS = [("vanilla", aggregation) for aggregation in AGGREGATIONS]
-VARIANTS += [(name, "token-mean") for name in ("gspo", "sapo", "gpg", "cispo", "dppo_tv", "dppo_kl", "geo_mean")]
+@pytest.fixture
+def near(groups: list[TrainGroup], logits: dict[int, Tensor]) -> list[TrainGroup]:
+    """The groups with old log-probs so near the present ones that some ratios are clipped and some are not; and with
+    reference and rollouts near too, for verl limits the KL penalty of a token to 10."""
+    rng = np.random.default_rng(1)
+    moved, scale = [], iter((1e-4, 0.3, 5e-4, 0.1, 2e-4, 3.0))
+    for group in groups:
+        rows = (logits[group.group_id] / 0.7).log_softmax(-1).numpy()
+        taken = rows[np.arange(len(rows)), np.concatenate(group.response_ids)]
+        present = np.split(taken, np.cumsum([len(ids) for ids in group.response_ids])[:-1])
+        old = tuple((lp + rng.normal(size=len(lp)) * next(scale)).astype(np.float32) for lp in present)
+        rollout, ref = (tuple((lp + rng.normal(size=len(lp)) * 0.3).astype(np.float32) for lp in old) for _ in range(2))
+        moved.append(replace(group, old_log_probs=old, rollout_log_probs=rollout, ref_log_probs=ref))
+    return moved
 
 
-@pytest.mark.parametrize(("policy_loss", "aggregation"), VARIANTS)
-def test_splitting_a_batch_changes_neither_gradient_nor_metrics(groups, logits, policy_loss, aggregation):
-    algorithm = replace(ALGORITHM, policy_loss=policy_loss, loss_aggregation=aggregation)
+NAMED = sorted(file.stem for file in (Path(conf.__file__).parent / "algorithm").glob("*.yaml"))
+AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+OTHER_LOSSES = ("sapo", "gpg", "dppo_tv", "dppo_kl")
+
+
+@cache
+def algorithm_of(name: str) -> AlgorithmConfig:
+    """A shipped algorithm; or GRPO with another aggregation, or with a loss of verl's that has no file of its own."""
+    if name in AGGREGATIONS:
+        return replace(ALGORITHM, loss_aggregation=name)
+    if name in OTHER_LOSSES:
+        aggregation = "seq-mean-token-mean"
+        return replace(ALGORITHM, policy_loss=name, loss_aggregation=aggregation, clip_low=1e-4, clip_high=2e-4)
+    paths = ["model.path=m", "data.train_file=t", "data.media_dir=d"]
+    return replace(compose_run("grpo", GrpoRun, [f"algorithm={name}", *paths]).algorithm, importance_cap=1.5)
+
+
+# --- The papers' formulas: one response's or token's loss, on float64 scalars, without masks or padding --------------
+
+
+def ppo(ratio: Tensor, advantage: float, low: float, high: float) -> Tensor:
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+
+def ppo_tokens(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
+    """GRPO (arXiv:2402.03300, equation 3) and what differs from it by its clip, baseline or mean alone."""
+    return [ppo((n - o).exp(), advantage, low, high) for n, o in zip(new, old, strict=True)]
+
+
+def gspo(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
+    """arXiv:2507.18071, equations 5 and 7: the ratio of the sequences to the power of 1 / length."""
+    ratio = ((new.sum() - old.sum()) / len(new)).exp()
+    return [ppo(ratio, advantage, low, high)] * len(new)
+
+
+def gmpo(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
+    """arXiv:2507.20673, equation 4: the geometric mean of tokens that are clipped where it lowers the objective."""
+    product = torch.ones((), dtype=torch.float64)
+    for n, o in zip(new, old, strict=True):
+        ratio = (n - o).exp()
+        clipped = ratio.clamp(math.exp(-low), math.exp(high))
+        product = product * (torch.minimum(ratio, clipped) if advantage > 0 else torch.maximum(ratio, clipped))
+    return [-advantage * product ** (1 / len(new))] * len(new)
+
+
+def cispo(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
+    """arXiv:2506.13585, equations 4 and 5: the clipped ratio weighs the gradient and has none."""
+    return [-(n - o).exp().clamp(1 - low, 1 + high).item() * advantage * n for n, o in zip(new, old, strict=True)]
+
+
+def gpg(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
+    """arXiv:2504.02546: the policy gradient itself."""
+    return [-advantage * n for n in new]
+
+
+def sapo(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
+    """arXiv:2511.20347, equation 6: a sigmoid of the ratio with temperature 1 for gains and 1.05 for losses."""
+    tau = 1.0 if advantage > 0 else 1.05
+    return [-advantage * 4 / tau / (1 + (-tau * ((n - o).exp() - 1)).exp()) for n, o in zip(new, old, strict=True)]
+
+
+def dppo(diverges: Callable[[float, float, float, float], bool]) -> Callable[..., list[Tensor]]:
+    """arXiv:2602.04879: REINFORCE by the ratio, without the tokens that moved too far in the advantage's direction."""
+
+    def tokens(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
+        found = []
+        for n, o in zip(new, old, strict=True):
+            p, q = n.exp().item(), o.exp().item()
+            is_off = diverges(p, q, low, high) and (p > q if advantage > 0 else p < q)
+            found.append(n * 0 if is_off else -advantage * (p / q) * n)
+        return found
+
+    return tokens
+
+
+def binary_kl(p: float, q: float) -> float:
+    return q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
+
+
+LOSSES: dict[str, Callable[..., list[Tensor]]] = {
+    "vanilla": ppo_tokens,
+    "gspo": gspo,
+    "geo_mean": gmpo,
+    "cispo": cispo,
+    "gpg": gpg,
+    "sapo": sapo,
+    "dppo_tv": dppo(lambda p, q, low, high: abs(p - q) > (high if p > q else low)),
+    "dppo_kl": dppo(lambda p, q, low, high: binary_kl(p, q) > (high if p > q else low)),
+}
+
+
+def mean_of(responses: list[list[Tensor]], aggregation: str) -> Tensor:
+    """The aggregations by their names in verl; 16 is the longest response that may be generated."""
+    tokens = [token for response in responses for token in response]
+    if aggregation == "token-mean":
+        return sum(tokens) / len(tokens)
+    if aggregation == "seq-mean-token-mean":
+        return sum(sum(response) / len(response) for response in responses) / len(responses)
+    divisor = 16 if aggregation == "seq-mean-token-sum-norm" else 1
+    return sum(tokens) / divisor / len(responses)
+
+
+def by_formula(groups: list[TrainGroup], logits: dict[int, Tensor], algorithm: AlgorithmConfig) -> Any:
+    """Policy loss, whole loss and the gradient of the whole loss with respect to the logits."""
+    leaves = {group_id: values.double().requires_grad_() for group_id, values in logits.items()}
+    policy, penalties = [], []
+    for group in groups:
+        rows = iter((leaves[group.group_id] / 0.7).log_softmax(-1))
+        for index, ids in enumerate(group.response_ids):
+            new = torch.stack([next(rows)[token] for token in ids])
+            rollouts = group.rollout_log_probs or group.old_log_probs
+            old, ref, rollout = (
+                torch.tensor(values[index]).double() for values in (group.old_log_probs, group.ref_log_probs, rollouts)
+            )
+            advantage = float(group.advantages[index])
+            losses = LOSSES[algorithm.policy_loss](new, old, advantage, algorithm.clip_low, algorithm.clip_high)
+            weights = (old - rollout).exp().clamp(max=algorithm.importance_cap)
+            if algorithm.policy_loss == "geo_mean":
+                weights = torch.full_like(weights, weights.log().mean().exp())
+            policy.append([loss * weight for loss, weight in zip(losses, weights, strict=True)])
+            penalties.append([(r - n).exp() - (r - n) - 1 for n, r in zip(new, ref, strict=True)])
+    pg_loss = mean_of(policy, algorithm.loss_aggregation)
+    loss = pg_loss + algorithm.kl_coefficient * mean_of(penalties, algorithm.loss_aggregation)
+    loss.backward()
+    return pg_loss.item(), loss.item(), {group_id: leaf.grad for group_id, leaf in leaves.items()}
+
+
+# GSPO with weights is its token form, whose gradient is another one.
+WEIGHTED = [name for name in (*NAMED, *OTHER_LOSSES) if name != "gspo"]
+
+
+@pytest.mark.parametrize(
+    ("name", "weighted"),
+    [(name, False) for name in (*NAMED, *OTHER_LOSSES)] + [(name, True) for name in WEIGHTED],
+)
+def test_loss_and_gradient_are_those_of_the_papers_formula(near, logits, name, weighted):
+    algorithm = algorithm_of(name)
+    if not weighted:
+        near = [replace(group, rollout_log_probs=None) for group in near]
+    metrics, gradient = run([[MicroBatch(tuple(near))]], logits, algorithm)
+    pg_loss, loss, expected = by_formula(near, logits, algorithm)
+    assert metrics["actor/pg_loss"] == pytest.approx(pg_loss, rel=1e-4, abs=1e-6)
+    assert metrics["actor/loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    for group_id, values in expected.items():
+        assert values.abs().max() > 0
+        torch.testing.assert_close(gradient[group_id].double(), values, rtol=1e-3, atol=2e-7)
+    if algorithm.policy_loss not in ("gpg", "sapo"):
+        assert 0 < metrics["actor/clip_frac"] + metrics["actor/dual_clip_frac"] < 1
+
+
+@pytest.mark.parametrize("advantage", [-1.0, 1.0])
+def test_a_ratio_cap_bounds_the_loss_where_the_advantage_is_negative(advantage):
+    """A token four times as probable as when it was sampled."""
+    log_prob = -np.log(VOCABULARY)
+    old = np.array([log_prob - np.log(4)], dtype=np.float32)
+    group = TrainGroup(
+        group_id=0,
+        prompt=PromptHandle("s", "c", 3, None),
+        response_ids=(np.array([0]),),
+        advantages=np.array([advantage], dtype=np.float32),
+        old_log_probs=(old,),
+    )
+    algorithm = replace(ALGORITHM, kl_coefficient=0.0, importance_cap=None)
+    for cap, expected in ((None, 4.0), (3.0, 3.0)):
+        metrics, _ = run([[MicroBatch((group,))]], {0: torch.zeros(1, VOCABULARY)}, replace(algorithm, ratio_cap=cap))
+        assert metrics["actor/pg_loss"] == pytest.approx(expected if advantage < 0 else -1.2, rel=1e-5)
+
+
+def reordered(group: TrainGroup, order: tuple[int, ...]) -> TrainGroup:
+    def pick(values: Any) -> Any:
+        return tuple(values[i] for i in order)
+
+    return replace(
+        group,
+        response_ids=pick(group.response_ids),
+        advantages=group.advantages[list(order)],
+        old_log_probs=pick(group.old_log_probs),
+        ref_log_probs=pick(group.ref_log_probs),
+        rollout_log_probs=pick(group.rollout_log_probs),
+    )
+
+
+@pytest.mark.parametrize("name", [*NAMED, *OTHER_LOSSES])
+def test_order_of_groups_and_responses_does_not_matter(groups, logits, name):
+    metrics, gradient = run([[MicroBatch(tuple(groups))]], logits, algorithm_of(name))
+    turned = [reordered(group, (1, 0)) for group in groups[::-1]]
+    lengths = {group.group_id: [len(ids) for ids in group.response_ids] for group in groups}
+    swapped = {i: torch.cat(rows.split(lengths[i])[::-1]) for i, rows in logits.items()}
+    other_metrics, other_gradient = run([[MicroBatch(tuple(turned))]], swapped, algorithm_of(name))
+    assert other_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    for i, rows in gradient.items():
+        back = torch.cat(other_gradient[i].split(lengths[i][::-1])[::-1])
+        torch.testing.assert_close(back, rows, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [*NAMED, *OTHER_LOSSES])
+def test_nan_out_of_the_loss_reaches_neither_metrics_nor_gradient(groups, logits, name):
+    """In a repeat that weighs nothing, and in a response that is kept out of the loss."""
+
+    def spoilt(group: TrainGroup, *, kept: tuple[bool, ...]) -> TrainGroup:
+        def fill(values: Any) -> Any:
+            return tuple(v if keep else np.full_like(v, np.nan) for v, keep in zip(values, kept, strict=True))
+
+        return replace(
+            group,
+            advantages=np.where(kept, group.advantages, np.float32(np.nan)),
+            old_log_probs=fill(group.old_log_probs),
+            ref_log_probs=fill(group.ref_log_probs),
+            rollout_log_probs=fill(group.rollout_log_probs),
+        )
+
+    expected, gradient = run([[MicroBatch(tuple(groups))]], logits, algorithm_of(name))
+    filler = MicroBatch((spoilt(groups[0], kept=(False, False)),), counts=False)
+    found, other_gradient = run([[MicroBatch(tuple(groups)), filler]], logits, algorithm_of(name))
+    assert found == pytest.approx(expected)
+    torch.testing.assert_close(other_gradient, gradient)
+
+    first = replace(spoilt(groups[0], kept=(True, False)), in_loss=np.array([True, False]))
+    rows = {**logits, 0: logits[0][:3]}
+    found, _ = run([[MicroBatch((only_in_loss(first), *groups[1:]))]], rows, algorithm_of(name))
+    clean, _ = run([[MicroBatch((reordered(groups[0], (0,)), *groups[1:]))]], rows, algorithm_of(name))
+    assert found == pytest.approx(clean)
+    assert all(np.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize("name", [*NAMED, *OTHER_LOSSES, *AGGREGATIONS])
+def test_splitting_a_batch_changes_neither_gradient_nor_metrics(groups, logits, name):
+    algorithm = algorithm_of(name)
     whole = [[MicroBatch(tuple(groups))]]
     filler = MicroBatch((groups[0],), counts=False)
     split = [[MicroBatch((groups[1],)), MicroBatch((groups[0],))], [MicroBatch((groups[2],)), filler]]
@@ -112,7 +356,7 @@ def test_splitting_a_batch_changes_neither_gradient_nor_metrics(groups, logits, 
 def test_every_supported_loss_is_covered():
     from workers.verl_config import GLOBALLY_NORMALISED_LOSSES
 
-    assert {name for name, _ in VARIANTS} == set(GLOBALLY_NORMALISED_LOSSES)
+    assert {algorithm_of(name).policy_loss for name in (*NAMED, *OTHER_LOSSES)} == set(GLOBALLY_NORMALISED_LOSSES)
 
 
 def test_policy_loss_by_hand():

@@ -111,7 +111,9 @@ def advantages_of(responses: Sequence[str], share: Any) -> tuple[list[float], li
     algorithm = replace(run_config().algorithm, advantage="dr_grpo")
     ids, log_probs = np.arange(2), np.zeros(2, dtype=np.float32)
     group = Group(0, "s", tuple(Rollout(ids, log_probs, text, "stop", 0) for text in responses))
-    [train] = with_advantages([group], [PromptHandle("s", "s", 4, None)], share.scored, algorithm=algorithm)
+    [train] = with_advantages(
+        [group], [PromptHandle("s", "s", 4, None)], share.scored, algorithm=algorithm, reward_range=(0.0, 3.0)
+    )
     assert train.advantages is not None and train.in_loss is not None
     return train.advantages.tolist(), train.in_loss.tolist()
 

@@ -126,6 +126,7 @@ def update_spec(*, batch_tokens: int, batch_responses: int) -> Any:
         policy_loss="vanilla",
         clip_low=0.2,
         clip_high=0.2,
+        ratio_cap=None,
         loss_aggregation="token-mean",
         kl_coefficient=0.04,
         kl_estimator="low_var_kl",
