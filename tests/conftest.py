@@ -41,6 +41,16 @@ def tiny_model_dir(demo_dir: Path) -> Path:
     return demo_dir / "model"
 
 
+@pytest.fixture(scope="session")
+def tiny_qwen3_vl_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a Qwen3-VL."""
+    from videor2_rl.demo.model import make_model
+
+    folder = tmp_path_factory.mktemp("qwen3_vl")
+    make_model(folder, seed=0, family="qwen3_vl")
+    return folder
+
+
 @pytest.fixture
 def model_config(tiny_model_dir: Path) -> ModelConfig:
     return ModelConfig(
@@ -52,6 +62,7 @@ def model_config(tiny_model_dir: Path) -> ModelConfig:
         lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
         system_prompt="",
         instruction="",
+        text_timestamps=False,
     )
 
 

@@ -20,6 +20,7 @@ JUDGES: dict[str, list[str]] = {
 EXPERIMENTS = {
     "demo": ("grpo", GrpoRun),
     "smoke": ("grpo", GrpoRun),
+    "smoke_qwen3_vl": ("grpo", GrpoRun),
     "demo_base": ("sft", SftRun),
     "demo_sft": ("sft", SftRun),
     "demo_evaluate": ("evaluate", EvaluateRun),
@@ -51,7 +52,7 @@ def test_every_alternative_of_a_group_composes(group: str) -> None:
             overrides += JUDGES[file.stem]
         if group == "cluster" and file.stem == "cpu":
             overrides.append("model.dtype=float32")
-        if group == "model" and file.stem == "demo":
+        if group == "model" and file.stem.startswith("demo"):
             overrides.append("cluster=cpu")
         assert isinstance(compose_run("grpo", GrpoRun, overrides), GrpoRun), file
 

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +161,7 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
         ConfigError: a file, folder or row that the user has to mend.
     """
     from videor2_rl.dataset import load_samples
+    from videor2_rl.model_family import check_frames
 
     if not isinstance(run, SftRun):
         _check_judge_server(run.judge)
@@ -171,10 +173,12 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
     if isinstance(run, EvaluateRun):
         for name, folder in run.evaluation.folders.items():
             require_folder(folder, key=f"evaluation.checkpoints, {name}", holding="config.json")
+            check_frames(replace(run.model, path=folder), run.video)
         from videor2_rl.evaluation.held_out import held_out
 
         return _scorable(list(held_out(run).samples), run.data.validation_file or str(run.evaluation.benchmark_dir))
     require_folder(run.model.path, key="model.path", holding="config.json")
+    check_frames(run.model, run.video)
     if run.data.train_file is None:
         raise ConfigError("data.train_file is required for training; give it as data.train_file=FILE")
     samples = load_samples(run.data.train_file, data=run.data)

@@ -57,6 +57,8 @@ class ModelConfig(Section):
     """Empty: no system turn."""
     instruction: str
     """Appended to every question, e.g. to think inside tags. Empty: the question as it is."""
+    text_timestamps: bool
+    """Write each pair of frames' time before it as text, as Qwen3-VL was trained; Qwen2.5-VL cannot."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class VideoConfig(Section):
     """Per frame, after the resize."""
     max_pixels: int
     size_multiple: int
-    """Sides are multiples of this many pixels: patch size times merge size of the model (28 for Qwen2.5-VL)."""
+    """Sides are multiples of this many pixels: patch size times merge size of the model (Qwen2.5-VL: 28,
+    Qwen3-VL: 32)."""
     timestamps: bool
     """Draw the presentation time on each frame."""
     subtitles: bool

@@ -100,12 +100,14 @@ def examine(app: str, overrides: Sequence[str], machine: Machine, *, num_samples
     """
     from videor2_rl.app import compose_run, require_folder
     from videor2_rl.dataset import load_samples
+    from videor2_rl.model_family import check_frames
     from videor2_rl.sizing import model_shape
 
     run: GrpoRun | SftRun = (
         compose_run("grpo", GrpoRun, list(overrides)) if app == "grpo" else compose_run("sft", SftRun, list(overrides))
     )
     require_folder(run.model.path, key="model.path", holding="config.json")
+    check_frames(run.model, run.video)
     if run.data.train_file is None:
         raise ConfigError("data.train_file is required; give it as data.train_file=FILE")
     samples = load_samples(run.data.train_file, data=run.data)
@@ -137,7 +139,7 @@ def sample_sizes(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> tuple
     for sample in samples:
         bounds = {"start_s": sample.clip_start_s, "end_s": sample.clip_end_s}
         try:
-            frames, height, width = probe(sample.video, run.video, **bounds)
+            times_s, height, width = probe(sample.video, run.video, **bounds)
             if len(seconds) < 8:
                 started = time.perf_counter()
                 decode(sample.video, run.video, **bounds)
@@ -145,9 +147,9 @@ def sample_sizes(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> tuple
         except VideoError as error:
             skipped.append(str(error))
             continue
-        prompt, vision = builder.num_tokens(sample.question, frames=frames, height=height, width=width)
+        prompt, vision = builder.num_tokens(sample.question, timestamps_s=times_s, height=height, width=width)
         response = None if isinstance(run, GrpoRun) else len(builder.encode_response(sample.solution))
-        sizes.append(SampleSize(prompt, vision, response, frames))
+        sizes.append(SampleSize(prompt, vision, response, len(times_s)))
     return sizes, sum(seconds) / max(1, len(seconds)), skipped
 
 

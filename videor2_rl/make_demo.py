@@ -6,7 +6,7 @@ leaves in the output folder
 
     clips/<split>/00000.mp4 ...   H.264; some with an .srt beside them, one with a variable frame rate
     base.json, sft.json, grpo.json, heldout.json, validation.json
-    model/                        a randomly initialised Qwen2.5-VL with tokenizer and processor
+    model/                        a randomly initialised Qwen2.5-VL (--family: or Qwen3-VL), tokenizer and processor
     manifest.json                 what made them; a second call with the same arguments returns at once
 """
 
@@ -22,10 +22,11 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from videor2_rl.demo.events import KINDS, Faults
 from videor2_rl.demo.splits import Split, make_rows, write_clip
+from videor2_rl.model_family import FamilyName
 
 _CLIPS_PER_TASK = 16
 
@@ -54,7 +55,7 @@ def make_demo(
     output: Path, manifest: dict[str, Any], *, splits: tuple[Split, ...], faults: Faults, num_workers: int
 ) -> None:
     """Fill `output` anew; the manifest is marked complete at the very end."""
-    seed = manifest["arguments"]["seed"]
+    seed, family = manifest["arguments"]["seed"], manifest["arguments"]["family"]
     output.mkdir(parents=True, exist_ok=True)
     _write_json(output / "manifest.json", {**manifest, "is_complete": False})
     for folder in ("clips", "model"):
@@ -62,11 +63,13 @@ def make_demo(
     for split in splits:
         (output / "clips" / split.name).mkdir(parents=True)
         _write_json(output / f"{split.name}.json", make_rows(split, faults=faults, seed=seed))
-    _write_clips_and_model(output, splits=splits, seed=seed, num_workers=num_workers)
+    _write_clips_and_model(output, splits=splits, seed=seed, family=family, num_workers=num_workers)
     _write_json(output / "manifest.json", {**manifest, "is_complete": True})
 
 
-def _write_clips_and_model(output: Path, *, splits: tuple[Split, ...], seed: int, num_workers: int) -> None:
+def _write_clips_and_model(
+    output: Path, *, splits: tuple[Split, ...], seed: int, family: FamilyName, num_workers: int
+) -> None:
     """Clips in `num_workers` processes while this one makes the model: loading its libraries takes seconds."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -90,7 +93,7 @@ def _write_clips_and_model(output: Path, *, splits: tuple[Split, ...], seed: int
 
             # transformers would draw a bar of its own for a model of 4 MB.
             disable_progress_bar()
-            make_model(output / "model", seed=seed)
+            make_model(output / "model", seed=seed, family=family)
             for future in futures:
                 future.result()
         except BaseException:
@@ -168,6 +171,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make_demo", description="Write the demo's clips, dataset files and model.")
     parser.add_argument("--output", type=Path, default=Path("outputs/demo_data"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=_natural, default=0, help="of clips, questions, faults and weights")
+    parser.add_argument(
+        "--family", choices=get_args(FamilyName), default="qwen2_5_vl", help="of the model (default: %(default)s)"
+    )
     parser.add_argument("--num-workers", type=_count, default=2, help="encoding processes (default: %(default)s)")
     sizes = parser.add_argument_group("sizes")
     sizes.add_argument("--base-clips", type=_count, default=2000, help="(default: %(default)s)")

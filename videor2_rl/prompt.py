@@ -5,13 +5,13 @@ One processor call makes all of it, once, for the rollout engine, the learner an
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from videor2_rl.config import ConfigError, ModelConfig
+from videor2_rl.config import ModelConfig
+from videor2_rl.model_family import family_of
 from videor2_rl.types import Clip, Prompt, VideoSample
 from videor2_rl.video.errors import VideoError
 
@@ -28,23 +28,17 @@ class PromptBuilder:
         """`max_prompt_tokens`: None leaves prompts as long as they are.
 
         Raises:
-            ConfigError: the folder holds no checkpoint of a Qwen2.5-VL with its processor.
+            ConfigError: as `family_of`.
         """
-        from transformers import AutoConfig, AutoProcessor
+        from transformers import AutoProcessor
 
-        if not (Path(model.path) / "config.json").is_file():
-            raise ConfigError(f"model.path: {model.path} holds no config.json; name the folder of a checkpoint")
-        config = AutoConfig.from_pretrained(model.path)
-        if config.model_type != "qwen2_5_vl":
-            raise ConfigError(f"model.path: {model.path} is a {config.model_type} model; expected a qwen2_5_vl one")
+        self.family = family_of(model)
         self._model = model
         self._max_prompt_tokens = max_prompt_tokens
         self.processor: Any = AutoProcessor.from_pretrained(model.path)
         self.tokenizer: Any = self.processor.tokenizer
         self.eos_token_id: int = self.tokenizer.eos_token_id
-        self.video_token_id: int = config.video_token_id
-        self.tokens_per_second: float = config.vision_config.tokens_per_second
-        self.merge_size: int = self.processor.video_processor.merge_size
+        self.video_token_id: int = self.family.video_token_id
         self.banned_token_ids: tuple[int, ...] = banned_token_ids(self.tokenizer)
 
     def build(self, sample: VideoSample, clip: Clip) -> Prompt:
@@ -53,9 +47,38 @@ class PromptBuilder:
         Raises:
             VideoError: too_long, when it has more tokens than `max_prompt_tokens`.
         """
+        text = self.render(sample.question)
+        inputs = self._process(text, clip)
+        token_ids = inputs["input_ids"][0].numpy().astype(np.int64)
+        if self._max_prompt_tokens is not None and len(token_ids) > self._max_prompt_tokens:
+            raise VideoError(
+                "too_long",
+                f"{sample.video}: the prompt has {len(token_ids)} tokens, at most {self._max_prompt_tokens} fit",
+            )
+        grid = inputs["video_grid_thw"].numpy().astype(np.int64)
+        second_per_grid_s = float(np.float32(self.family.temporal_patch_size / clip.sample_fps))
+        return Prompt(
+            sample_id=sample.sample_id,
+            clip_key=clip.key,
+            text=text,
+            token_ids=token_ids,
+            position_ids=self._positions(token_ids, grid, second_per_grid_s),
+            patches=inputs["pixel_values_videos"].numpy(),
+            video_grid_thw=grid,
+            second_per_grid_s=second_per_grid_s,
+            timestamps_s=clip.timestamps_s,
+        )
+
+    def _process(self, text: str, clip: Clip) -> Any:
+        """Token ids, uint8 patches and their grid, as the checkpoint's processor makes them."""
         import torch
 
-        text = self.render(sample.question)
+        family = self.family
+        metadata = (
+            timed_metadata(clip.timestamps_s)
+            if family.is_interleaved
+            else video_metadata(len(clip.frames), clip.sample_fps)
+        )
         inputs = self.processor(
             text=[text],
             videos=[torch.from_numpy(clip.frames)],
@@ -65,49 +88,59 @@ class PromptBuilder:
                 "do_rescale": False,
                 "do_normalize": False,
                 "do_sample_frames": False,
-                "video_metadata": [video_metadata(len(clip.frames), clip.sample_fps)],
+                "video_metadata": [metadata],
             },
         )
-        token_ids = inputs["input_ids"][0].numpy().astype(np.int64)
-        if self._max_prompt_tokens is not None and len(token_ids) > self._max_prompt_tokens:
-            raise VideoError(
-                "too_long",
-                f"{sample.video}: the prompt has {len(token_ids)} tokens, at most {self._max_prompt_tokens} fit",
-            )
         patches = inputs["pixel_values_videos"]
         assert patches.dtype == torch.uint8, f"the processor changed uint8 frames to {patches.dtype}"
-        grid = inputs["video_grid_thw"].numpy().astype(np.int64)
-        second_per_grid_s = float(np.float32(inputs["second_per_grid_ts"][0]))
-        return Prompt(
-            sample_id=sample.sample_id,
-            clip_key=clip.key,
-            text=text,
-            token_ids=token_ids,
-            position_ids=mrope_positions(
-                token_ids,
-                video_token_id=self.video_token_id,
-                grids=grid,
-                second_per_grid_s=[second_per_grid_s],
-                tokens_per_second=self.tokens_per_second,
-                merge_size=self.merge_size,
-            ),
-            patches=patches.numpy(),
-            video_grid_thw=grid,
-            second_per_grid_s=second_per_grid_s,
-            timestamps_s=clip.timestamps_s,
+        if family.is_interleaved and not self._model.text_timestamps:
+            steps, height, width = inputs["video_grid_thw"][0].tolist()
+            plain = self._interleaved(text, [""] * steps, cells=height * width // family.merge_size**2)
+            inputs["input_ids"] = self.tokenizer([plain], return_tensors="pt")["input_ids"]
+        return inputs
+
+    def _positions(self, token_ids: NDArray[np.int64], grid: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:
+        """[3, P] M-RoPE; in an interleaved prompt every temporal patch is a video of one step."""
+        family = self.family
+        if family.is_interleaved:
+            ((steps, height, width),) = grid
+            grid = np.asarray([[1, height, width]] * int(steps), np.int64)
+        return mrope_positions(
+            token_ids,
+            video_token_id=family.video_token_id,
+            grids=grid,
+            second_per_grid_s=[seconds] * len(grid),
+            tokens_per_second=family.tokens_per_second or 0.0,
+            merge_size=family.merge_size,
         )
 
-    def num_tokens(self, question: str, *, frames: int, height: int, width: int) -> tuple[int, int]:
-        """Tokens of the prompt that `build` would make of such frames (pixels), and how many of them are the video's.
+    def _interleaved(self, text: str, stamps: Sequence[str], *, cells: int) -> str:
+        """A rendered chat whose video is one picture of `cells` tokens after each of the stamps."""
+        processor = self.processor
+        start, video, end = processor.vision_start_token, processor.video_token, processor.vision_end_token
+        pictures = "".join(f"{stamp}{start}{video * cells}{end}" for stamp in stamps)
+        return text.replace(f"{start}{video}{end}", pictures)
 
-        `frames` is a multiple of the model's temporal patch, as sampling makes it.
+    def num_tokens(
+        self, question: str, *, timestamps_s: NDArray[np.float64], height: int, width: int
+    ) -> tuple[int, int]:
+        """Tokens of the prompt that `build` would make of such frames, and how many of them are the video's.
+
+        Args:
+            timestamps_s: [F] of the frames; F is a multiple of the model's temporal patch, as sampling makes it.
+            height: in pixels.
+            width: in pixels.
         """
-        video = self.processor.video_processor
-        steps = frames // video.temporal_patch_size
-        vision = steps * (height // video.patch_size) * (width // video.patch_size) // self.merge_size**2
-        text = self.tokenizer(self.render(question), add_special_tokens=False)["input_ids"]
-        # The text holds one placeholder, which the processor repeats.
-        return len(text) - 1 + vision, vision
+        family = self.family
+        text, placeholders = self.render(question), 1
+        steps = len(timestamps_s) // family.temporal_patch_size
+        vision = steps * (height // family.size_multiple) * (width // family.size_multiple)
+        if family.is_interleaved:
+            stamps = text_stamps(timestamps_s, family.temporal_patch_size)
+            text = self._interleaved(text, stamps if self._model.text_timestamps else [""] * steps, cells=1)
+            placeholders = steps
+        # The processor repeats each placeholder.
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) - placeholders + vision, vision
 
     def render(self, question: str) -> str:
         """The chat up to the response, with one video placeholder."""
@@ -136,6 +169,23 @@ def video_metadata(num_frames: int, sample_fps: float) -> dict[str, Any]:
     }
 
 
+def timed_metadata(timestamps_s: NDArray[np.float64]) -> dict[str, Any]:
+    """What makes Qwen3-VL's processor write true times, of frames at any rate: it writes index / fps.
+
+    With a microsecond for an index step that is the presentation time. Of the frames of a temporal patch it takes the
+    mean of the first and the last, and it writes tenths of a second.
+    """
+    ticks = np.rint(timestamps_s * 1e6).astype(int).tolist()
+    return {"fps": 1e6, "total_num_frames": len(ticks), "frames_indices": ticks, "duration": float(timestamps_s[-1])}
+
+
+def text_stamps(timestamps_s: NDArray[np.float64], temporal_patch_size: int) -> list[str]:
+    """What stands before each temporal patch, as Qwen3-VL's processor writes it; [F] seconds -> F / patch texts."""
+    times_s = np.rint(timestamps_s * 1e6) / 1e6
+    first, last = times_s[::temporal_patch_size], times_s[temporal_patch_size - 1 :: temporal_patch_size]
+    return [f"<{seconds:.1f} seconds>" for seconds in (first + last) / 2]
+
+
 def mrope_positions(
     token_ids: NDArray[np.int64],
     *,
@@ -145,11 +195,12 @@ def mrope_positions(
     tokens_per_second: float,
     merge_size: int,
 ) -> NDArray[np.int64]:
-    """M-RoPE positions by the formula that Qwen2.5-VL was trained with and that vLLM uses.
+    """M-RoPE positions by the formula that Qwen2.5-VL and Qwen3-VL were trained with and that vLLM uses.
 
     A video token stands at (step * seconds per step * tokens per second, row, column) after the text before it; the
-    text after a video goes on at the highest position so far, plus one. Transformers 5.9 derives others
-    (`get_rope_index` starts the text after the video at its height or width), a silent error.
+    text after a video goes on at the highest position so far, plus one. Transformers 5.9 derives others for Qwen2.5-VL
+    (`get_rope_index` starts the text after the video at its height or width), a silent error; for Qwen3-VL, whose
+    temporal patches are each a video of one step, the same.
 
     Args:
         token_ids: [P], with one `video_token_id` per merged patch.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from videor2_rl.config import GrpoRun, LearnerConfig, ModelConfig
+from videor2_rl.model_family import part_of
 
 GIB = 1 << 30
 _FLOAT32, _BFLOAT16 = 4, 2
@@ -16,7 +17,7 @@ _FLOAT32, _BFLOAT16 = 4, 2
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A Qwen2.5-VL's sizes; parameters are counted on the meta device, without weights."""
+    """A model's sizes; parameters are counted on the meta device, without weights."""
 
     vision_parameters: int
     merger_parameters: int
@@ -80,14 +81,9 @@ def model_shape(model: ModelConfig) -> ModelShape:
         network = AutoModelForImageTextToText.from_config(config)
     network.tie_weights()
     text, vision = config.text_config, config.vision_config
-    parts = {"vision": 0, "merger": 0, "language": 0}
+    parts = {"vision_tower": 0, "merger": 0, "language_model": 0}
     for name, parameter in network.named_parameters():
-        if name.startswith("model.visual.merger."):
-            parts["merger"] += parameter.numel()
-        elif name.startswith("model.visual."):
-            parts["vision"] += parameter.numel()
-        else:
-            parts["language"] += parameter.numel()
+        parts[part_of(name)] += parameter.numel()
     layers = network.model.language_model.layers
     linear = [
         (name.rsplit(".", 1)[-1], part)
@@ -95,18 +91,17 @@ def model_shape(model: ModelConfig) -> ModelShape:
         if isinstance(part, torch.nn.Linear)
     ]
     adapted = [part for name, part in linear if name in model.lora.targets]
-    head = text.hidden_size // text.num_attention_heads
     return ModelShape(
-        vision_parameters=parts["vision"],
+        vision_parameters=parts["vision_tower"],
         merger_parameters=parts["merger"],
-        language_parameters=parts["language"],
+        language_parameters=parts["language_model"],
         layer_parameters=sum(parameter.numel() for parameter in layers[0].parameters()),
         linear_parameters=sum(part.weight.numel() for _, part in linear),
         lora_parameters=model.lora.rank * sum(part.in_features + part.out_features for part in adapted),
         num_layers=len(layers),
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
-        key_value_width=text.num_key_value_heads * head,
+        key_value_width=layers[0].self_attn.k_proj.out_features,
         vocabulary=text.vocab_size,
         patch_values=3 * vision.temporal_patch_size * vision.patch_size**2,
         merge_size=vision.spatial_merge_size,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videor2_rl.config import ConfigError, RolloutConfig
+from videor2_rl.model_family import ModelFamily, read_family
 from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, SamplingSpec, WeightSnapshot
 from workers.pool import ActorPool, WorkerLost, fetch
 from workers.weight_sync import (
@@ -138,10 +139,11 @@ def sampling_params(spec: SamplingSpec, *, seed: int, banned_token_ids: Sequence
     )
 
 
-def engine_input(prompt: Prompt, *, pixel_values: Any, video_token_id: int) -> MultiModalInput:
+def engine_input(prompt: Prompt, *, pixel_values: Any, family: ModelFamily) -> MultiModalInput:
     """The prompt as vLLM's processor would hand it to the engine, so that vLLM does not process it again.
 
-    vLLM's own processing of Qwen2.5-VL drops the frame rate and would place every video at 24 frames per second.
+    vLLM's own processing of Qwen2.5-VL drops the frame rate and would place every video at 24 frames per second. A
+    Qwen3-VL's video has text between its temporal patches; vLLM looks for the start token of each of them.
 
     Args:
         pixel_values: [N, channels * temporal_patch * patch * patch] normalised patches in the model's dtype.
@@ -151,7 +153,12 @@ def engine_input(prompt: Prompt, *, pixel_values: Any, video_token_id: int) -> M
     from vllm.inputs import mm_input
     from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems, PlaceholderRange
 
-    (places,) = np.nonzero(prompt.token_ids == video_token_id)
+    is_video = prompt.token_ids == family.video_token_id
+    (places,) = np.nonzero(is_video)
+    start, stop = int(places[0]), int(places[-1]) + 1
+    if family.is_interleaved:
+        # From the first picture's start token to the last one's end token.
+        start, stop = start - 1, stop + 1
     fields = BatchFeature(
         {
             "pixel_values_videos": pixel_values,
@@ -168,7 +175,9 @@ def engine_input(prompt: Prompt, *, pixel_values: Any, video_token_id: int) -> M
         prompt.token_ids.tolist(),
         MultiModalKwargsItems.from_hf_inputs(fields, config),
         mm_hashes={"video": [prompt.clip_key]},
-        mm_placeholders={"video": [PlaceholderRange(offset=int(places[0]), length=len(places))]},
+        mm_placeholders={
+            "video": [PlaceholderRange(offset=start, length=stop - start, is_embed=torch.tensor(is_video[start:stop]))]
+        },
     )
 
 
@@ -261,7 +270,7 @@ class RolloutWorker:
             }
 
     async def _build_engine(self) -> None:
-        from transformers import AutoConfig, AutoProcessor
+        from transformers import AutoProcessor
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -270,7 +279,7 @@ class RolloutWorker:
         await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         # Asked once, so that no later request waits for the answer and lets another one pass.
         await self._engine.get_supported_tasks()
-        self._video_token_id = int(AutoConfig.from_pretrained(self._spec.model_path).video_token_id)
+        self._family = read_family(self._spec.model_path)
         self._video_processor = AutoProcessor.from_pretrained(self._spec.model_path).video_processor
         self._policy_version = 0
 
@@ -323,7 +332,7 @@ class RolloutWorker:
         pixel_values = normalize_patches(
             torch.tensor(prompt.patches), mean=processor.image_mean, std=processor.image_std
         ).to(getattr(torch, self._spec.dtype))
-        whole = engine_input(prompt, pixel_values=pixel_values, video_token_id=self._video_token_id)
+        whole = engine_input(prompt, pixel_values=pixel_values, family=self._family)
         tasks = []
         for sample in range(request.sampling.group_size):
             items = {"video": list(whole["mm_kwargs"]["video"])}

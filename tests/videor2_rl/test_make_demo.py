@@ -54,6 +54,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(demo_dir: Pa
         assert rows == json.loads((demo_dir / f"{split}.json").read_text())[: len(rows)]
 
 
+def test_a_qwen3_vl_is_made_with_the_same_bytes_each_time(tiny_qwen3_vl_dir: Path, tmp_path: Path) -> None:
+    assert main(["--output", str(tmp_path), *SMALL, "--family=qwen3_vl"]) == 0
+    assert json.loads((tmp_path / "model/config.json").read_text())["model_type"] == "qwen3_vl"
+    assert digests(tmp_path / "model") == digests(tiny_qwen3_vl_dir)
+
+
 def test_a_second_call_returns_at_once_and_a_changed_argument_starts_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,12 +27,23 @@ VIDEO_TOKEN, VOCABULARY, PATCH_VALUES = 10, 96, 3 * 2 * 7 * 7
 NORM = PixelNorm(mean=(0.48, 0.45, 0.40), std=(0.26, 0.25, 0.27))
 
 
-@pytest.fixture(scope="module")
-def model():
-    """A random Qwen2.5-VL: windowed and full vision attention, two query heads to a key head."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def model(request):
+    """Random, two query heads to a key head: a Qwen2.5-VL with windowed and full vision attention, or a Qwen3-VL whose
+    vision features enter two further layers of the language model."""
+    from transformers import AutoModelForImageTextToText
 
     torch.manual_seed(0)
+    config = qwen3_vl() if request.param == "qwen3_vl" else qwen2_5_vl()
+    return AutoModelForImageTextToText.from_config(config).eval()
+
+
+TOKENS = {"image_token_id": 9, "video_token_id": VIDEO_TOKEN, "vision_start_token_id": 7, "vision_end_token_id": 8}
+
+
+def qwen2_5_vl():
+    from transformers import Qwen2_5_VLConfig
+
     text = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
@@ -56,17 +67,38 @@ def model():
         "patch_size": 7,
         "initializer_range": 0.2,
     }
-    config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=9,
-        video_token_id=VIDEO_TOKEN,
-        vision_start_token_id=7,
-        vision_end_token_id=8,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
+    return Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, **TOKENS, tie_word_embeddings=True, initializer_range=0.2
     )
-    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def qwen3_vl():
+    from transformers import Qwen3VLConfig
+
+    text = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]},
+        "initializer_range": 0.2,
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "deepstack_visual_indexes": [0, 1],
+        "num_position_embeddings": 25,
+        "patch_size": 7,
+        "initializer_range": 0.2,
+    }
+    return Qwen3VLConfig(text_config=text, vision_config=vision, **TOKENS, tie_word_embeddings=True)
 
 
 def a_prompt(rng: np.random.Generator, *, frames: int, side: int, text: int) -> Prompt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,12 +234,76 @@ def test_a_response_is_encoded_without_loss_and_ends(demo_builder: PromptBuilder
 @pytest.fixture(scope="module")
 def demo_builder(tiny_model_dir: Path) -> PromptBuilder:
     no_adapters = LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False)
-    return PromptBuilder(ModelConfig(str(tiny_model_dir), "float32", True, True, False, no_adapters, "", ""))
+    return PromptBuilder(ModelConfig(str(tiny_model_dir), "float32", True, True, False, no_adapters, "", "", False))
 
 
 def test_a_folder_without_a_checkpoint_is_named_with_the_mend(tmp_path: Path, model_config: ModelConfig) -> None:
     with pytest.raises(ConfigError, match=r"model.path: .* holds no config.json"):
         PromptBuilder(replace(model_config, path=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
-    with pytest.raises(ConfigError, match="is a qwen2 model; expected a qwen2_5_vl one"):
+    with pytest.raises(ConfigError, match="is a qwen2 model; expected a qwen2_5_vl or qwen3_vl one"):
         PromptBuilder(replace(model_config, path=str(tmp_path)))
+
+
+# --- Qwen3-VL: each temporal patch apart, its time before it as text ------------------------------------------------
+
+
+@pytest.fixture
+def interleaved(model_config: ModelConfig, tiny_qwen3_vl_dir: Path) -> ModelConfig:
+    return replace(model_config, path=str(tiny_qwen3_vl_dir), text_timestamps=True)
+
+
+def test_at_a_constant_rate_a_qwen3_vl_prompt_is_the_one_that_transformers_makes(interleaved: ModelConfig) -> None:
+    """From the frames' numbers in a file of 30 frames a second, as its processor expects them."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    clip, builder = make_clip(fps=2.0), PromptBuilder(interleaved)
+    metadata = {"fps": 30, "total_num_frames": 120, "frames_indices": list(range(0, 120, 15)), "duration": 4.0}
+    inputs: Any = builder.processor(
+        text=[builder.render(QUESTION)],
+        videos=[torch.from_numpy(clip.frames)],
+        return_tensors="pt",
+        videos_kwargs={"do_resize": False, "do_sample_frames": False, "video_metadata": [metadata]},
+    )
+    prompt = builder.build(make_sample(), clip)
+    assert prompt.token_ids.tolist() == inputs["input_ids"][0].tolist()
+    video = builder.processor.video_processor
+    pixels = normalize_patches(torch.from_numpy(prompt.patches), mean=video.image_mean, std=video.image_std)
+    assert torch.allclose(pixels, inputs["pixel_values_videos"], rtol=0, atol=1e-6)
+    with torch.device("meta"):
+        network = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(interleaved.path))
+    named = ("input_ids", "mm_token_type_ids", "video_grid_thw")
+    positions, _ = network.model.get_rope_index(**{name: inputs[name] for name in named})
+    assert np.array_equal(prompt.position_ids, positions[:, 0].numpy())
+    assert prompt.response_start == prompt.position_ids[0, -1] + 1
+
+
+def test_stamps_tell_presentation_times_at_a_variable_rate(interleaved: ModelConfig) -> None:
+    """The mean of each pair of frames, to a tenth of a second, worked by hand."""
+    times_s = np.array([0, 0.04, 0.9, 1.5, 7.3, 8.05, 9.97, 10.0])
+    clip = replace(make_clip(), timestamps_s=times_s, sample_fps=0.7)
+    builder = PromptBuilder(interleaved)
+    text = builder.tokenizer.decode(builder.build(make_sample(), clip).token_ids)
+    parts = text.replace("<|video_pad|>", "").split("<|vision_start|>")
+    assert [part.rsplit("<", 1)[1] for part in parts[:-1]] == [f"{t} seconds>" for t in (0.0, 1.2, 7.7, 10.0)]
+
+
+def test_without_stamps_a_prompt_is_the_same_but_for_them(interleaved: ModelConfig) -> None:
+    clip = make_clip(fps=0.1)
+    plain = PromptBuilder(replace(interleaved, text_timestamps=False)).build(make_sample(), clip)
+    stamped = PromptBuilder(interleaved).build(make_sample(), clip)
+    decode = PromptBuilder(interleaved).tokenizer.decode
+    without = re.sub(r"<\d+\.\d seconds>", "", decode(stamped.token_ids))
+    assert decode(plain.token_ids) == without != decode(stamped.token_ids)
+    assert np.array_equal(plain.patches, stamped.patches)
+    assert plain.response_start == stamped.response_start - (len(stamped.token_ids) - len(plain.token_ids))
+
+
+@pytest.mark.parametrize("is_stamped", [False, True])
+def test_tokens_are_counted_without_building_the_prompt(interleaved: ModelConfig, is_stamped: bool) -> None:
+    builder = PromptBuilder(replace(interleaved, text_timestamps=is_stamped))
+    for fps in (0.05, 0.3, 2.0):
+        clip = make_clip(fps=fps)
+        ids = builder.build(make_sample(), clip).token_ids
+        found = builder.num_tokens(QUESTION, timestamps_s=clip.timestamps_s, height=28, width=42)
+        assert found == (len(ids), int((ids == builder.video_token_id).sum()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,16 +78,28 @@ async def _make(spec: EngineSpec) -> RolloutWorker:
     return worker
 
 
-@pytest.fixture(scope="session")
-def engine(engine_spec: EngineSpec) -> Iterator[Engine]:
+@contextmanager
+def running(spec: EngineSpec) -> Iterator[Engine]:
     before = dict(os.environ)
-    os.environ.update(rollout_env(engine_spec.rollout, engine_spec.device))
-    engine = Engine(engine_spec)
+    os.environ.update(rollout_env(spec.rollout, spec.device))
+    engine = Engine(spec)
     yield engine
     engine.run(engine.worker.stop())
     engine.loop.close()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def engine(engine_spec: EngineSpec) -> Iterator[Engine]:
+    with running(engine_spec) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def start_engine() -> Callable[[EngineSpec], AbstractContextManager[Engine]]:
+    """For a module with a checkpoint of its own."""
+    return running
 
 
 # --- Ray ------------------------------------------------------------------------------------------------------------

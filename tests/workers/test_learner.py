@@ -84,6 +84,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
         lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
         system_prompt="",
         instruction="",
+        text_timestamps=False,
     )
 
 

@@ -31,19 +31,22 @@ def decode(
     return _read(reader, indices, path, config), times_s[indices]
 
 
-def probe(path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None) -> tuple[int, int, int]:
-    """Number, height and width of the frames that `decode` would give, for the cost of one frame.
+def probe(
+    path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None
+) -> tuple[NDArray[np.float64], int, int]:
+    """Times [F] in seconds, height and width of the frames that `decode` would give, for the cost of one frame.
 
     Raises:
         VideoError: with the reason.
     """
     reader = _open(path)
-    indices = _choose(_frame_times(reader, path), path, config, start_s=start_s, end_s=end_s)
+    times_s = _frame_times(reader, path)
+    indices = _choose(times_s, path, config, start_s=start_s, end_s=end_s)
     try:
         height, width = reader[0].shape[:2]
     except RuntimeError as error:
         raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
-    return len(indices), *_size(height, width, config)
+    return times_s[indices], *_size(height, width, config)
 
 
 def _choose(

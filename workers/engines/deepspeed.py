@@ -42,7 +42,7 @@ class PackedDeepSpeedEngineConfig(PackedFSDPEngineConfig):
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=["deepspeed"], device=["cpu", "cuda"])
 class PackedDeepSpeedEngine(PackedFSDPEngine):
-    """Runs micro-batches of packed groups through a Qwen2.5-VL that DeepSpeed shards."""
+    """Runs micro-batches of packed groups through a model that DeepSpeed shards."""
 
     engine_config: PackedDeepSpeedEngineConfig
 

@@ -19,6 +19,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from videor2_rl.config import ConfigError, LoraConfig
+from videor2_rl.model_family import part_of
 from videor2_rl.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.packing import MicroBatch, PackedBatch, PixelNorm, pack
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights
@@ -47,7 +48,7 @@ class PackedFSDPEngineConfig(FSDPEngineConfig):
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp2"], device=["cpu", "cuda"])
 class PackedFSDPEngine(FSDPEngineWithLMHead):
-    """Runs micro-batches of packed groups through a sharded Qwen2.5-VL."""
+    """Runs micro-batches of packed groups through a sharded Qwen2.5-VL or Qwen3-VL."""
 
     engine_config: PackedFSDPEngineConfig
 
@@ -185,16 +186,14 @@ def read_state(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def freeze(model: nn.Module, *, vision_tower: bool, merger: bool, language_model: bool) -> None:
-    """Switch off the gradients of a Qwen2.5-VL's parts; what needs no gradient then saves no activations either.
+    """Switch off the gradients of a model's parts; what needs no gradient then saves no activations either.
 
     Args:
-        model: a transformers Qwen2.5-VL for conditional generation.
+        model: a transformers Qwen2.5-VL or Qwen3-VL for conditional generation.
         vision_tower: patch embedding and vision blocks.
-        merger: the projection from vision to language.
+        merger: the projections from vision to language.
         language_model: embeddings, decoder layers and language-model head.
     """
-    parts = {"model.visual.": vision_tower, "model.visual.merger.": merger, "model.language_model.": language_model}
-    parts["lm_head."] = language_model
+    frozen = {"vision_tower": vision_tower, "merger": merger, "language_model": language_model}
     for name, parameter in model.named_parameters():
-        part = max((prefix for prefix in parts if name.startswith(prefix)), key=len)
-        parameter.requires_grad_(not parts[part])
+        parameter.requires_grad_(not frozen[part_of(name)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from videor2_rl.config import ConfigError, LoraConfig
+from videor2_rl.model_family import part_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +26,7 @@ def add_adapters(model: nn.Module, lora: LoraConfig) -> nn.Module:
     B starts at zero, so the model computes what it did before.
 
     Args:
-        model: a transformers Qwen2.5-VL for conditional generation, frozen as configured.
+        model: a transformers Qwen2.5-VL or Qwen3-VL for conditional generation, frozen as configured.
 
     Raises:
         ConfigError: no linear layer of the language model has one of the names in `targets`.
@@ -119,16 +120,9 @@ def parameter_groups(model: nn.Module, *, vision_tower: float | None, merger: fl
     members: dict[str, list[nn.Parameter]] = {part: [] for part in rates}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members[_part(name)].append(parameter)
+            members[part_of(name.removeprefix(_PREFIX))].append(parameter)
     return [
         {"params": parameters, **({} if rates[part] is None else {"lr": rates[part]})}
         for part, parameters in members.items()
         if parameters
     ]
-
-
-def _part(name: str) -> str:
-    name = name.removeprefix(_PREFIX)
-    if name.startswith("model.visual.merger."):
-        return "merger"
-    return "vision_tower" if name.startswith("model.visual.") else "language_model"

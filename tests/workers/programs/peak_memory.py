@@ -73,6 +73,7 @@ def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_c
         lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
         system_prompt="",
         instruction="",
+        text_timestamps=False,
     )
     worker = LearnerWorker(learner_worker_config(learner, model, total_steps=10))
     prompt = a_prompt(num_tokens - response_tokens, folder)

@@ -109,6 +109,7 @@ def make_worker(model_folder: str, *, case: str) -> Any:
         lora=lora,
         system_prompt="",
         instruction="",
+        text_timestamps=False,
     )
     return LearnerWorker(learner_worker_config(learner, model, total_steps=STEPS))
 

@@ -26,7 +26,7 @@ RESPONSE = "<think>At 00:05 a red square appears. The first is red (A).</think>\
 def probed(tiny_model_dir: Path) -> ProbedModel:
     no_adapters = LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False)
     return ProbedModel(
-        ModelConfig(str(tiny_model_dir), "float32", True, True, False, no_adapters, "", ""), device="cpu"
+        ModelConfig(str(tiny_model_dir), "float32", True, True, False, no_adapters, "", "", False), device="cpu"
     )
 
 
