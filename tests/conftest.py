@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,14 @@ def tiny_qwen3_vl_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen3_vl")
     make_model(folder, seed=0, family="qwen3_vl")
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a published checkpoint without its weights, made when first asked for."""
+    from published import make_folder
+
+    return functools.cache(lambda name: make_folder(tmp_path_factory.mktemp("published"), name))
 
 
 @pytest.fixture
