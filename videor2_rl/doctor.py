@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config import ConfigError, GrpoRun, SftRun
+from videor2_rl.judge.config import ManagedJudge
 
 if TYPE_CHECKING:
     from videor2_rl.sizing import ModelShape, Need, SampleSize
@@ -160,7 +161,7 @@ def grpo_needs(
     from videor2_rl import sizing
     from videor2_rl.sizing import GIB, Need
 
-    algorithm, rollout = run.algorithm, run.rollout
+    algorithm, rollout, is_cpu = run.algorithm, run.rollout, run.cluster.device == "cpu"
     longest = max(size.prompt_tokens for size in sizes)
     mean = sum(size.prompt_tokens for size in sizes) / len(sizes)
     response = rollout.max_response_tokens
@@ -183,16 +184,18 @@ def grpo_needs(
             "tokens",
             "rollout.max_model_tokens minus response; longer ones are skipped",
         ),
-        Need("GPUs", gpus, machine.gpus, "", "rollout workers, learner and reference ranks"),
+        Need("GPUs", gpus, machine.gpus, "", "rollout workers, learner and reference ranks, a managed judge"),
         _memory(
             run, shape, machine, tokens=tokens, response_tokens=min(tokens - longest, algorithm.group_size * response)
         ),
         Need(
             "rollout worker memory",
             sizing.rollout_worker_bytes(shape, run.model, run) / GIB,
-            _times(machine.gpu_gib, rollout.gpu_memory_utilization),
+            machine.gpu_gib if is_cpu else _times(machine.gpu_gib, rollout.gpu_memory_utilization),
             "GiB",
-            "a GPU: weights and the KV cache of one sequence; rollout.gpu_memory_utilization",
+            "a process: weights and rollout.kv_cache_gib"
+            if is_cpu
+            else "a GPU: weights and the KV cache of one sequence; rollout.gpu_memory_utilization",
         ),
     ]
     if has_reference:
@@ -231,6 +234,10 @@ def grpo_needs(
             "first epoch only; video.num_workers share it",
         ),
     ]
+    judge = sizing.judge_load(run)
+    if judge.calls:
+        most = f"at most {judge.tokens} tokens without instructions; cached replies and missing blocks ask less"
+        needs.append(Need("judge calls a step", judge.calls, None, "calls", most))
     if machine.gpu_flops is not None:
         trained = flops["learner"] / run.learner.num_ranks + flops["rollout"] / rollout.num_workers
         reference = flops["reference"] / max(1, run.reference.num_ranks)
@@ -240,6 +247,9 @@ def grpo_needs(
         )
         cores = algorithm.prompts_per_step * decode_s / max(seconds, 1e-9)
         needs.append(Need("decode cores", cores, machine.cpus, "cores", "to decode as fast as the rest works"))
+        if judge.calls:
+            rate = judge.calls / max(seconds, 1e-9)
+            needs.append(Need("judge calls a second", rate, None, "1/s", "to score as fast as the rest works"))
     return needs
 
 
@@ -291,7 +301,8 @@ def _gpus(run: GrpoRun) -> float:
     rollouts = run.rollout.num_workers * run.rollout.gpus_per_worker
     learner = run.learner.num_ranks * run.learner.gpus_per_rank
     needs_reference = run.algorithm.kl_coefficient > 0 and run.model.lora.rank == 0
-    return rollouts + learner + (run.reference.num_ranks * run.reference.gpus_per_rank if needs_reference else 0)
+    reference = run.reference.num_ranks * run.reference.gpus_per_rank if needs_reference else 0
+    return rollouts + learner + reference + (run.judge.num_gpus if isinstance(run.judge, ManagedJudge) else 0)
 
 
 def _times(value: float | None, factor: float) -> float | None:

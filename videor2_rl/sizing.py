@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rewards.judge import needs_judge
 from videor2_rl.config import GrpoRun, LearnerConfig, ModelConfig
+from videor2_rl.judge.config import RulesJudge
 from videor2_rl.model_family import part_of
 
 GIB = 1 << 30
@@ -172,11 +174,15 @@ def activation_bytes(
 
 
 def gathered_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -> float:
-    """Of the weights that are whole while they compute: two decoder layers, embeddings and head."""
-    if learner.num_ranks == 1 and model.dtype == "float32":
+    """Of the weights that are whole while they compute: two decoder layers, embeddings, head and merger.
+
+    The vision tower's blocks are gathered one after the other, and are smaller. ZeRO-1 and ZeRO-2 gather none.
+    """
+    is_whole = learner.backend in ("deepspeed_zero1", "deepspeed_zero2")
+    if is_whole or (learner.num_ranks == 1 and model.dtype == "float32"):
         return 0.0
     width = width_of(model)
-    outside = shape.parameters - shape.num_layers * shape.layer_parameters
+    outside = shape.parameters - shape.vision_parameters - shape.num_layers * shape.layer_parameters
     return width * (outside + 2 * shape.layer_parameters)
 
 
@@ -200,10 +206,16 @@ def learner_rank_bytes(
 
 
 def rollout_worker_bytes(shape: ModelShape, model: ModelConfig, run: GrpoRun) -> float:
-    """Weights on each of a worker's GPUs and a KV cache that holds one whole sequence; more cache is more speed."""
-    width = width_of(model)
+    """Weights and KV cache of each of a worker's processes, above what it needs without a model.
+
+    On CPUs an engine reserves the cache it is told to; on GPUs it takes what there is: here that of one whole
+    sequence, and more cache is more speed.
+    """
+    width, ranks = width_of(model), run.rollout.tensor_parallel_size
+    if run.cluster.device == "cpu":
+        return shape.parameters * width / ranks + run.rollout.kv_cache_gib * GIB
     cache = 2 * shape.num_layers * shape.key_value_width * width * run.rollout.max_model_tokens
-    return (shape.parameters * width + cache) / run.rollout.tensor_parallel_size
+    return (shape.parameters * width + cache) / ranks
 
 
 def prompt_bytes(shape: ModelShape, sample: SampleSize) -> int:
@@ -223,6 +235,23 @@ def checkpoint_bytes(shape: ModelShape, model: ModelConfig) -> float:
     """Of one step-level checkpoint: float32 weights and Adam's moments of what trains."""
     weights = shape.parameters + (shape.lora_parameters if model.lora.rank else 0)
     return _FLOAT32 * (weights + 2 * trainable_parameters(shape, model))
+
+
+@dataclass(frozen=True)
+class JudgeLoad:
+    """What one step asks of the judge at most; blocks that are missing and cached replies ask less."""
+
+    calls: int
+    tokens: int
+    """Responses read and replies written; the instructions come on top."""
+
+
+def judge_load(run: GrpoRun) -> JudgeLoad:
+    """A call for each response and each part of the reward that a judge reads."""
+    if isinstance(run.judge, RulesJudge):
+        return JudgeLoad(0, 0)
+    calls = len(needs_judge(run.reward)) * run.algorithm.group_size * run.algorithm.prompts_per_step
+    return JudgeLoad(calls, calls * (run.rollout.max_response_tokens + run.judge.calls.max_tokens))
 
 
 def step_flops(

@@ -11,9 +11,9 @@ import pytest
 from videor2_rl.app import compose_run
 from videor2_rl.config import GrpoRun, SftRun
 from videor2_rl.dataset import load_samples
-from videor2_rl.doctor import main, sample_sizes
+from videor2_rl.doctor import Machine, examine, main, sample_sizes
 from videor2_rl.prompt import PromptBuilder
-from videor2_rl.sizing import model_shape, state_bytes, trainable_parameters
+from videor2_rl.sizing import judge_load, model_shape, state_bytes, trainable_parameters
 from videor2_rl.video.load import load_clip
 
 
@@ -78,6 +78,22 @@ def test_the_first_thing_that_does_not_fit_is_named(
     assert main([*common, "0.001"]) == 1
     assert "does not fit first: learner rank memory" in capsys.readouterr().out
     assert json.loads(file.read_text())["misfits"][0] == "learner rank memory"
+
+
+def test_the_judge_is_counted(demo_dir: Path, tmp_path: Path) -> None:
+    """4 prompts of 8 responses, of which a judge reads the claims and compares both blocks."""
+    common = ["experiment=demo", *overrides(demo_dir, tmp_path), "algorithm.prompts_per_step=4"]
+    common += ["algorithm.group_size=8", "rollout.max_response_tokens=64"]
+    server = ["judge=managed", "judge.model_path=judge", "judge.num_gpus=2", "judge.calls.max_tokens=100"]
+    nobody = Machine(gpus=None, gpu_gib=None, cpus=None, gpu_flops=1e12)
+    without = examine("grpo", [*common, "judge=rules"], nobody, num_samples=2).as_json()["needs"]
+    needs = examine("grpo", [*common, *server], nobody, num_samples=2).as_json()["needs"]
+    assert needs["judge calls a step"]["needed"] == 4 * 8 * 2
+    assert needs["judge calls a second"]["needed"] == pytest.approx(64 / needs["a step"]["needed"])
+    assert needs["GPUs"]["needed"] == without["GPUs"]["needed"] + 2
+    assert "judge calls a step" not in without
+    run = compose_run("grpo", GrpoRun, [*common, *server])
+    assert judge_load(run).tokens == 64 * (64 + 100)
 
 
 def test_a_dataset_that_is_not_there_ends_with_one_sentence(

@@ -17,7 +17,7 @@ from videor2_rl.types import Clip, VideoSample
 from videor2_rl.video.sampling import choose_size
 
 FAMILIES = ("Qwen2.5-VL-7B-Instruct", "Qwen3-VL-8B-Instruct")
-RAW_SIZES = ((720, 1280), (1280, 720), (360, 640), (480, 480), (90, 1000))
+RAW_SIZES = ((720, 1280), (480, 480), (90, 1000))
 """Heights and widths of clips before the resize, in pixels."""
 
 

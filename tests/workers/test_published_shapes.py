@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from videor2_rl.config import SftRun
-from videor2_rl.sizing import model_shape, state_bytes
+from videor2_rl.sizing import gathered_bytes, model_shape, state_bytes
 from workers.engines.fsdp import freeze
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights
 from workers.verl_config import learner_worker_config
@@ -91,6 +92,22 @@ def test_fsdp2_shards_every_block_by_itself(name: str, engine_settings: Any, mon
     monkeypatch.setattr(fsdp_utils, "fully_shard", lambda part, **_: units.append(names[part]))
     fsdp_utils.apply_fsdp2(network, {}, engine_settings)
     assert len(units) == len(set(units)) and set(units) == expected_units(name)
+
+    run = published.paper_run(published.FOLDER / name, lora_rank=0)
+    sizes = unit_sizes(network, units)
+    whole = sum(size for unit, size in sizes.items() if ".blocks." not in unit and ".layers." not in unit)
+    whole += 2 * sizes["model.language_model.layers.0"]
+    assert gathered_bytes(model_shape(run.model), run.model, run.learner) == pytest.approx(2 * whole, rel=0.01)
+
+
+def unit_sizes(network: Any, units: list[str]) -> Counter[str]:
+    """Parameters that each unit gathers by itself: those that no unit inside of it holds."""
+    sizes: Counter[str] = Counter()
+    for path, parameter in network.named_parameters():
+        sizes[max((unit for unit in units if path.startswith(f"{unit}." if unit else "")), key=len)] += (
+            parameter.numel()
+        )
+    return sizes
 
 
 def expected_units(name: str) -> set[str]:

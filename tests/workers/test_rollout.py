@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videor2_rl.config import ConfigError
+from videor2_rl.app import compose_run
+from videor2_rl.config import ConfigError, GrpoRun
+from videor2_rl.sizing import model_shape, rollout_worker_bytes
 from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
 from workers import rollout
 from workers.rollout import EngineSpec, GenerateRequest, RolloutPool, call_parts, rollout_env, sample_seed
@@ -245,6 +249,29 @@ def test_a_finished_response_ends_with_its_end_token(engine: Any, tokenizer: Any
         assert (r.token_ids[-1] == tokenizer.eos_token_id) == (r.finish_reason == "stop")
         assert len(r.token_ids) == 64 or r.finish_reason == "stop"
         assert "<|im_end|>" not in r.text
+
+
+@pytest.mark.slow
+def test_the_doctors_memory_of_a_worker_is_within_a_fifth_of_the_measured_one(
+    engine: Any, engine_spec: EngineSpec
+) -> None:
+    """The engine's peak above a fresh process that has imported the same; nearly all of it is the KV cache here."""
+    (process,) = engine.worker._engine.engine_core.resources.engine_manager.processes
+    peak = peak_bytes(Path(f"/proc/{process.pid}/status").read_text())
+    program = "import vllm.v1.engine.async_llm, vllm.v1.worker.cpu_worker, vllm.model_executor.models.qwen2_5_vl as m;"
+    program += "print(open('/proc/self/status').read())"
+    empty = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    run = compose_run("grpo", GrpoRun, ["experiment=demo", f"model.path={engine_spec.model_path}"])
+    run = replace(run, rollout=engine_spec.rollout)
+    predicted = rollout_worker_bytes(model_shape(run.model), run.model, run)
+    measured = peak - peak_bytes(empty.stdout)
+    print(f"\n{predicted / 2**20:.0f} of {measured / 2**20:.0f} MiB")
+    assert predicted == pytest.approx(measured, rel=0.2)
+
+
+def peak_bytes(status: str) -> int:
+    """The largest resident size of a process, from its /proc/PID/status."""
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 @pytest.mark.slow
