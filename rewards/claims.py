@@ -58,7 +58,7 @@ _END = (
     r"(?P<mark>\s(?:mark|point|timestamp)s?\b|\sin(?=[,.]|$)"
     r"|\s(?:in)?to\s(?:the|this)\s(?:video|clip|footage|film|scene)\b)?"
 )
-_TIME = re.compile(rf"(?=\d|second|time|t\s?=)(?<![\w.:])(?:{_NUMERIC}|(?P<words>(?!))){_END}", re.IGNORECASE)
+_TIME = re.compile(rf"(?<![\w.:])(?=\d|second|time|t\s?=)(?:{_NUMERIC}|(?P<words>(?!))){_END}", re.IGNORECASE)
 # Looks at every word, so only for sentences that may hold "five seconds".
 _SPELLED_TIME = re.compile(rf"(?<![\w.:])(?:{_NUMERIC}{_SPELLED}){_END}", re.IGNORECASE)
 _MAY_BE_SPELLED = re.compile(r"[a-z][\s-](?:second|minute)", re.IGNORECASE)
@@ -111,7 +111,7 @@ _PREPOSITIONS = frozenset(
 _NEXT_TO_TIME = _PREPOSITIONS | frozenset(
     ["in", "on", "during", "second", "seconds", "mark", "frame", "frames", "point", "t", "is"]
 )
-_OPENERS = "[(<~@=*`"
+_OPENERS = tuple("[(<~@=*`")
 _EDGE = re.compile(
     r"(?:[,;:.\u2013\u2014]|\s-|\b(?:and|then|but|while|when|where|next|finally|later|followed by))\s*$", re.IGNORECASE
 )
@@ -272,7 +272,7 @@ def _lead_in(before: str) -> int:
     text = before
     for words in (_NEXT_TO_TIME, _PREPOSITIONS, _PREPOSITIONS, _PREPOSITIONS):
         stripped = text.rstrip()
-        if stripped.endswith(tuple(_OPENERS)):
+        if stripped.endswith(_OPENERS):
             text = stripped[:-1]
             continue
         word = stripped[stripped.rfind(" ") + 1 :].lstrip("*,;:([<\u2013\u2014-")

@@ -93,16 +93,16 @@ def _choice_conclusion(spans: Sequence[Span], options: tuple[str, ...]) -> Concl
         live = [mention for mention in found if not mention.negated]
         if not concludes or not live:
             continue
+        part = _concluding_part(span)
         if contradicts_itself(live, span.text):
-            return Conclusion(None, _concluding_part(span), "a letter beside another option's text")
-        part = _concluding_part(span)[0] - span.start
+            return Conclusion(None, part, "a letter beside another option's text")
         letter = (
             read_mentions(live, span.text)
-            or read_mentions([mention for mention in live if mention.start >= part], span.text)
+            or read_mentions([mention for mention in live if span.start + mention.start >= part[0]], span.text)
             or _stated(live, span.text)
         )
         reason = "last concluding sentence" if letter else "several options in the concluding sentence"
-        return Conclusion(letter, _concluding_part(span), reason)
+        return Conclusion(letter, part, reason)
     return Conclusion(None, None, "no concluding sentence")
 
 

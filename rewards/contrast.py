@@ -25,6 +25,7 @@ _NO_COUNT_BEFORE_ONE = frozenset(
 _NO_COUNT_AFTER_ONE = frozenset({"of", "by", "another", "side", "is", "who", "that", "after", "hand", "arm", "foot"})
 _TO, _FROM = frozenset({"to", "into", "onto"}), frozenset({"from", "out", "off"})
 _NEUTRAL = "neutral"
+_PREFIXES = ("un", "dis")
 # "A is left of B" and "B is right of A" agree: who stands where decides.
 RELATIVE_SETS = frozenset(name for name, _ in RELATIONS.values())
 
@@ -44,19 +45,21 @@ class Reading:
     absences: int
     """Words such as "empty", which deny only where the other sentence denies in another way."""
     stems: frozenset[str]
+    unprefixed: Mapping[str, str]
+    """Stems that start with "un" or "dis" -> what follows it."""
 
 
 @lru_cache(maxsize=65_536)
 def read_sentence(sentence: str) -> Reading:
     """Read a sentence for comparison. Linear in its length; cached, since a group's responses repeat one another."""
-    words = tokens(sentence)
+    words, table = tokens(sentence), _table()
     members: dict[str, set[str]] = {}
     values: list[tuple[int, str, str]] = []
     negations = absences = 0
     place = 0
     while place < len(words):
-        width, entries = _entry_at(words, place)
         word = words[place]
+        width, entries = _entry_at(words, place, table[word]) if word in table else (1, ())
         if width == 1:
             negations += word in NEGATIONS or word in DENIALS or word.endswith(("n't", "n\u2019t"))
             absences += word in ABSENCES
@@ -68,23 +71,33 @@ def read_sentence(sentence: str) -> Reading:
         if not entries and (count := _count(words, place)) is not None:
             values.append((place, "count", count))
         place += width
+    stems = frozenset(map(stem, words))
     return Reading(
         members=MappingProxyType({name: frozenset(found) for name, found in members.items()}),
         details=_details(words, values),
         directions=_directions(words),
         negations=negations,
         absences=absences,
-        stems=frozenset(stem(word) for word in words),
+        stems=stems,
+        unprefixed=MappingProxyType(
+            {
+                word: word.removeprefix("un" if word.startswith("un") else "dis")
+                for word in stems
+                if word.startswith(_PREFIXES)
+            }
+        ),
     )
 
 
 _Entries: TypeAlias = tuple[tuple[str, str], ...]
 """The (set, member) pairs that a phrase stands for."""
+_Phrases: TypeAlias = tuple[tuple[tuple[str, ...], _Entries], ...]
+"""Phrases, the longest first, and what they stand for."""
 
 
 @lru_cache(maxsize=1)
-def _table() -> Mapping[str, tuple[tuple[tuple[str, ...], _Entries], ...]]:
-    """First word -> the phrases that start with it, the longest first, and what they stand for."""
+def _table() -> Mapping[str, _Phrases]:
+    """First word -> the phrases that start with it."""
     entries_of: dict[tuple[str, ...], _Entries] = {}
     for name, members in {**EVENT_SETS, **THING_SETS, **DETAIL_SETS, _NEUTRAL: ("|".join(NEUTRAL),)}.items():
         for member in members:
@@ -92,7 +105,7 @@ def _table() -> Mapping[str, tuple[tuple[tuple[str, ...], _Entries], ...]]:
             for entry in entries:
                 for form in _forms(entry):
                     entries_of[form] = (*entries_of.get(form, ()), (name, entries[0].replace("*", "")))
-    table: dict[str, tuple[tuple[tuple[str, ...], _Entries], ...]] = {}
+    table: dict[str, _Phrases] = {}
     for phrase in sorted(entries_of, key=len, reverse=True):
         table[phrase[0]] = (*table.get(phrase[0], ()), (phrase, entries_of[phrase]))
     return MappingProxyType(table)
@@ -114,9 +127,9 @@ def _verb_forms(verb: str) -> tuple[str, ...]:
     return verb, f"{verb}{plural}", f"{verb}ed", f"{verb}ing", f"{verb}{doubled}ed", f"{verb}{doubled}ing"
 
 
-def _entry_at(words: Sequence[str], place: int) -> tuple[int, _Entries]:
-    """The longest phrase of the table that starts here: its number of words, and what it stands for."""
-    for phrase, entries in _table().get(words[place], ()):
+def _entry_at(words: Sequence[str], place: int, phrases: _Phrases) -> tuple[int, _Entries]:
+    """The longest of some phrases that stands here: its number of words, and what it stands for."""
+    for phrase, entries in phrases:
         if len(phrase) == 1 or tuple(words[place : place + len(phrase)]) == phrase:
             return len(phrase), entries
     return 1, ()
@@ -208,8 +221,8 @@ def _contrasts(claim: str, reference: str) -> Iterator[str]:
                 relative.append(name)
             else:
                 yield name
-    for name in ours.details:
-        if _details_differ(name, ours, theirs):
+    for name, values in ours.details.items():
+        if name in theirs.details and _details_differ(values, theirs.details[name], theirs.stems):
             yield name
     for name, differs in _RULES.items():
         if differs(ours, theirs):
@@ -226,18 +239,20 @@ def _excludes(name: str, ours: frozenset[str], theirs: frozenset[str]) -> bool:
     return not ours <= theirs
 
 
-def _details_differ(name: str, ours: Reading, theirs: Reading) -> bool:
+def _details_differ(
+    ours: Mapping[str, frozenset[str]], theirs: Mapping[str, frozenset[str]], their_stems: frozenset[str]
+) -> bool:
     """Whether a noun has another value in the claim than in the reference.
 
     A value of a noun that has none in the reference is a detail more. With a noun that the reference lacks ("a blue
     car" for "a red vehicle"), one of the reference's values must be there.
     """
-    mine, other = ours.details[name], theirs.details.get(name, {})
-    if any(noun in other and not values <= other[noun] for noun, values in mine.items()):
-        return True
-    has_stranger = not mine.keys() <= theirs.stems
-    known = frozenset().union(*other.values()) if has_stranger else frozenset()
-    return bool(known) and known.isdisjoint(value for values in mine.values() for value in values)
+    for noun, values in ours.items():
+        if noun in theirs and not values <= theirs[noun]:
+            return True
+    if not theirs or ours.keys() <= their_stems:
+        return False
+    return frozenset().union(*theirs.values()).isdisjoint(frozenset().union(*ours.values()))
 
 
 def _polarity_differs(ours: Reading, theirs: Reading) -> bool:
@@ -254,16 +269,14 @@ def _directions_differ(ours: Reading, theirs: Reading) -> bool:
 
 def _prefix_differs(ours: Reading, theirs: Reading) -> bool:
     """`loads` and `unloads`, `appear` and `disappear`."""
-    return _has_prefixed(ours.stems, theirs.stems) or _has_prefixed(theirs.stems, ours.stems)
+    return _has_prefixed(ours, theirs) or _has_prefixed(theirs, ours)
 
 
-def _has_prefixed(words: frozenset[str], others: frozenset[str]) -> bool:
-    """Whether only `others` has some word with a prefix and only `words` has it without."""
-    for longer in others - words:
-        if longer.startswith(("un", "dis")):
-            word = longer[2 if longer.startswith("un") else 3 :]
-            if len(word) > 2 and word in words and word not in others:
-                return True
+def _has_prefixed(one: Reading, other: Reading) -> bool:
+    """Whether only `other` has some word with a prefix and only `one` has it without."""
+    for longer, word in other.unprefixed.items():
+        if len(word) > 2 and longer not in one.stems and word in one.stems and word not in other.stems:
+            return True
     return False
 
 

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 _WELL_FORMED = ("<think>", "</think>", "<answer>", "</answer>")
-# The lookbehind starts a run of dots once only: from every dot of it the search would be quadratic.
 # A sentence ends at punctuation before white space (so not inside 5.2 or 00:05.5), at a semicolon or at a line break.
-# The lookahead changes nothing but the time it takes: it rules most characters out at once.
-_SENTENCE_END = re.compile(r"(?=[.!?;\n])(?:(?<![.!?])[.!?]+[\"')\]*]{0,3}(?=\s|$)|;(?=\s)|\n+)")
+# The character comes first, so that the search passes over all others at once. Of a run of dots only the first is one:
+# from every dot of it the search would be quadratic.
+_SENTENCE_END = re.compile(r"[.!?;\n](?:(?<=[.!?])(?<![.!?]{2})[.!?]*[\"')\]*]{0,3}(?=\s|$)|(?<=;)(?=\s)|(?<=\n)\n*)")
 _NO_END = re.compile(r"\b(?:approx|ca|e\.g|i\.e|vs|mr|mrs|dr)\Z", re.IGNORECASE)
 _NO_END_LETTERS = frozenset({"ox", "ca", ".g", ".e", "vs", "mr", "rs", "dr"})
 """The last two letters of each; looked up before the pattern is tried."""
@@ -107,11 +107,8 @@ def read_blocks(response: str, *, answer_block: Literal["last", "first"]) -> Blo
 
 
 def _pairs(tags: list[re.Match[str]], name: str) -> list[tuple[re.Match[str], re.Match[str]]]:
-    return [
-        (opening, closing)
-        for opening, closing in pairwise(tags)
-        if opening[0] == f"<{name}>" and closing[0] == f"</{name}>"
-    ]
+    start, end = f"<{name}>", f"</{name}>"
+    return [(opening, closing) for opening, closing in pairwise(tags) if opening[0] == start and closing[0] == end]
 
 
 def _format_fault(response: str, tags: list[re.Match[str]]) -> str | None:

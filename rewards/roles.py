@@ -26,6 +26,7 @@ _ARTICLES = frozenset(_ARTICLE_WORDS.split())
 _BE = frozenset({"is", "are", "was", "were", "be", "been", "being", "get", "gets", "got"})
 # "left" and "front" relate two things only as "left of", "in front of".
 _NEEDS_OF = frozenset({"left", "right", "front"})
+_CROSSED, _STRAIGHT = {(True, False), (False, True)}, {(True, True), (False, False)}
 # Who does what to whom is said early; it bounds the cost of a pair.
 _MAX_WORDS = 32
 
@@ -59,19 +60,19 @@ def compare_roles(first: str, second: str) -> Roles:
     agreeing: set[str] = set()
     swapped = False
     for pivot in ours.pivots.keys() & theirs.pivots.keys():
-        sides = [(_is_before(ours, pivot, word), _is_before(theirs, pivot, word)) for word in shared - {pivot}]
-        crossed = (True, False) in sides and (False, True) in sides
-        straight = (True, True) in sides and (False, False) in sides
+        (our_place, our_exchange), (their_place, their_exchange) = ours.pivots[pivot], theirs.pivots[pivot]
+        # Whether a word stands before the pivot, in either sentence.
+        sides = {
+            ((ours.places[word] < our_place) != our_exchange, (theirs.places[word] < their_place) != their_exchange)
+            for word in shared
+            if word != pivot
+        }
+        crossed, straight = sides >= _CROSSED, sides >= _STRAIGHT
         if crossed and not straight:
             swapped = True
-        elif straight and not crossed and pivot.startswith("(") and ours.pivots[pivot][1] != theirs.pivots[pivot][1]:
+        elif straight and not crossed and pivot.startswith("(") and our_exchange != their_exchange:
             agreeing.add(pivot.strip("()"))
     return Roles(swapped, frozenset(agreeing))
-
-
-def _is_before(order: _Order, pivot: str, word: str) -> bool:
-    place, is_exchanged = order.pivots[pivot]
-    return (order.places[word] < place) != is_exchanged
 
 
 @lru_cache(maxsize=65_536)
@@ -79,6 +80,7 @@ def _order(sentence: str) -> _Order:
     words = _plain_order(tokens(sentence)[:_MAX_WORDS])
     stems = [stem(word) for word in words]
     singles = {word: place for place, word in enumerate(stems) if stems.count(word) == 1}
+    is_symmetric = [raw in SYMMETRIC or word in SYMMETRIC for raw, word in zip(words, stems, strict=True)]
     pivots = {}
     for word, place in singles.items():
         raw = words[place]
@@ -86,16 +88,12 @@ def _order(sentence: str) -> _Order:
             if raw not in _NEEDS_OF or words[place + 1 : place + 2] == ["of"]:
                 relation, is_exchanged = RELATIONS[raw]
                 pivots[f"({relation})"] = (place, is_exchanged)
-        elif raw not in FUNCTION_WORDS and not _is_symmetric(words[place : place + 3]):
+        # Such a word, or one right behind, says the same of both sides: "meets", "stands beside", "talks with".
+        elif raw not in FUNCTION_WORDS and not any(is_symmetric[place : place + 3]):
             is_passive = not _BE.isdisjoint(words[max(0, place - 2) : place]) and "by" in words[place:]
             pivots[word] = (place, is_passive)
     places = {word: place for word, place in singles.items() if words[place] not in FUNCTION_WORDS}
     return _Order(MappingProxyType(places), MappingProxyType(pivots))
-
-
-def _is_symmetric(words: list[str]) -> bool:
-    """Whether a word, or what follows it, says the same of both sides: "meets", "stands beside", "talks with"."""
-    return any(word in SYMMETRIC or stem(word) in SYMMETRIC for word in words)
 
 
 def _plain_order(words: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from rewards.alignment import Interval, chance, counts, paid_statistic, restrict, shifted
@@ -53,7 +53,7 @@ class Candidates:
     @property
     def undecided(self) -> tuple[Pair, ...]:
         """All pairs whose similarity is needed."""
-        return tuple(dict.fromkeys(pair for pairs in (self.in_place, *self.shifts) for pair in pairs))
+        return tuple(dict.fromkeys(chain(self.in_place, *self.shifts)))
 
 
 @lru_cache(maxsize=16_384)
@@ -170,7 +170,7 @@ def temporal_verdict(
     if not references:
         return abstained("no readable time key in the temporal grounding")
     cosines = _cosines(claims, references, candidates.undecided, similarity)
-    if not all(math.isfinite(cosine) for cosine in cosines.values()):
+    if not all(map(math.isfinite, cosines.values())):
         return failed("a sentence similarity is not finite")
     times = [(claim.start_s, claim.end_s) for claim in claims]
     spans = [(event.start_s, event.end_s) for event in references]
@@ -216,8 +216,8 @@ def _cosines(
     """The cosine of each undecided pair; each sentence is asked for once."""
     if not undecided:
         return {}
-    ours = _places(claims[row].text for row, _ in undecided)
-    theirs = _places(references[column].text for _, column in undecided)
+    ours = _places([claims[row].text for row, _ in undecided])
+    theirs = _places([references[column].text for _, column in undecided])
     matrix = similarity(list(ours), list(theirs))
     if matrix.shape != (len(ours), len(theirs)):
         raise ValueError(f"similarity gave shape {matrix.shape}, expected {(len(ours), len(theirs))}.")

@@ -208,7 +208,7 @@ def _similarity(row: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     for claim, cosines in value.items():
         if not isinstance(cosines, dict):
             raise _FieldError(f"similarity, {claim!r:.40}: is {cosines!r:.40}, expected a map reference -> cosine")
-        if all(type(cosine) is float for cosine in cosines.values()):
+        if set(map(type, cosines.values())) == {float}:
             continue  # The usual case, at little cost.
         for reference, cosine in cosines.items():
             if isinstance(cosine, bool) or not isinstance(cosine, (int, float)):
