@@ -29,8 +29,8 @@ NORM = PixelNorm(mean=(0.48, 0.45, 0.40), std=(0.26, 0.25, 0.27))
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def model(request):
-    """Random, two query heads to a key head: a Qwen2.5-VL with windowed and full vision attention, or a Qwen3-VL whose
-    vision features enter two further layers of the language model."""
+    """Two query heads to a key head; a Qwen2.5-VL with windowed and full vision attention, or a Qwen3-VL with two
+    DeepStack levels: vision features that are added to the outputs of the first layers."""
     from transformers import AutoModelForImageTextToText
 
     torch.manual_seed(0)
