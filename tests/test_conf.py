@@ -103,6 +103,10 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
         ([*OPENAI, "judge.calls.max_failed_frac=2"], "judge.calls.max_failed_frac: found 2.0"),
         ([*OPENAI, "+judge.calls.retry=2"], "judge.calls.retry: no such key"),
         (["judge=managed"], "judge.model_path is required"),
+        (
+            ["learner.sequence_parallel_size=2"],
+            "learner.sequence_parallel_size: found 2, and the attention over packed",
+        ),
         (["algorithm.clip_low=2"], "algorithm.clip_low, clip_high: found 2.0, 0.2"),
         (["algorithm.ratio_cap=1"], "algorithm.ratio_cap: found 1.0 with algorithm.policy_loss=vanilla"),
         (["algorithm=gspo", "algorithm.ratio_cap=3"], "algorithm.ratio_cap: found 3.0 with algorithm.policy_loss=gspo"),

@@ -6,7 +6,7 @@ and impossible combinations fail here with one sentence, before anything starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
@@ -130,6 +130,18 @@ class RolloutConfig(Section):
 
 
 @dataclass(frozen=True)
+class OptimizerConfig(Section):
+    """A class of PyTorch's kind, by its place; it gets the learner's learning rate, weight decay and `options`."""
+
+    module: str
+    """Where it stands: torch.optim, torchao.optim, bitsandbytes.optim."""
+    name: str
+    """AdamW, Adam, SGD, AdamW8bit, ..."""
+    options: Mapping[str, Any]
+    """Further keyword arguments, e.g. {momentum: 0.9} of SGD."""
+
+
+@dataclass(frozen=True)
 class LearnerConfig(Section):
     """verl training workers."""
 
@@ -153,7 +165,11 @@ class LearnerConfig(Section):
     """Warm-up as a share (0-1) of all steps, in place of `warmup_steps`."""
     weight_decay: float
     betas: tuple[float, float]
+    """Of optimisers of Adam's kind; others do not take them."""
+    optimizer: OptimizerConfig
     max_grad_norm: float
+    sequence_parallel_size: int
+    """Ranks that share one sequence; packed groups allow 1 alone, other values are refused."""
     max_tokens_per_micro_batch: int
     """Packed groups are put into one forward pass up to this many tokens; a larger group is split by responses."""
     gradient_checkpointing: bool

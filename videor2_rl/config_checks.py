@@ -97,6 +97,12 @@ def _check_reward(reward: RewardConfig) -> None:
 def _check_learner(learner: LearnerConfig) -> None:
     require(learner.num_ranks >= 1, f"learner.num_ranks: found {learner.num_ranks}, needs at least 1")
     require(learner.learning_rate > 0, f"learner.learning_rate: found {learner.learning_rate}, needs to be above 0")
+    require(
+        learner.sequence_parallel_size == 1,
+        f"learner.sequence_parallel_size: found {learner.sequence_parallel_size}, and the attention over packed groups "
+        "needs each sequence whole on one rank; give 1, and a smaller learner.max_tokens_per_micro_batch, at which "
+        "groups are split into parts that repeat the prompt, with learner.gradient_checkpointing=true",
+    )
     require(learner.warmup_steps >= 0, f"learner.warmup_steps: found {learner.warmup_steps}, cannot be negative")
     require(
         0 <= learner.warmup_frac < 1 and (learner.warmup_frac == 0 or learner.warmup_steps == 0),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_held_out, checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config import GrpoRun
-from workers.verl_config import check_algorithm
+from workers.verl_config import check_algorithm, check_optimizer
 
 if TYPE_CHECKING:
     from videor2_rl.evaluation.periodic import PeriodicEvaluation
@@ -28,6 +28,7 @@ def run_grpo(run: GrpoRun) -> None:
     run = dataclasses.replace(run, algorithm=run.algorithm.with_steps(len(samples)))
     held_out = checked_held_out(run)
     check_algorithm(run.algorithm, max_response_tokens=run.rollout.max_response_tokens)
+    check_optimizer(run.learner.optimizer)
     with open_run(run, run_dir, resume=run.checkpoint.resume):
         from videor2_rl.checkpoint import Checkpoints
         from videor2_rl.run_folder import SkipLedger

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config import SftRun
+from workers.verl_config import check_optimizer
 
 if TYPE_CHECKING:
     from videor2_rl.checkpoint import Checkpoints
@@ -30,6 +31,7 @@ def run_sft(run: SftRun) -> None:
     run_dir = Path(run.output_dir)
     samples = checked_inputs(run)
     run = dataclasses.replace(run, sft=run.sft.with_steps(len(samples)))
+    check_optimizer(run.learner.optimizer)
     with open_run(run, run_dir, resume=run.checkpoint.resume):
         from videor2_rl.checkpoint import Checkpoints
         from videor2_rl.dataset import load_samples

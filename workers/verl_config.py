@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Literal
 
-from videor2_rl.config import AlgorithmConfig, ConfigError, LearnerConfig, ModelConfig
+from videor2_rl.config import AlgorithmConfig, ConfigError, LearnerConfig, ModelConfig, OptimizerConfig
 
 if TYPE_CHECKING:
     from verl.workers.config import ActorConfig, TrainingWorkerConfig
@@ -39,6 +41,30 @@ def learner_env(device: Literal["cpu", "cuda"]) -> dict[str, str]:
     }
 
 
+def check_optimizer(optimizer: OptimizerConfig) -> None:
+    """Refuse an optimiser that the learner's ranks could not build.
+
+    Raises:
+        ConfigError: its package is not installed, has no such class, or the class does not take what it would be given.
+    """
+    where = f"learner.optimizer.module={optimizer.module}"
+    try:
+        found = getattr(import_module(optimizer.module), optimizer.name, None)
+    except ImportError as error:
+        raise ConfigError(
+            f"configuration: {where}: {error}; install the package where the learner runs, or use torch.optim"
+        ) from error
+    if not isinstance(found, type):
+        raise ConfigError(f"configuration: learner.optimizer.name: {where} has no class {optimizer.name}")
+    parameters = signature(found).parameters
+    missing = {"lr", "weight_decay", *optimizer.options} - set(parameters)
+    if missing and not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise ConfigError(
+            f"configuration: learner.optimizer: {optimizer.name} takes no {', '.join(sorted(missing))}; "
+            f"it takes {', '.join(parameters)}"
+        )
+
+
 def learner_worker_config(learner: LearnerConfig, model: ModelConfig, *, total_steps: int) -> TrainingWorkerConfig:
     """A training worker with optimiser and schedule over `total_steps` optimiser steps."""
     from verl.workers.config import FSDPOptimizerConfig
@@ -46,6 +72,9 @@ def learner_worker_config(learner: LearnerConfig, model: ModelConfig, *, total_s
     optimizer = FSDPOptimizerConfig(
         lr=learner.learning_rate,
         betas=learner.betas,
+        optimizer=learner.optimizer.name,
+        optimizer_impl=learner.optimizer.module,
+        override_optimizer_config=dict(learner.optimizer.options),
         weight_decay=learner.weight_decay,
         clip_grad=learner.max_grad_norm,
         lr_scheduler_type=learner.lr_schedule,

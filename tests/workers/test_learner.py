@@ -11,7 +11,15 @@ import numpy as np
 import packed_prompts
 import pytest
 
-from videor2_rl.config import AlgorithmConfig, ConfigError, LearnerConfig, LoraConfig, ModelConfig, ReferenceConfig
+from videor2_rl.config import (
+    AlgorithmConfig,
+    ConfigError,
+    LearnerConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+)
 from videor2_rl.types import PromptHandle, TrainGroup
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -32,7 +40,9 @@ LEARNER = LearnerConfig(
     warmup_frac=0.0,
     weight_decay=0.01,
     betas=(0.9, 0.98),
+    optimizer=OptimizerConfig(module="torch.optim", name="AdamW", options={}),
     max_grad_norm=1.0,
+    sequence_parallel_size=1,
     max_tokens_per_micro_batch=100_000,
     gradient_checkpointing=False,
 )
@@ -336,3 +346,19 @@ def test_unsplittable_losses_are_refused(one_rank, ready):
         update(one_rank, ready, policy_loss="kl_cov")
     with pytest.raises(ConfigError, match="max_response_tokens"):
         update(one_rank, ready, loss_aggregation="seq-mean-token-sum-norm")
+
+
+def test_the_second_update_of_a_batch_is_measured_from_the_policy_that_generated(one_rank, ready):
+    first, second = ready[:3], ready[3:]
+    assert update(one_rank, first)["actor/ratio_max"] == pytest.approx(1, abs=1e-5)
+    present = one_rank.log_probs(second, temperature=0.9)
+    metrics = update(one_rank, second)
+    gaps = [
+        now - old
+        for group, log_probs in zip(second, present, strict=True)
+        for now, old in zip(log_probs.at_temperature, group.old_log_probs, strict=True)
+    ]
+    ratios = np.exp(np.concatenate(gaps))
+    assert np.abs(ratios - 1).max() > 1e-2
+    assert metrics["actor/ratio_mean"] == pytest.approx(ratios.mean(), rel=1e-4)
+    assert metrics["actor/ratio_max"] == pytest.approx(ratios.max(), rel=1e-4)

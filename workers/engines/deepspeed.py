@@ -79,7 +79,7 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "zero_optimization": zero,
-            # torch's AdamW, as with FSDP2, instead of a compiled one.
+            # torch's optimisers, as with FSDP2, instead of compiled ones.
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "communication_data_type": "fp32",

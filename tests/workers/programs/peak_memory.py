@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_checkpointing: bool) -> int:
-    from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig
+    from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig
     from videor2_rl.packing import MicroBatch
     from videor2_rl.types import PromptHandle, TrainGroup
     from workers.learner_worker import LearnerWorker
@@ -60,7 +60,9 @@ def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_c
         warmup_frac=0.0,
         weight_decay=0.0,
         betas=(0.9, 0.98),
+        optimizer=OptimizerConfig(module="torch.optim", name="AdamW", options={}),
         max_grad_norm=1.0,
+        sequence_parallel_size=1,
         max_tokens_per_micro_batch=100_000,
         gradient_checkpointing=gradient_checkpointing,
     )

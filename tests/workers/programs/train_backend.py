@@ -2,7 +2,8 @@
 
 python train_backend.py RANK PORT MODEL_FOLDER OUTPUT_FOLDER CASE [CASE ...]
 
-A case is a backend, or a backend and an adapter: `fsdp2`, `deepspeed_zero3-lora`, `fsdp2-dora`.
+A case is a backend, or a backend and what is different: an adapter (`deepspeed_zero3-lora`, `fsdp2-dora`), the dtype
+(`fsdp2-bf16`), the optimiser (`deepspeed_zero2-sgd`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from packed_prompts import a_prompt
 
 STEPS = 10
+ADAPTERS = ("lora", "dora")
 LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
 
 
@@ -36,6 +38,7 @@ def main() -> None:
 def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, groups: list[Any]) -> None:
     from workers.learner import plan
 
+    variant = case.partition("-")[2]
     worker = make_worker(model_folder, case=case)
     worker.start(0)
     at_start = log_probs_of(worker, groups)
@@ -50,17 +53,21 @@ def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, 
         steps.append(one_step(worker, share, groups, stage=stage))
         if step == STEPS // 2:
             worker.save(str(output / f"{case}_{stage}_state"))
-    weights = {name: tensor.numpy() for name, tensor in worker._full_weights()}
+    weights = weights_of(worker)
     at_end = log_probs_of(worker, groups)
-    without_adapter = log_probs_of(worker, groups, use_adapter=False) if "-" in case else at_start
+    without_adapter = log_probs_of(worker, groups, use_adapter=False) if variant in ADAPTERS else at_start
     worker.load(str(output / f"{case}_{stage}_state"))
     again = [one_step(worker, share, groups, stage=stage) for _ in range(STEPS // 2 + 1, STEPS)]
-    restored = {name: tensor.numpy() for name, tensor in worker._full_weights()}
+    restored = weights_of(worker)
     if rank == 0:
         log_probs = {"at_start": flat(at_start), "at_end": flat(at_end), "without_adapter": flat(without_adapter)}
         (output / f"{case}_{stage}.json").write_text(json.dumps({"steps": steps, "again": again, **log_probs}))
         np.savez(output / f"{case}_{stage}.npz", **weights)
         np.savez(output / f"{case}_{stage}_restored.npz", **restored)
+
+
+def weights_of(worker: Any) -> dict[str, np.ndarray]:
+    return {name: tensor.float().numpy() for name, tensor in worker._full_weights()}
 
 
 def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) -> dict[str, float]:
@@ -74,11 +81,13 @@ def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) ->
 
 
 def make_worker(model_folder: str, *, case: str) -> Any:
-    from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig
+    from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig
     from workers.learner_worker import LearnerWorker
     from workers.verl_config import learner_worker_config
 
-    backend, _, adapter = case.partition("-")
+    backend, _, variant = case.partition("-")
+    adapter = variant if variant in ADAPTERS else ""
+    options = {"momentum": 0.9} if variant == "sgd" else {}
     targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     lora = LoraConfig(rank=8 if adapter else 0, alpha=16, dropout=0.0, targets=targets, dora=adapter == "dora")
     learner = LearnerConfig(
@@ -87,22 +96,24 @@ def make_worker(model_folder: str, *, case: str) -> Any:
         num_ranks=2,
         cpus_per_rank=1,
         gpus_per_rank=0,
-        learning_rate=1e-4,
+        learning_rate=0.03 if variant == "sgd" else 1e-4,
         vision_tower_learning_rate=None,
-        merger_learning_rate=None if adapter else 5e-5,
+        merger_learning_rate=5e-5 if variant in ("", "bf16") else None,
         lr_schedule="cosine",
         min_lr_frac=0.1,
         warmup_steps=0,
         warmup_frac=0.0,
         weight_decay=0.01,
         betas=(0.9, 0.98),
+        optimizer=OptimizerConfig(module="torch.optim", name="SGD" if variant == "sgd" else "AdamW", options=options),
         max_grad_norm=1.0,
+        sequence_parallel_size=1,
         max_tokens_per_micro_batch=70,
         gradient_checkpointing=False,
     )
     model = ModelConfig(
         path=model_folder,
-        dtype="float32",
+        dtype="bfloat16" if variant == "bf16" else "float32",
         freeze_vision_tower=True,
         freeze_merger=bool(adapter),
         freeze_language_model=False,

@@ -1,0 +1,31 @@
+"""Optimisers are checked before a run starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from videor2_rl.config import ConfigError, OptimizerConfig
+from workers.verl_config import check_optimizer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"), [("AdamW", {}), ("Adam", {"eps": 1e-7}), ("SGD", {"momentum": 0.9}), ("Adafactor", {})]
+)
+def test_pytorchs_own_optimisers_are_allowed(name, options):
+    check_optimizer(OptimizerConfig("torch.optim", name, options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "name", "options", "sentence"),
+    [
+        ("no_such_package.optim", "AdamW8bit", {}, "No module named 'no_such_package'; install the package"),
+        ("torch.optim", "AdamW8bit", {}, "module=torch.optim has no class AdamW8bit"),
+        ("torch.optim", "AdamW", {"momentum": 0.9}, "AdamW takes no momentum; it takes params, lr"),
+        ("torch.optim", "LBFGS", {}, "LBFGS takes no weight_decay"),
+    ],
+)
+def test_an_optimiser_that_cannot_be_built_is_named_with_its_mend(module, name, options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check_optimizer(OptimizerConfig(module, name, options))
