@@ -11,7 +11,7 @@ import one_rank
 import pytest
 import torch
 
-from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig
+from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig
 from videor2_rl.model_family import part_of
 from videor2_rl.prompt import PromptBuilder, timed_metadata
 from videor2_rl.types import Clip, Group, LogProbs, Prompt, PromptHandle, SamplingSpec, TrainGroup, VideoSample
@@ -38,7 +38,9 @@ LEARNER = LearnerConfig(
     warmup_frac=0.0,
     weight_decay=0.0,
     betas=(0.9, 0.98),
+    optimizer=OptimizerConfig(module="torch.optim", name="AdamW", options={}),
     max_grad_norm=1.0,
+    sequence_parallel_size=1,
     max_tokens_per_micro_batch=100_000,
     gradient_checkpointing=True,
 )
