@@ -60,6 +60,11 @@ class ModelConfig(Section):
     text_timestamps: bool
     """Write each pair of frames' time before it as text, as Qwen3-VL was trained; Qwen2.5-VL cannot."""
 
+    @property
+    def has_frozen_vision(self) -> bool:
+        """A clip's visual embeddings never change."""
+        return self.freeze_vision_tower and self.freeze_merger
+
 
 @dataclass(frozen=True)
 class DataConfig(Section):
@@ -173,6 +178,9 @@ class LearnerConfig(Section):
     max_tokens_per_micro_batch: int
     """Packed groups are put into one forward pass up to this many tokens; a larger group is split by responses."""
     gradient_checkpointing: bool
+    visual_cache_mib: int
+    """Where vision tower and merger are frozen, a clip's visual embeddings are computed once for all passes of a step,
+    and up to this many MiB of them stay in the object store for later steps. 0: every pass runs the tower."""
 
 
 @dataclass(frozen=True)

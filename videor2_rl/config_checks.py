@@ -103,6 +103,10 @@ def _check_learner(learner: LearnerConfig) -> None:
         "needs each sequence whole on one rank; give 1, and a smaller learner.max_tokens_per_micro_batch, at which "
         "groups are split into parts that repeat the prompt, with learner.gradient_checkpointing=true",
     )
+    require(
+        learner.visual_cache_mib >= 0,
+        f"learner.visual_cache_mib: found {learner.visual_cache_mib}, cannot be negative; 0 is no reuse",
+    )
     require(learner.warmup_steps >= 0, f"learner.warmup_steps: found {learner.warmup_steps}, cannot be negative")
     require(
         0 <= learner.warmup_frac < 1 and (learner.warmup_frac == 0 or learner.warmup_steps == 0),
@@ -209,9 +213,7 @@ def _check_grpo(run: GrpoRun) -> None:
         f"{algorithm.kl_coefficient}; the KL term needs a reference, or set algorithm.kl_coefficient=0",
     )
     require(
-        run.model.lora.rank == 0
-        or algorithm.kl_coefficient == 0
-        or (run.model.freeze_vision_tower and run.model.freeze_merger),
+        run.model.lora.rank == 0 or algorithm.kl_coefficient == 0 or run.model.has_frozen_vision,
         "model.lora.rank: the KL term's reference is the model without its adapter, so vision tower and merger must be "
         "frozen (model.freeze_vision_tower=true model.freeze_merger=true), or set algorithm.kl_coefficient=0",
     )

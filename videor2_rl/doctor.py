@@ -211,13 +211,14 @@ def grpo_needs(
             )
         )
     store = sizing.object_store_bytes(shape, run.model, sizes, per_step=algorithm.prompts_per_step)
+    store += run.learner.visual_cache_mib << 20 if run.model.has_frozen_vision else 0
     needs += [
         Need(
             "object store",
             store / GIB,
             run.cluster.object_store_mib / 1024,
             "GiB",
-            "two steps' prompts, two versions of the weights; cluster.object_store_mib",
+            "two steps' prompts, two versions of the weights, learner.visual_cache_mib; cluster.object_store_mib",
         ),
         Need(
             "checkpoints on disk",

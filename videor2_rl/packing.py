@@ -41,8 +41,8 @@ class PackedBatch:
     """[1, L] int64."""
     position_ids: Tensor
     """[3, 1, L] int64, M-RoPE by the original formula; every response restarts at its prompt's end."""
-    pixel_values_videos: Tensor
-    """[N, patch values] float32, the clips of all groups one after the other, each once."""
+    pixel_values_videos: Tensor | None
+    """[N, patch values] float32, the clips of all groups one after the other, each once; None with embeddings."""
     video_grid_thw: Tensor
     """[number of clips, 3] int64."""
     segments: tuple[Segment, ...]
@@ -53,13 +53,18 @@ class PackedBatch:
     """[S] int64: the response tokens."""
     response_lengths: tuple[int, ...]
     """[B] in the order of the groups and their responses; they sum to S."""
+    video_embeddings: Tensor | None = None
+    """[merged patches, E] what the vision tower makes of the clips, in their order (`videor2_rl.visual`)."""
 
     def model_inputs(self) -> dict[str, Any]:
-        """Keyword arguments of the model's forward; its logits come back as [1, S, V]."""
+        """Keyword arguments of the model's forward; its logits come back as [1, S, V].
+
+        With `video_embeddings` the forward must run in `videor2_rl.visual.without_tower`.
+        """
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
-            "pixel_values_videos": self.pixel_values_videos,
+            "pixel_values_videos": self.pixel_values_videos if self.video_embeddings is None else self.video_embeddings,
             "video_grid_thw": self.video_grid_thw,
             "logits_to_keep": self.predict_index,
             "packed_segments": self.segments,
@@ -73,6 +78,7 @@ def pack(
     *,
     pixel_norm: PixelNorm,
     device: torch.device | str | int = "cpu",
+    video_embeddings: Sequence[Tensor] | None = None,
 ) -> PackedBatch:
     """One sequence of all groups.
 
@@ -81,6 +87,7 @@ def pack(
         responses: for each group its responses' token ids, [T_g] with T_g >= 1.
         pixel_norm: how the checkpoint normalises pixels.
         device: where the tensors go; patches travel as uint8.
+        video_embeddings: each prompt's, to take the place of its pixels; None: the pixels themselves.
 
     Raises:
         ValueError: there is no group, or a response is empty.
@@ -101,11 +108,17 @@ def pack(
         predict_index.append(_predict_index(segment))
         segments.append(segment)
         start = segment.stop
-    patches = torch.cat([torch.tensor(prompt.patches) for prompt in prompts]).to(device)
+    pixels, embeddings = None, None
+    if video_embeddings is None:
+        patches = torch.cat([torch.tensor(prompt.patches) for prompt in prompts]).to(device)
+        pixels = normalize_patches(patches, mean=pixel_norm.mean, std=pixel_norm.std)
+    else:
+        embeddings = torch.cat(list(video_embeddings)).to(device)
     return PackedBatch(
         input_ids=torch.tensor(np.concatenate(input_ids))[None].to(device),
         position_ids=torch.tensor(np.concatenate(position_ids, axis=1))[:, None].to(device),
-        pixel_values_videos=normalize_patches(patches, mean=pixel_norm.mean, std=pixel_norm.std),
+        pixel_values_videos=pixels,
+        video_embeddings=embeddings,
         video_grid_thw=torch.tensor(np.concatenate([prompt.video_grid_thw for prompt in prompts])).to(device),
         segments=tuple(segments),
         predict_index=torch.tensor(np.concatenate(predict_index)).to(device),

@@ -106,11 +106,14 @@ def train(
             videos.prefetch(rows(step + 1))
         metrics: dict[str, float] = {}
         if batch:
+            with timer.phase("encode"):
+                batch = with_embeddings(learner, batch)
+                metrics |= learner.visual_metrics()
             with timer.phase("update"):
-                metrics = learner.sft_step(batch)
+                metrics |= learner.sft_step(batch)
         if held_out:
             with timer.phase("validate"):
-                metrics["sft/validation_loss"] = learner.sft_loss(held_out)
+                metrics["sft/validation_loss"] = learner.sft_loss(with_embeddings(learner, held_out))
         tracker.log(
             step,
             {
@@ -135,6 +138,12 @@ def sft_groups(ledger: SkipLedger, videos: VideoPool, batch: Sequence[VideoSampl
         for index, prompt in enumerate(prompts)
         if prompt.solution_ids is not None
     ]
+
+
+def with_embeddings(learner: Learner, groups: Sequence[TrainGroup]) -> list[TrainGroup]:
+    """The groups with their clips' visual embeddings, where the learner keeps any."""
+    prompts = learner.encode([group.prompt for group in groups])
+    return [dataclasses.replace(group, prompt=prompt) for group, prompt in zip(groups, prompts, strict=True)]
 
 
 def is_due(step: int, every: int, *, last: int) -> bool:

@@ -67,6 +67,8 @@ class Reference(Protocol):
 
 
 class Learner(Reference, Protocol):
+    def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]: ...
+    def visual_metrics(self) -> Mapping[str, float]: ...
     def update(
         self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
     ) -> dict[str, float]: ...
@@ -144,6 +146,8 @@ def train(
             batch = rows_of(prompts, rows(step))
         if step < algorithm.num_steps:
             workers.videos.prefetch(rows(step + 1))
+        with timer.phase("encode"):
+            prompts = workers.learner.encode(prompts)
 
         if evaluation is not None and evaluation.is_due(step - 1):
             with timer.phase("evaluate"):
@@ -183,6 +187,7 @@ def train(
             **mean_of(update_metrics),
             **evaluated,
             **judged,
+            **workers.learner.visual_metrics(),
             "actor/policy_version": version,
             "data/decodes_per_clip": workers.videos.decodes_per_clip(),
             "data/skipped": ledger.count,

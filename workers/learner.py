@@ -18,9 +18,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from videor2_rl.config import AlgorithmConfig, LearnerConfig, ModelConfig
 from videor2_rl.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
-from videor2_rl.types import LogProbs, TrainGroup, WeightSnapshot
+from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers.pool import DeadlineExceeded, fetch
 from workers.verl_config import UpdateSpec, check_algorithm, learner_worker_config
+from workers.visual_store import VisualStore, encode_shares
 
 if TYPE_CHECKING:
     from verl.workers.config import TrainingWorkerConfig
@@ -236,6 +237,8 @@ class Learner:
         """
         self._max_tokens = config.max_tokens_per_micro_batch
         self._max_response_tokens = max_response_tokens
+        reuses = model.has_frozen_vision and config.visual_cache_mib > 0
+        self._visual = VisualStore(config.visual_cache_mib) if reuses else None
         self._ranks = RankGroup(
             "learner",
             learner_worker_config(config, model, total_steps=total_steps),
@@ -245,6 +248,23 @@ class Learner:
             seed=seed,
             deadline_s=deadline_s,
         )
+
+    def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]:
+        """The prompts with their clips' visual embeddings, for every later pass of learner, reference and rollouts.
+
+        Each clip goes through the frozen vision tower once, as long as `learner.visual_cache_mib` holds it. With 0, and
+        where tower or merger trains, the prompts come back as they are and every pass runs the tower.
+        """
+        if self._visual is None:
+            return list(prompts)
+        missing = self._visual.missing(prompts)
+        shares = encode_shares(missing, num_ranks=self._ranks.num_ranks)
+        answers = self._ranks.run("encode", shares, what=f"encoding {len(missing)} clips") if missing else []
+        return self._visual.attach(prompts, [clip for share in answers for clip in share if clip is not None])
+
+    def visual_metrics(self) -> dict[str, float]:
+        """Clips encoded and reused by the last `encode`; nothing where each pass computes its own."""
+        return {} if self._visual is None else self._visual.metrics()
 
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         """Log-probs of all responses under the current weights, in the order of `groups`."""

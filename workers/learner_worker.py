@@ -26,11 +26,12 @@ from verl.workers.engine_workers import TrainingWorker
 
 from videor2_rl.config import ConfigError
 from videor2_rl.packing import MicroBatch, PackedBatch, token_log_probs
-from videor2_rl.types import LogProbs, WeightSnapshot
+from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers import losses
 from workers.engines.fsdp import PackedFSDPEngine, read_state, state_file
 from workers.losses import LossSums
 from workers.verl_config import UpdateSpec, actor_config
+from workers.visual_store import EncodedClip
 from workers.weight_sync import expected_weights, publish_weights
 
 if TYPE_CHECKING:
@@ -77,6 +78,16 @@ class LearnerWorker(TrainingWorker):
         """Load the checkpoint, shard it, build the optimiser."""
         torch.manual_seed(seed)
         self.engine.initialize()
+
+    @register(dispatch_mode=SHARES, blocking=False)
+    def encode(self, share: list[PromptHandle | None]) -> list[EncodedClip | None]:
+        """Put the visual embeddings of the prompts' clips into the object store; None takes part and yields None."""
+        with self.engine.eval_mode():
+            encoded = [self.engine.encode(None if handle is None else ray.get(handle.ref)) for handle in share]
+        return [
+            None if handle is None else EncodedClip(handle.clip_key, ray.put(embeddings), embeddings.nbytes)
+            for handle, embeddings in zip(share, encoded, strict=True)
+        ]
 
     @register(dispatch_mode=SHARES, blocking=False)
     def log_probs(self, share: list[MicroBatch], temperature: float, use_adapter: bool = True) -> list[LogProbs]:
@@ -188,25 +199,19 @@ class LearnerWorker(TrainingWorker):
 
 
 def _resolved(share: Sequence[MicroBatch]) -> list[MicroBatch]:
-    """The micro-batches with prompts in place of references, all fetched at once."""
-    refs = {
-        group.prompt.ref for batch in share for group in batch.groups if isinstance(group.prompt.ref, ray.ObjectRef)
-    }
-    if not refs:
-        return list(share)
-    prompts = dict(zip(refs, ray.get(list(refs)), strict=True))
-    return [
-        replace(
-            batch,
-            groups=tuple(
-                replace(group, prompt=replace(group.prompt, ref=prompts[group.prompt.ref]))
-                if isinstance(group.prompt.ref, ray.ObjectRef)
-                else group
-                for group in batch.groups
-            ),
-        )
-        for batch in share
-    ]
+    """The micro-batches with prompts and embeddings in place of references, all fetched at once."""
+    handles = [group.prompt for batch in share for group in batch.groups]
+    refs = {ref for handle in handles for ref in (handle.ref, handle.visual) if isinstance(ref, ray.ObjectRef)}
+    found = dict(zip(refs, ray.get(list(refs)), strict=True)) if refs else {}
+
+    def value(ref: Any) -> Any:
+        return found[ref] if isinstance(ref, ray.ObjectRef) else ref
+
+    def resolved(group: TrainGroup) -> TrainGroup:
+        handle = group.prompt
+        return replace(group, prompt=replace(handle, ref=value(handle.ref), visual=value(handle.visual)))
+
+    return [replace(batch, groups=tuple(map(resolved, batch.groups))) for batch in share]
 
 
 def _by_group(at_temperature: Tensor, raw: Tensor, *, batch: PackedBatch, micro_batch: MicroBatch) -> list[LogProbs]:

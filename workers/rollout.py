@@ -32,6 +32,7 @@ from workers.weight_sync import (
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
     from vllm import SamplingParams
     from vllm.inputs import MultiModalInput
     from vllm.outputs import CompletionOutput
@@ -139,14 +140,15 @@ def sampling_params(spec: SamplingSpec, *, seed: int, banned_token_ids: Sequence
     )
 
 
-def engine_input(prompt: Prompt, *, pixel_values: Any, family: ModelFamily) -> MultiModalInput:
+def engine_input(prompt: Prompt, *, video: Tensor, is_encoded: bool, family: ModelFamily) -> MultiModalInput:
     """The prompt as vLLM's processor would hand it to the engine, so that vLLM does not process it again.
 
     vLLM's own processing of Qwen2.5-VL drops the frame rate and would place every video at 24 frames per second. A
     Qwen3-VL's video has text between its temporal patches; vLLM looks for the start token of each of them.
 
     Args:
-        pixel_values: [N, channels * temporal_patch * patch * patch] normalised patches in the model's dtype.
+        video: [N, channels * temporal_patch * patch * patch] normalised patches in the model's dtype.
+        is_encoded: `video` is instead [merged patches, E], visual embeddings that the engine takes as they are.
     """
     import torch
     from transformers import BatchFeature
@@ -159,15 +161,16 @@ def engine_input(prompt: Prompt, *, pixel_values: Any, family: ModelFamily) -> M
     if family.is_interleaved:
         # From the first picture's start token to the last one's end token.
         start, stop = start - 1, stop + 1
+    name = "video_embeds" if is_encoded else "pixel_values_videos"
     fields = BatchFeature(
         {
-            "pixel_values_videos": pixel_values,
+            name: video,
             "video_grid_thw": torch.tensor(prompt.video_grid_thw),
             "second_per_grid_ts": torch.tensor([prompt.second_per_grid_s], dtype=torch.float64),
         }
     )
     config = {
-        "pixel_values_videos": MultiModalFieldConfig.flat_from_sizes("video", fields["video_grid_thw"].prod(-1)),
+        name: MultiModalFieldConfig.flat_from_sizes("video", torch.tensor([len(video)])),
         "video_grid_thw": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
         "second_per_grid_ts": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
     }
@@ -215,8 +218,11 @@ class RolloutWorker:
             self._engine.shutdown()
             self._engine = None
 
-    async def generate(self, request: GenerateRequest, *prompts: Prompt) -> list[Group]:
+    async def generate(self, request: GenerateRequest, *inputs: Prompt | Tensor | None) -> list[Group]:
         """One group per prompt.
+
+        Args:
+            inputs: the prompts; then, where there are any, as many visual embeddings to take instead of pixels.
 
         The whole call is queued before the engine takes its first step, and starts from empty caches, so its batches,
         and with them the last bits of every number, do not depend on timing or on which worker serves it.
@@ -233,7 +239,7 @@ class RolloutWorker:
                     f"this worker holds policy version {self._policy_version}; {request.policy_version} was asked for"
                 )
             try:
-                return await self._generate(request, prompts)
+                return await self._generate(request, inputs)
             except EngineDeadError as error:
                 raise WorkerLost("the engine process died while generating") from error
 
@@ -297,12 +303,15 @@ class RolloutWorker:
         await self._engine.pause_generation(mode="abort", clear_cache=True)
         await load_into_engine(self._engine, snapshot, path)
 
-    async def _generate(self, request: GenerateRequest, prompts: Sequence[Prompt]) -> list[Group]:
+    async def _generate(self, request: GenerateRequest, inputs: Sequence[Any]) -> list[Group]:
+        num_prompts = len(request.group_ids)
+        prompts: Sequence[Prompt] = inputs[:num_prompts]
+        embeddings: Sequence[Tensor | None] = inputs[num_prompts:] or (None,) * num_prompts
         tasks: list[asyncio.Task[CompletionOutput]] = []
         await self._engine.pause_generation(mode="abort", clear_cache=True)
         try:
-            for group_id, prompt in zip(request.group_ids, prompts, strict=True):
-                tasks += self._submit(prompt, request, group_id)
+            for group_id, prompt, visual in zip(request.group_ids, prompts, embeddings, strict=True):
+                tasks += self._submit(prompt, visual, request, group_id)
             await asyncio.sleep(0)  # every task runs up to its request's way to the engine, in this order
         finally:
             await self._engine.resume_generation()
@@ -322,17 +331,16 @@ class RolloutWorker:
             for i, (group_id, prompt) in enumerate(zip(request.group_ids, prompts, strict=True))
         ]
 
-    def _submit(self, prompt: Prompt, request: GenerateRequest, group_id: int) -> list[asyncio.Task[CompletionOutput]]:
-        """One request per response. The first takes the pixels along, the others name them."""
-        import torch
-
-        from videor2_rl.prompt import normalize_patches
-
-        processor = self._video_processor
-        pixel_values = normalize_patches(
-            torch.tensor(prompt.patches), mean=processor.image_mean, std=processor.image_std
-        ).to(getattr(torch, self._spec.dtype))
-        whole = engine_input(prompt, pixel_values=pixel_values, family=self._family)
+    def _submit(
+        self, prompt: Prompt, visual: Tensor | None, request: GenerateRequest, group_id: int
+    ) -> list[asyncio.Task[CompletionOutput]]:
+        """One request per response. The first takes the pixels or embeddings along, the others name them."""
+        whole = engine_input(
+            prompt,
+            video=self._pixels(prompt) if visual is None else visual,
+            is_encoded=visual is not None,
+            family=self._family,
+        )
         tasks = []
         for sample in range(request.sampling.group_size):
             items = {"video": list(whole["mm_kwargs"]["video"])}
@@ -342,6 +350,15 @@ class RolloutWorker:
             one: Any = {**whole, "mm_kwargs": items}
             tasks.append(asyncio.create_task(self._sample(prompt, one, params, f"{group_id}-{sample}")))
         return tasks
+
+    def _pixels(self, prompt: Prompt) -> Tensor:
+        import torch
+
+        from videor2_rl.prompt import normalize_patches
+
+        processor = self._video_processor
+        pixels = normalize_patches(torch.tensor(prompt.patches), mean=processor.image_mean, std=processor.image_std)
+        return pixels.to(getattr(torch, self._spec.dtype))
 
     async def _sample(self, prompt: Prompt, one: Any, params: SamplingParams, request_id: str) -> CompletionOutput:
         async for output in self._engine.generate(one, params, request_id):
@@ -416,7 +433,9 @@ class RolloutPool:
         ):
             ids = tuple(group_ids[part.start : part.stop])
             request = GenerateRequest(ids, sampling, seed, version)
-            calls.append((request, *(handle.ref for handle in prompts[part.start : part.stop])))
+            handles = prompts[part.start : part.stop]
+            embeddings = [handle.visual for handle in handles if handle.visual is not None]
+            calls.append((request, *(handle.ref for handle in handles), *embeddings))
         groups = [group for answer in self._pool.map("generate", calls) for group in answer]
         assert [group.group_id for group in groups] == list(group_ids)
         return groups

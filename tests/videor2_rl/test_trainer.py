@@ -105,13 +105,22 @@ class Fakes:
 
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         self.calls.append("log_probs")
+        assert all(group.prompt.visual == f"embeddings of {group.prompt.clip_key}" for group in groups)
         values = np.array([-1.0, -2.0 + self.gap], dtype=np.float32)
         return [LogProbs(g.group_id, (values,) * len(g.response_ids), (values,) * len(g.response_ids)) for g in groups]
+
+    def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]:
+        self.calls.append("encode")
+        return [replace(prompt, visual=f"embeddings of {prompt.clip_key}") for prompt in prompts]
+
+    def visual_metrics(self) -> Mapping[str, float]:
+        return {"data/encodings_per_clip": 1.0}
 
     def update(
         self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
     ) -> dict[str, float]:
         self.calls.append("update")
+        assert all(group.prompt.visual == f"embeddings of {group.prompt.clip_key}" for group in groups)
         self.weight += 1
         return {"actor/loss": self.weight}
 
@@ -178,7 +187,7 @@ def evaluation(run: GrpoRun, fakes: Fakes) -> PeriodicEvaluation:
 def test_a_step_asks_its_parts_in_the_order_of_the_algorithm(tmp_path: Path) -> None:
     fakes = Fakes()
     run_loop(configure(tmp_path, "algorithm.num_steps=1", "data.shuffle=false"), fakes)
-    expected = ["prepare", "generate v0 s0,s1", "score", "log_probs", "log_probs", "update", "sync v1"]
+    expected = ["prepare", "encode", "generate v0 s0,s1", "score", "log_probs", "log_probs", "update", "sync v1"]
     assert fakes.calls == expected
 
 

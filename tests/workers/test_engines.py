@@ -131,6 +131,19 @@ def test_merged_weights_are_an_ordinary_model_that_computes_the_same(trained, ca
     assert plain_log_probs(network, trained) == pytest.approx(result(trained, case, "grpo")["at_end"], abs=1e-5)
 
 
+@pytest.mark.parametrize("case", ADAPTED)
+def test_frozen_visual_embeddings_computed_once_give_the_same_training(trained, case):
+    reuse = result(trained, case, "grpo")["reuse"]
+    pixels, embeddings = reuse["pixels"], reuse["embeddings"]
+    assert embeddings["log_probs"] == pytest.approx(pixels["log_probs"], abs=1e-6)
+    for ours, theirs in zip(embeddings["steps"], pixels["steps"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-7)
+    # Five clips on two ranks: rank 0 encodes three. Afterwards no pass runs the tower, where it ran in all of them.
+    assert reuse["encodings"] == 3
+    assert embeddings["tower_passes"] == 0
+    assert pixels["tower_passes"] >= 6
+
+
 def plain_log_probs(network: Any, folder: Path) -> list[float]:
     """Of the program's responses by transformers alone."""
     import importlib.util

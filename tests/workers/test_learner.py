@@ -45,6 +45,7 @@ LEARNER = LearnerConfig(
     sequence_parallel_size=1,
     max_tokens_per_micro_batch=100_000,
     gradient_checkpointing=False,
+    visual_cache_mib=64,
 )
 ALGORITHM = AlgorithmConfig(
     num_steps=10,
@@ -112,7 +113,7 @@ def groups(cluster: None, model: ModelConfig) -> list[TrainGroup]:
         groups.append(
             TrainGroup(
                 group_id=group_id,
-                prompt=PromptHandle("s", "c", len(prompt.token_ids), ray.put(prompt)),
+                prompt=PromptHandle("s", f"clip-{group_id}", len(prompt.token_ids), ray.put(prompt)),
                 response_ids=tuple(rng.integers(20, 300, length) for length in lengths),
                 advantages=rng.normal(size=len(lengths)).astype(np.float32),
             )
@@ -203,6 +204,35 @@ def test_log_probs_equal_plain_transformers_in_the_order_given(one_rank, two_ran
             for temperature, values in ((0.9, log_probs.at_temperature), (1.0, log_probs.raw)):
                 for one, other in zip(plain_log_probs(model, group, temperature=temperature), values, strict=True):
                     np.testing.assert_allclose(other, one, atol=1e-5, rtol=0)
+
+
+def test_embeddings_stand_in_for_pixels_and_each_clip_is_encoded_once(one_rank, two_ranks, ready):
+    """With embeddings the pixels may be anything: no pass of learner or update looks at them."""
+    import ray
+
+    def blank(group: TrainGroup) -> TrainGroup:
+        prompt = ray.get(group.prompt.ref)
+        ref = ray.put(replace(prompt, patches=np.zeros_like(prompt.patches)))
+        return replace(group, prompt=replace(group.prompt, ref=ref))
+
+    for learner, other in ((one_rank, two_ranks), (two_ranks, one_rank)):
+        prompts = learner.encode([group.prompt for group in ready])
+        assert learner.visual_metrics() == {
+            "data/clips_encoded": 5,
+            "data/clips_reused": 0,
+            "data/encodings_per_clip": 1,
+        }
+        encoded = [blank(replace(group, prompt=p)) for group, p in zip(ready, prompts, strict=True)]
+        from_pixels, found = other.log_probs(ready, temperature=0.9), other.log_probs(encoded, temperature=0.9)
+        for one, two in zip(from_pixels, found, strict=True):
+            for expected, values in zip(one.at_temperature, two.at_temperature, strict=True):
+                np.testing.assert_allclose(values, expected, atol=1e-6, rtol=0)
+        metrics = update(learner, encoded)
+        for name, value in update(other, ready).items():
+            assert metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+        # The tower is frozen, so after an update, too, the embeddings are what they were.
+        assert [p.visual for p in learner.encode([group.prompt for group in ready])] == [p.visual for p in prompts]
+        assert learner.visual_metrics()["data/clips_reused"] == 5
 
 
 def test_first_update_has_ratio_one_and_no_divergence_from_the_reference(one_rank, ready):

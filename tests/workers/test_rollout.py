@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 
 from videor2_rl.app import compose_run
 from videor2_rl.config import ConfigError, GrpoRun
+from videor2_rl.packing import PixelNorm
 from videor2_rl.sizing import model_shape, rollout_worker_bytes
 from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
+from videor2_rl.visual import encode_clip
 from workers import rollout
 from workers.rollout import EngineSpec, GenerateRequest, RolloutPool, call_parts, rollout_env, sample_seed
 from workers.weight_sync import WeightsRefused, load_into_engine, pack_weights, shared_file
@@ -130,12 +132,19 @@ def sampling(**changes: Any) -> SamplingSpec:
 
 
 def generate(
-    engine: Any, prompts: list[Prompt], *, seed: int = 0, version: int | None = None, **spec: Any
+    engine: Any,
+    inputs: list[Any],
+    *,
+    seed: int = 0,
+    version: int | None = None,
+    group_ids: Sequence[int] | None = None,
+    **spec: Any,
 ) -> list[Group]:
-    """One call of the session's worker, at the version that it holds."""
+    """One call of the session's worker, at the version that it holds; a group for each input unless ids are given."""
     held = engine.run(engine.worker.version())
-    request = GenerateRequest(tuple(range(len(prompts))), sampling(**spec), seed, held if version is None else version)
-    groups: list[Group] = engine.run(engine.worker.generate(request, *prompts))
+    ids = tuple(range(len(inputs)) if group_ids is None else group_ids)
+    request = GenerateRequest(ids, sampling(**spec), seed, held if version is None else version)
+    groups: list[Group] = engine.run(engine.worker.generate(request, *inputs))
     return groups
 
 
@@ -183,7 +192,7 @@ async def without_clearing(engine: Any, prompts: list[Prompt]) -> list[Group]:
     request = GenerateRequest(tuple(range(len(prompts))), sampling(group_size=2), 0, version or 0)
     groups = []
     for group_id, prompt in enumerate(prompts):
-        outputs = await asyncio.gather(*engine.worker._submit(prompt, request, group_id))
+        outputs = await asyncio.gather(*engine.worker._submit(prompt, None, request, group_id))
         groups.append(Group(group_id, prompt.sample_id, tuple(rollout._rollout(out, 0) for out in outputs)))
     return groups
 
@@ -193,6 +202,18 @@ def test_log_probs_equal_hugging_face_at_every_frame_rate(engine: Any, checkpoin
     groups = generate(engine, prompts, temperature=0.9, top_k=50)
     assert [len(group.rollouts) for group in groups] == [4] * len(prompts)
     assert max_gap(hf_model(checkpoint), prompts, groups) < FLOAT32_LIMIT
+
+
+@pytest.mark.slow
+def test_visual_embeddings_stand_in_for_pixels(engine: Any, checkpoint: Path, prompts: list[Prompt]) -> None:
+    """The learner's embeddings, and pixels that say nothing: the same tokens and log-probs as from the pixels."""
+    model = hf_model(checkpoint)
+    norm = PixelNorm((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    embeddings = [encode_clip(model, p.patches, p.video_grid_thw, pixel_norm=norm) for p in prompts]
+    blank = [replace(prompt, patches=np.zeros_like(prompt.patches)) for prompt in prompts]
+    groups = generate(engine, [*blank, *embeddings], group_ids=range(len(prompts)))
+    assert responses(groups) == responses(generate(engine, prompts))
+    assert max_gap(model, prompts, groups) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from workers.engines.fsdp import MODEL_TYPE, LossFunction, PackedFSDPEngine, Pac
 from workers.engines.lora import plain_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _TAG = "deepspeed"
 
@@ -117,6 +117,9 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
         """Clip, step; the gradient norm before clipping. Weights stay as they are where it is not finite."""
         self.module.step()
         return float(self.module.get_global_grad_norm())
+
+    def _root_with_tower(self) -> nn.Module:
+        return self.module.module
 
     def without_adapter(self) -> AbstractContextManager[Any]:
         return self.module.module.disable_adapter()

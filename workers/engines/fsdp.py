@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from verl.utils.device import get_device_id, get_device_name
 from verl.utils.fsdp_utils import get_init_weight_context_manager
@@ -22,10 +23,13 @@ from videor2_rl.config import ConfigError, LoraConfig
 from videor2_rl.model_family import part_of
 from videor2_rl.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.packing import MicroBatch, PackedBatch, PixelNorm, pack
+from videor2_rl.visual import encode_clip, smallest_clip, without_tower
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from videor2_rl.types import Prompt
 
 MODEL_TYPE = "packed_groups"
 """Our engines' name in verl's registry, where "language_model" on CUDA is taken."""
@@ -59,6 +63,8 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
 
     def initialize(self) -> None:
         super().initialize()
+        # Outside of the root's forward, and yet with the hooks that gather its weights.
+        register_fsdp_forward_method(self.module, "get_video_features")
         self._read_pixel_norm()
 
     def _read_pixel_norm(self) -> None:
@@ -133,14 +139,30 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         self, micro_batch: MicroBatch, loss_function: LossFunction, forward_only: bool
     ) -> tuple[Tensor | None, Any]:
         """One forward pass through the root module, whose hooks gather the sharded weights."""
+        embeddings = [group.prompt.visual for group in micro_batch.groups if group.prompt.visual is not None]
         batch = pack(
             [group.prompt.ref for group in micro_batch.groups],
             [group.response_ids for group in micro_batch.groups],
             pixel_norm=self.pixel_norm,
             device=get_device_id(),
+            video_embeddings=embeddings or None,
         )
-        logits = self.module(**batch.model_inputs()).logits[0]
+        with without_tower(self.module) if embeddings else nullcontext():
+            logits = self.module(**batch.model_inputs()).logits[0]
         return loss_function(logits, batch, micro_batch)
+
+    def encode(self, prompt: Prompt | None) -> Tensor:
+        """The visual embeddings of a prompt's clip, on the CPU; a collective, None only takes part."""
+        if prompt is None:
+            patches, grid = smallest_clip(self.model_config.hf_config.vision_config)
+        else:
+            patches, grid = prompt.patches, prompt.video_grid_thw
+        return encode_clip(
+            self._root_with_tower(), patches, grid, pixel_norm=self.pixel_norm, device=get_device_id()
+        ).cpu()
+
+    def _root_with_tower(self) -> nn.Module:
+        return self.module
 
     def without_adapter(self) -> AbstractContextManager[Any]:
         """The model as it was before the adapters."""

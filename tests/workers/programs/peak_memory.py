@@ -65,6 +65,7 @@ def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_c
         sequence_parallel_size=1,
         max_tokens_per_micro_batch=100_000,
         gradient_checkpointing=gradient_checkpointing,
+        visual_cache_mib=0,
     )
     model = ModelConfig(
         path=folder,

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,8 +61,17 @@ def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, 
     worker.load(str(output / f"{case}_{stage}_state"))
     again = [one_step(worker, share, groups, stage=stage) for _ in range(STEPS // 2 + 1, STEPS)]
     restored = weights_of(worker)
+    from_pixels = from_embeddings = encodings = None
+    if variant in ADAPTERS:
+        state = str(output / f"{case}_{stage}_state")
+        from_pixels = two_steps(worker, groups, rank, state=state)
+        with counted_tower(worker) as passes:
+            encoded = with_embeddings(worker, groups, rank)
+        encodings = sum(passes)
+        from_embeddings = two_steps(worker, encoded, rank, state=state)
     if rank == 0:
         log_probs = {"at_start": flat(at_start), "at_end": flat(at_end), "without_adapter": flat(without_adapter)}
+        log_probs |= {"reuse": {"pixels": from_pixels, "embeddings": from_embeddings, "encodings": encodings}}
         (output / f"{case}_{stage}.json").write_text(json.dumps({"steps": steps, "again": again, **log_probs}))
         np.savez(output / f"{case}_{stage}.npz", **weights)
         np.savez(output / f"{case}_{stage}_restored.npz", **restored)
@@ -68,6 +79,46 @@ def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, 
 
 def weights_of(worker: Any) -> dict[str, np.ndarray]:
     return {name: tensor.float().numpy() for name, tensor in worker._full_weights()}
+
+
+def two_steps(worker: Any, groups: list[Any], rank: int, *, state: str) -> dict[str, Any]:
+    """Reference and old log-probs and the update, twice from a checkpoint; how often the tower ran on this rank."""
+    from workers.learner import plan
+
+    worker.load(state)
+    share = plan(groups, num_ranks=2, max_tokens=70)[rank]
+    found: dict[str, Any] = {"log_probs": [], "steps": []}
+    with counted_tower(worker) as passes:
+        for _ in range(2):
+            found["log_probs"] += flat(log_probs_of(worker, groups, use_adapter=False))
+            found["log_probs"] += flat(log_probs_of(worker, groups))
+            found["steps"].append(one_step(worker, share, groups, stage="grpo"))
+    return {**found, "tower_passes": sum(passes)}
+
+
+@contextmanager
+def counted_tower(worker: Any) -> Iterator[list[int]]:
+    """A 1 for every forward pass of the vision tower inside."""
+    passes: list[int] = []
+    tower = next(part for name, part in worker.engine.module.named_modules() if name.endswith("visual"))
+    hook = tower.register_forward_hook(lambda *_: passes.append(1))
+    yield passes
+    hook.remove()
+
+
+def with_embeddings(worker: Any, groups: list[Any], rank: int) -> list[Any]:
+    """The groups with their clips' visual embeddings, each encoded by one of the two ranks."""
+    import torch
+
+    from workers.visual_store import encode_shares
+
+    share = encode_shares([group.prompt for group in groups], num_ranks=2)[rank]
+    with worker.engine.eval_mode():
+        mine = [(handle, worker.engine.encode(None if handle is None else handle.ref)) for handle in share]
+    gathered: list[Any] = [None, None]
+    torch.distributed.all_gather_object(gathered, {h.clip_key: tensor for h, tensor in mine if h is not None})
+    found = gathered[0] | gathered[1]
+    return [replace(g, prompt=replace(g.prompt, visual=found[g.prompt.clip_key])) for g in groups]
 
 
 def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) -> dict[str, float]:
@@ -110,6 +161,7 @@ def make_worker(model_folder: str, *, case: str) -> Any:
         sequence_parallel_size=1,
         max_tokens_per_micro_batch=70,
         gradient_checkpointing=False,
+        visual_cache_mib=0,
     )
     model = ModelConfig(
         path=model_folder,
@@ -163,7 +215,7 @@ def make_groups(model_folder: str) -> list[Any]:
         groups.append(
             TrainGroup(
                 group_id=group_id,
-                prompt=PromptHandle("s", "c", len(prompt.token_ids), prompt),
+                prompt=PromptHandle("s", f"clip-{group_id}", len(prompt.token_ids), prompt),
                 response_ids=tuple(rng.integers(20, 300, length) for length in lengths),
                 advantages=rng.normal(size=len(lengths)).astype(np.float32),
             )
