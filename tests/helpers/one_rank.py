@@ -11,9 +11,10 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from videor2_rl.config import LearnerConfig, ModelConfig
-from videor2_rl.types import LogProbs, TrainGroup
+from videor2_rl.types import LogProbs, Prompt, TrainGroup
 
 _worker: Any = None
 
@@ -44,6 +45,12 @@ def _start(learner: LearnerConfig, model: ModelConfig) -> None:
 def log_probs(groups: Sequence[TrainGroup]) -> list[LogProbs]:
     """Of all groups packed into one sequence."""
     return list(_worker.log_probs(_share(groups), 1.0))
+
+
+def encode(prompts: Sequence[Prompt]) -> list[Tensor]:
+    """The visual embeddings of the prompts' clips."""
+    with _worker.engine.eval_mode():
+        return [_worker.engine.encode(prompt) for prompt in prompts]
 
 
 def sft_step(groups: Sequence[TrainGroup]) -> float:

@@ -165,7 +165,7 @@ def test_positions_are_vllms_and_verls(
     builder = PromptBuilder(published.paper_run(published_folder(name)).model)
     frames, fps, height, width = clip
     prompt = a_prompt(builder, frames=frames, fps=fps, height=height, width=width)
-    whole = engine_input(prompt, pixel_values=torch.from_numpy(prompt.patches), family=builder.family)
+    whole = engine_input(prompt, video=torch.from_numpy(prompt.patches), is_encoded=False, family=builder.family)
     feature = MultiModalFeatureSpec(whole["mm_kwargs"]["video"][0], "video", "c", whole["mm_placeholders"]["video"][0])
     vllms, _ = vllm_model(name).get_mrope_input_positions(whole["prompt_token_ids"], [feature])
     assert np.array_equal(prompt.position_ids, vllms.numpy())

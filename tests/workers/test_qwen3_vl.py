@@ -43,6 +43,7 @@ LEARNER = LearnerConfig(
     sequence_parallel_size=1,
     max_tokens_per_micro_batch=100_000,
     gradient_checkpointing=True,
+    visual_cache_mib=0,
 )
 
 
@@ -59,6 +60,8 @@ class Stage:
 class Trained:
     before: Stage
     after: Stage
+    after_from_embeddings: Stage
+    """As `after`; engine and learner got the learner's visual embeddings and black pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -97,24 +100,30 @@ def trained(model: ModelConfig, prompts: list[Prompt], engine_spec: EngineSpec, 
     spec = replace(engine_spec, model_path=model.path, banned_token_ids=banned)
     with one_rank.one_rank(LEARNER, model) as process, start_engine(spec) as engine:
 
-        def stage(version: int) -> tuple[Stage, list[TrainGroup]]:
+        def stage(
+            version: int, prompts: Sequence[Prompt], embeddings: Sequence[torch.Tensor] = ()
+        ) -> tuple[Stage, list[TrainGroup]]:
             request = GenerateRequest(tuple(range(len(prompts))), SAMPLING, 0, version)
-            groups = engine.run(engine.worker.generate(request, *prompts))
-            to_train = [train_group(group, prompt) for group, prompt in zip(groups, prompts, strict=True)]
+            groups = engine.run(engine.worker.generate(request, *prompts, *embeddings))
+            visual = embeddings or [None] * len(prompts)
+            to_train = [train_group(*parts) for parts in zip(groups, prompts, visual, strict=True)]
             weights = {name: torch.tensor(array) for name, array in process.submit(one_rank.weights).result().items()}
             return Stage(groups, process.submit(one_rank.log_probs, to_train).result(), weights), to_train
 
-        before, to_train = stage(0)
+        before, to_train = stage(0, prompts)
         assert process.submit(one_rank.sft_step, to_train).result() > 0
         weights = process.submit(one_rank.weights).result()
         tensors = ((name, torch.tensor(array)) for name, array in weights.items())
         engine.run(engine.worker.load_weights(*pack_weights(tensors, 1, tied=frozenset({"lm_head.weight"}))))
-        after, _ = stage(1)
-    return Trained(before, after)
+        after, _ = stage(1, prompts)
+        embeddings = process.submit(one_rank.encode, prompts).result()
+        black = [replace(prompt, patches=np.zeros_like(prompt.patches)) for prompt in prompts]
+        after_from_embeddings, _ = stage(1, black, embeddings)
+    return Trained(before, after, after_from_embeddings)
 
 
-def train_group(group: Group, prompt: Prompt) -> TrainGroup:
-    handle = PromptHandle("s", prompt.clip_key, len(prompt.token_ids), prompt)
+def train_group(group: Group, prompt: Prompt, visual: torch.Tensor | None) -> TrainGroup:
+    handle = PromptHandle("s", prompt.clip_key, len(prompt.token_ids), prompt, visual)
     return TrainGroup(group.group_id, handle, tuple(rollout.token_ids for rollout in group.rollouts))
 
 
@@ -166,7 +175,7 @@ def gaps(
     return [max(engine), max(learner)]
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", "after", "after_from_embeddings"])
 def test_engine_and_packed_learner_compute_what_transformers_computes(
     when: str, trained: Trained, model: ModelConfig, prompts: list[Prompt], clips: list[Clip]
 ) -> None:
