@@ -178,8 +178,9 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def test_an_interrupted_run_says_how_to_go_on(sft_run: Path, data: Path, short_temp: Path, tmp_path: Path) -> None:
-    command = grpo(sft_run, tmp_path / "run", "algorithm.num_steps=50", data=data, temp=short_temp)
+def test_an_interrupted_run_says_how_to_go_on(data: Path, short_temp: Path, tmp_path: Path) -> None:
+    fixed = ["experiment=demo_base", f"model.path={data}/model", f"output_dir={tmp_path / 'run'}", "sft.num_steps=5000"]
+    command = app("sft", *fixed, data=data, temp=short_temp)
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

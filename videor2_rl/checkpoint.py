@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from videor2_rl.config import ConfigError
+from videor2_rl.files import FileSum, file_sum, sync, write_json_atomic, write_text_atomic
 
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 _LATEST = "latest"
-FINISHED = "finished"
-"""This file in a run's folder says that its last step is done."""
+_READERS = 8
+"""Files whose checksums are computed at a time."""
+
+
+class StateWriter(Protocol):
+    """What holds the model and its optimiser."""
+
+    def save(self, path: Path) -> None:
+        """Take the state as it is now and begin to write it into the folder."""
+
+    def finish_save(self) -> Mapping[str, FileSum]:
+        """Wait until all of it is on the disk; the files by their names in the folder."""
 
 
 @dataclass(frozen=True)
@@ -29,96 +43,163 @@ class Checkpoint:
     step: int
     """Steps done when it was written; a resumed run begins with the next one."""
     state: Mapping[str, Any]
-    """What the loop stored: policy version, counters."""
+    """What the loop stored: policy version, data position, counters."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A checkpoint on its way to the disk."""
+
+    step: int
+    state: Mapping[str, Any]
+    folder: Path
+    writer: StateWriter
 
 
 class Checkpoints:
-    """The checkpoints of one run, under `<run_dir>/checkpoints/step_000050/`."""
+    """The checkpoints of one run, under `<run_dir>/checkpoints/step_000050/`.
 
-    def __init__(self, run_dir: Path, *, keep: int) -> None:
+    Written in two parts, so that a run need not wait for the disk: `begin` takes the state, `complete` gives the
+    checkpoint its name. Until then it lies under a temporary one, and the checkpoint before it is the newest.
+    """
+
+    def __init__(self, run_dir: Path, *, keep: int, origin: Mapping[str, Any] | None = None) -> None:
+        """
+        Args:
+            keep: newest checkpoints kept, at least one.
+            origin: config key -> value of what a run must share with the one it goes on from, JSON-able.
+        """
         self._folder = run_dir / "checkpoints"
         self._keep = max(1, keep)
+        self._origin = dict(origin or {})
+        self._begun: _Begun | None = None
 
-    def save(self, step: int, state: Mapping[str, Any], *, write: Callable[[Path], None]) -> Path:
-        """Write a checkpoint: all of it under a temporary name first, so that a kill leaves the older ones whole.
+    def begin(self, step: int, state: Mapping[str, Any], writer: StateWriter) -> None:
+        """Take the run's state and begin to write it; whatever was begun before is completed first.
 
         Args:
             step: steps done.
             state: JSON-able state of the loop.
-            write: puts everything else (model, optimiser, ...) into the folder it is given.
+            writer: puts everything else (model, optimiser, ...) into the folder it is given.
         """
-        target = self._folder / f"step_{step:06d}"
-        partial = self._folder / f".partial_{target.name}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial)
-        sizes = {str(file.relative_to(partial)): file.stat().st_size for file in _files(partial)}
-        manifest = {"step": step, "state": dict(state), "files": sizes}
-        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for file in _files(partial):
-            _sync(file)
+        self.complete()
+        for leftover in self._folder.glob(".partial_*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        # A name of its own: workers of a killed run may live a moment longer and still write into theirs.
+        folder = self._folder / f".partial_{_name(step)}_{uuid.uuid4().hex[:8]}"
+        folder.mkdir(parents=True)
+        writer.save(folder)
+        self._begun = _Begun(step, dict(state), folder, writer)
+
+    def complete(self) -> None:
+        """Wait for the checkpoint that was begun and make it the newest; `latest` moves last."""
+        if self._begun is None:
+            return
+        begun, self._begun = self._begun, None
+        files = {name: asdict(found) for name, found in sorted(begun.writer.finish_save().items())}
+        content = {"step": begun.step, "state": begun.state, "origin": self._origin, "files": files}
+        write_json_atomic(begun.folder / _MANIFEST, {"crc32": _crc32(content), **content})
+        sync(begun.folder)
+        target = self._folder / _name(begun.step)
         shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        _sync(self._folder)
-        self._point_latest_to(target)
-        self._prune()
-        return target
+        begun.folder.rename(target)
+        sync(self._folder)
+        write_text_atomic(self._folder / _LATEST, target.name)
+        self._prune(begun.step)
+
+    @contextmanager
+    def completed(self) -> Iterator[None]:
+        """Complete what was begun when the block ends; an error that ends it stays the one that is raised."""
+        try:
+            yield
+        except BaseException:
+            try:
+                self.complete()
+            except Exception as error:
+                logger.warning("the newest checkpoint was not completed: %s", error)
+            raise
+        self.complete()
+
+    def has(self, step: int) -> bool:
+        """Whether there is a checkpoint of these steps, whole or begun."""
+        return (self._folder / _name(step) / _MANIFEST).exists() or (
+            self._begun is not None and self._begun.step == step
+        )
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, None where there is none; damaged ones are named in a warning."""
+        """The newest checkpoint that is whole, None where there is none; damaged ones are named in a warning.
+
+        Raises:
+            ConfigError: it was written by a run with another `origin`.
+        """
         for path in self._all():
-            checkpoint = _read(path)
-            if checkpoint is not None:
-                return checkpoint
-            logger.warning("checkpoint %s is damaged or incomplete; trying the one before it", path)
+            try:
+                manifest = _whole_manifest(path)
+            except _Damaged as damage:
+                logger.warning("checkpoint %s is damaged (%s); going on from the one before it", path, damage)
+                continue
+            self._check_origin(path, manifest["origin"])
+            return Checkpoint(path, manifest["step"], manifest["state"])
         return None
 
+    def _check_origin(self, path: Path, origin: Mapping[str, Any]) -> None:
+        for key, value in self._origin.items():
+            if origin.get(key) != value:
+                raise ConfigError(
+                    f"{key}: found {value}, but {path} was written with {origin.get(key)}; "
+                    "resume with that, or give another output_dir"
+                )
+
     def _all(self) -> list[Path]:
-        return sorted(self._folder.glob("step_*"), reverse=True)
+        """Newest first."""
+        return sorted(self._folder.glob("step_*"), key=_step, reverse=True)
 
-    def _point_latest_to(self, target: Path) -> None:
-        partial = self._folder / f".{_LATEST}"
-        partial.write_text(target.name)
-        _sync(partial)
-        partial.rename(self._folder / _LATEST)
-
-    def _prune(self) -> None:
-        for path in self._all()[self._keep :]:
+    def _prune(self, newest: int) -> None:
+        """Keep the newest ones up to this step; later ones were damaged when the run went on from an earlier one."""
+        found = self._all()
+        earlier = [path for path in found if _step(path) <= newest]
+        for path in {*found} - {*earlier[: self._keep]}:
             shutil.rmtree(path)
 
 
-def start_run(run_dir: Path, *, resume: bool) -> None:
-    """Make a run's folder.
+class _Damaged(Exception):
+    """What is wrong with a checkpoint."""
+
+
+def _whole_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are all as they were written.
 
     Raises:
-        ConfigError: the folder holds a finished run, or a stopped one while `resume` is off.
+        _Damaged: one of them is not.
     """
-    if (run_dir / FINISHED).exists():
-        raise ConfigError(f"output_dir: {run_dir} holds a finished run; give another output_dir or remove that folder")
-    if (run_dir / "metrics.jsonl").exists() and not resume:
-        raise ConfigError(
-            f"output_dir: {run_dir} holds a stopped run; go on with checkpoint.resume=true or give another output_dir"
-        )
-    run_dir.mkdir(parents=True, exist_ok=True)
-
-
-def _read(path: Path) -> Checkpoint | None:
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-        is_whole = all((path / name).stat().st_size == size for name, size in manifest["files"].items())
-    except (OSError, ValueError, KeyError):
-        return None
-    return Checkpoint(path, manifest["step"], manifest["state"]) if is_whole else None
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        is_whole = manifest.pop("crc32") == _crc32(manifest)
+    except (OSError, ValueError, KeyError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        raise _Damaged(f"{_MANIFEST} is missing or not as it was written")
+    files = {path / name: FileSum(**found) for name, found in manifest["files"].items()}
+    # Sizes first: a missing file is noticed without reading the others.
+    for file, expected in files.items():
+        size = file.stat().st_size if file.is_file() else None
+        if size != expected.size:
+            state = "is missing" if size is None else f"has {size} bytes"
+            raise _Damaged(f"{file.name} {state}, {expected.size} bytes were written")
+    with ThreadPoolExecutor(max_workers=_READERS) as readers:
+        for (file, expected), found in zip(files.items(), readers.map(file_sum, files), strict=True):
+            if found != expected:
+                raise _Damaged(f"{file.name} has another checksum than what was written")
+    return manifest
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
+def _crc32(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _sync(path: Path) -> None:
-    """Force a file or folder entry to the disk, so that the rename after it never becomes visible before its data."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _name(step: int) -> str:
+    return f"step_{step:06d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("_")[2])

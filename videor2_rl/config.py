@@ -349,6 +349,8 @@ class CheckpointConfig(Section):
     """Newest complete checkpoints kept."""
     resume: bool
     """Go on from the newest complete checkpoint of the run's folder, if there is one."""
+    overwrite: bool
+    """Where the folder holds a run that cannot be gone on with (finished, or resume is off), remove what it left."""
     export: bool
     """Write hf/ at the end."""
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videor2_rl.checkpoint import FINISHED
+from videor2_rl.resume import FINISHED
 
 
 @dataclass(frozen=True)

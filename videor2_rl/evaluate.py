@@ -32,7 +32,7 @@ def run_evaluation(run: EvaluateRun) -> None:
     """Evaluate every checkpoint in every mode; writes evaluation/<name>/<mode>/ under `output_dir`."""
     run_dir = Path(run.output_dir)
     samples = checked_inputs(run)
-    with open_run(run, run_dir, resume=True):
+    with open_run(run, run_dir, resume=True, overwrite=False):
         from videor2_rl.evaluation.held_out import held_out
         from videor2_rl.run_folder import SkipLedger
         from workers.build import evaluation_workers

@@ -6,11 +6,40 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from videor2_rl.config import ConfigError
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """By what a damaged file is told from a whole one."""
+
+    size: int
+    """Bytes."""
+    crc32: int
+
+
+def file_sum(path: Path) -> FileSum:
+    """Size and checksum of what the file holds."""
+    size = crc32 = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            size, crc32 = size + len(block), zlib.crc32(block, crc32)
+    return FileSum(size, crc32)
+
+
+def sync(path: Path) -> None:
+    """Force a file or a folder's entries to the disk, so that a later rename never becomes visible before its data."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

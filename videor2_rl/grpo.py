@@ -29,17 +29,20 @@ def run_grpo(run: GrpoRun) -> None:
     held_out = checked_held_out(run)
     check_algorithm(run.algorithm, max_response_tokens=run.rollout.max_response_tokens)
     check_optimizer(run.learner.optimizer)
-    with open_run(run, run_dir, resume=run.checkpoint.resume):
+    with open_run(run, run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite):
         from videor2_rl.checkpoint import Checkpoints
+        from videor2_rl.resume import origin_of
+        from videor2_rl.rollout_log import remove_rollouts_after
         from videor2_rl.run_folder import SkipLedger
         from videor2_rl.tracking import Tracker
         from videor2_rl.trainer import progress_of, restore, train
         from workers.build import grpo_workers
         from workers.pool import reset_received_bytes
 
-        checkpoints = Checkpoints(run_dir, keep=run.checkpoint.keep)
+        checkpoints = Checkpoints(run_dir, keep=run.checkpoint.keep, origin=origin_of(run, samples))
         newest = checkpoints.newest()
         start = progress_of(newest)
+        remove_rollouts_after(run_dir, start.step)
         tracker = Tracker(
             run_dir,
             run.logging,
@@ -51,7 +54,7 @@ def run_grpo(run: GrpoRun) -> None:
         with tracker, grpo_workers(run) as workers:
             restore(workers, newest)
             reset_received_bytes()
-            with periodic_evaluation(run, workers, held_out) as evaluation:
+            with periodic_evaluation(run, workers, held_out) as evaluation, checkpoints.completed():
                 train(
                     run,
                     workers,
@@ -59,7 +62,9 @@ def run_grpo(run: GrpoRun) -> None:
                     checkpoints=checkpoints,
                     start=start,
                     tracker=tracker,
-                    ledger=SkipLedger(run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac),
+                    ledger=SkipLedger(
+                        run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac, keep=start.skipped
+                    ),
                     received_bytes=reset_received_bytes,
                     evaluation=evaluation,
                 )

@@ -78,6 +78,13 @@ def write_rollouts(path: Path, records: Sequence[Mapping[str, Any]], prompts: Se
     )
 
 
+def remove_rollouts_after(run_dir: Path, step: int) -> None:
+    """Remove the files of later steps, which a run resumed after `step` writes again."""
+    for path in (run_dir / "rollouts").glob("step_*.jsonl"):
+        if int(path.stem.removeprefix("step_")) > step:
+            path.unlink()
+
+
 def read_rollouts(path: Path) -> list[dict[str, Any]]:
     """The records of one step.
 

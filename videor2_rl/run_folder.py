@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videor2_rl.config import ConfigError
+from videor2_rl.files import read_jsonl, write_jsonl_atomic
 from videor2_rl.types import PromptHandle, SkippedSample
 
 PACKAGES = (
@@ -37,16 +40,19 @@ def sole_writer(run_dir: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock goes with the process, however it ends.
 
     Raises:
-        ConfigError: another live run writes into the folder.
+        ConfigError: another live run writes into the folder; the message names its process.
     """
     from filelock import FileLock, Timeout
 
     run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / ".lock"
     try:
-        with FileLock(run_dir / ".lock", timeout=0):
+        with FileLock(path, timeout=0):
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield
     except Timeout:
-        raise ConfigError(f"output_dir: another run is writing into {run_dir}; give another output_dir") from None
+        other = path.read_text(encoding="utf-8") or "another process"
+        raise ConfigError(f"output_dir: {other} is writing into {run_dir}; give another output_dir") from None
 
 
 def write_config(run_dir: Path, run: Any) -> None:
@@ -74,11 +80,20 @@ def package_versions() -> dict[str, str]:
 class SkipLedger:
     """Counts and records the samples that could not be used; too many stop the run."""
 
-    def __init__(self, run_dir: Path, *, num_samples: int, max_frac: float) -> None:
+    def __init__(self, run_dir: Path, *, num_samples: int, max_frac: float, keep: int | None = None) -> None:
+        """
+        Args:
+            keep: rows of an interrupted run that were there at the checkpoint which this one goes on from; later ones
+                will be written again, as that run might not have lived to write them. None: all.
+        """
         self._file = run_dir / "skipped.jsonl"
         self._num_samples = num_samples
         self._max_frac = max_frac
-        self._seen = {json.loads(line)["sample_id"] for line in _lines(self._file)}
+        rows = read_jsonl(self._file, torn_last_line=True)[:keep] if self._file.exists() else []
+        if self._file.exists():
+            # A line cut off by a kill goes too, or the next one would be written behind it.
+            write_jsonl_atomic(self._file, rows)
+        self._seen = {row["sample_id"] for row in rows}
 
     @property
     def count(self) -> int:
@@ -103,10 +118,6 @@ class SkipLedger:
                 f"data.max_skipped_frac={self._max_frac}; see {self._file}, mend the clips or raise the limit"
             )
         return prompts
-
-
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 def _plain(value: Any) -> Any:

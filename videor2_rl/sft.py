@@ -32,9 +32,10 @@ def run_sft(run: SftRun) -> None:
     samples = checked_inputs(run)
     run = dataclasses.replace(run, sft=run.sft.with_steps(len(samples)))
     check_optimizer(run.learner.optimizer)
-    with open_run(run, run_dir, resume=run.checkpoint.resume):
+    with open_run(run, run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite):
         from videor2_rl.checkpoint import Checkpoints
         from videor2_rl.dataset import load_samples
+        from videor2_rl.resume import origin_of
         from videor2_rl.run_folder import SkipLedger
         from videor2_rl.tracking import Tracker
         from workers.build import sft_workers
@@ -42,10 +43,15 @@ def run_sft(run: SftRun) -> None:
         validation = []
         if run.data.validation_file is not None:
             validation = load_samples(run.data.validation_file, data=run.data)[: run.sft.validation_samples]
-        checkpoints = Checkpoints(run_dir, keep=run.checkpoint.keep)
-        ledger = SkipLedger(run_dir, num_samples=len(samples) + len(validation), max_frac=run.data.max_skipped_frac)
+        checkpoints = Checkpoints(run_dir, keep=run.checkpoint.keep, origin=origin_of(run, samples))
         newest = checkpoints.newest()
         done = newest.step if newest is not None else 0
+        ledger = SkipLedger(
+            run_dir,
+            num_samples=len(samples) + len(validation),
+            max_frac=run.data.max_skipped_frac,
+            keep=newest.state["skipped"] if newest is not None else 0,
+        )
         tracker = Tracker(
             run_dir,
             run.logging,
@@ -54,7 +60,7 @@ def run_sft(run: SftRun) -> None:
             config=dataclasses.asdict(run),
         )
         # The tracker first: where it cannot start, no engine should have.
-        with tracker, sft_workers(run) as (videos, learner):
+        with tracker, sft_workers(run) as (videos, learner), checkpoints.completed():
             if newest is not None:
                 logger.info("going on after step %d from %s", done, newest.path)
                 learner.load(newest.path)
@@ -69,6 +75,7 @@ def run_sft(run: SftRun) -> None:
                 tracker=tracker,
                 ledger=ledger,
             )
+            checkpoints.complete()
             finish(run_dir, export=learner.export if run.checkpoint.export else None)
 
 
@@ -104,6 +111,8 @@ def train(
             held_out = examples(validation) if is_due(step, run.sft.validate_every, last=last) else []
         if step < last:
             videos.prefetch(rows(step + 1))
+        with timer.phase("save"):
+            checkpoints.complete()
         metrics: dict[str, float] = {}
         if batch:
             with timer.phase("encode"):
@@ -125,7 +134,7 @@ def train(
             },
         )
         if run.checkpoint.every_steps and is_due(step, run.checkpoint.every_steps, last=last):
-            checkpoints.save(step, {}, write=learner.save)
+            checkpoints.begin(step, {"skipped": ledger.count, "next_sample": step * run.sft.batch_size}, learner)
 
 
 def sft_groups(ledger: SkipLedger, videos: VideoPool, batch: Sequence[VideoSample]) -> list[TrainGroup]:

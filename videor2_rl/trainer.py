@@ -22,6 +22,7 @@ from videor2_rl.checkpoint import Checkpoint, Checkpoints
 from videor2_rl.config import AlgorithmConfig, GrpoRun
 from videor2_rl.dataset import SampleOrder
 from videor2_rl.evaluation.periodic import PeriodicEvaluation
+from videor2_rl.files import FileSum
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.metrics import grpo_metrics
 from videor2_rl.rollout_log import rollout_records
@@ -74,6 +75,7 @@ class Learner(Reference, Protocol):
     ) -> dict[str, float]: ...
     def publish_weights(self, policy_version: int) -> WeightSnapshot: ...
     def save(self, path: Path) -> None: ...
+    def finish_save(self) -> Mapping[str, FileSum]: ...
     def load(self, path: Path) -> None: ...
     def export(self, path: Path) -> None: ...
 
@@ -101,6 +103,8 @@ class Progress:
     """Steps done."""
     policy_version: int
     """Optimiser steps in the policy's weights."""
+    skipped: int
+    """Samples that could not be used so far."""
 
 
 def train(
@@ -121,7 +125,8 @@ def train(
         run: the configuration.
         workers: the parts; learner and rollout workers hold the weights of `start.policy_version`.
         samples: the training rows.
-        checkpoints: where state goes every `checkpoint.every_steps` steps.
+        checkpoints: where state goes every `checkpoint.every_steps` steps; it is written while the next step's rollouts
+            are generated and scored, and completed before the next update.
         tracker: gets each step's metrics.
         ledger: gets the samples that cannot be used.
         received_bytes: bytes that reached this process since it was last called.
@@ -138,7 +143,7 @@ def train(
     def rows(step: int) -> list[VideoSample]:
         return [samples[index] for index in order.batch(step - 1, algorithm.prompts_per_step)]
 
-    version, save_s = start.policy_version, 0.0
+    progress, snapshot_s = start, 0.0
     for step in range(start.step + 1, algorithm.num_steps + 1):
         timer = PhaseTimer()
         with timer.phase("prepare"):
@@ -156,7 +161,7 @@ def train(
             group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
             groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
         # What was learned since the last checkpoint must not go with the judge.
-        with saved_if_judge_is_down(run, workers.learner, checkpoints, Progress(step - 1, version)):
+        with saved_if_judge_is_down(run, workers.learner, checkpoints, progress):
             # Before the reward workers are needed again.
             evaluated = {} if evaluation is None else evaluation.metrics()
             with timer.phase("reward"):
@@ -167,13 +172,15 @@ def train(
         judged = workers.rewards.judge_metrics()
 
         train_groups, old, ref = with_log_probs(workers, groups, train_groups, run=run, timer=timer)
+        with timer.phase("save"):
+            checkpoints.complete()
         update_metrics: list[dict[str, float]] = []
         with timer.phase("update"):
             for part in update_batches(train_groups, algorithm=algorithm):
                 update_metrics.append(workers.learner.update(part, algorithm=algorithm, temperature=temperature))
         with timer.phase("sync_weights"):
-            version += len(update_metrics)
-            workers.rollouts.update_weights(workers.learner.publish_weights(version))
+            progress = Progress(step, progress.policy_version + len(update_metrics), ledger.count)
+            workers.rollouts.update_weights(workers.learner.publish_weights(progress.policy_version))
 
         if run.logging.rollouts:
             path = Path(run.output_dir) / "rollouts" / f"step_{step:06d}.jsonl"
@@ -188,17 +195,17 @@ def train(
             **evaluated,
             **judged,
             **workers.learner.visual_metrics(),
-            "actor/policy_version": version,
+            "actor/policy_version": progress.policy_version,
             "data/decodes_per_clip": workers.videos.decodes_per_clip(),
             "data/skipped": ledger.count,
             "data/epoch": step * algorithm.prompts_per_step / len(samples),
             "perf/driver_received_bytes": received_bytes(),
-            "timing_s/save": save_s,
+            "timing_s/snapshot": snapshot_s,
             **timer.metrics(),
         }
         tracker.log(step, metrics)
         # After the metrics: a run killed in between writes this step's row again, and never lacks one.
-        save_s = save(run, workers.learner, checkpoints, Progress(step, version))
+        snapshot_s = save(run, workers.learner, checkpoints, progress)
 
 
 def with_log_probs(
@@ -226,8 +233,8 @@ def with_log_probs(
 def progress_of(checkpoint: Checkpoint | None) -> Progress:
     """Where a run stood when the checkpoint was written; None: at the model's own weights."""
     if checkpoint is None:
-        return Progress(step=0, policy_version=0)
-    return Progress(checkpoint.step, checkpoint.state["policy_version"])
+        return Progress(step=0, policy_version=0, skipped=0)
+    return Progress(checkpoint.step, checkpoint.state["policy_version"], checkpoint.state["skipped"])
 
 
 def restore(workers: Workers, checkpoint: Checkpoint | None) -> None:
@@ -240,12 +247,12 @@ def restore(workers: Workers, checkpoint: Checkpoint | None) -> None:
 
 
 def save(run: GrpoRun, learner: Learner, checkpoints: Checkpoints, progress: Progress) -> float:
-    """Write a checkpoint where one is due; returns the seconds it took."""
+    """Begin a checkpoint where one is due; returns the seconds that taking the state took."""
     every = run.checkpoint.every_steps
     if every == 0 or (progress.step % every and progress.step != run.algorithm.num_steps):
         return 0.0
     started = time.perf_counter()
-    _write(learner, checkpoints, progress)
+    _begin(run, learner, checkpoints, progress)
     return time.perf_counter() - started
 
 
@@ -272,13 +279,22 @@ def final_metrics(evaluation: PeriodicEvaluation) -> dict[str, float]:
 
 def save_now(run: GrpoRun, learner: Learner, checkpoints: Checkpoints, progress: Progress) -> None:
     """Write a checkpoint of these steps unless there is one, or the run keeps none."""
-    newest = checkpoints.newest()
-    if run.checkpoint.every_steps and progress.step > (0 if newest is None else newest.step):
-        _write(learner, checkpoints, progress)
+    if run.checkpoint.every_steps and progress.step > 0 and not checkpoints.has(progress.step):
+        _begin(run, learner, checkpoints, progress)
+    checkpoints.complete()
 
 
-def _write(learner: Learner, checkpoints: Checkpoints, progress: Progress) -> None:
-    checkpoints.save(progress.step, {"policy_version": progress.policy_version}, write=learner.save)
+def _begin(run: GrpoRun, learner: Learner, checkpoints: Checkpoints, progress: Progress) -> None:
+    """The loop is synchronous: the groups in flight while this is written are those of the next step, all of them.
+
+    Their ids are `next_sample` and the numbers after it, and their samples and seeds follow from these.
+    """
+    state = {
+        "policy_version": progress.policy_version,
+        "skipped": progress.skipped,
+        "next_sample": progress.step * run.algorithm.prompts_per_step,
+    }
+    checkpoints.begin(progress.step, state, learner)
 
 
 def sampling_of(run: GrpoRun) -> SamplingSpec:

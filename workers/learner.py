@@ -17,6 +17,7 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from videor2_rl.config import AlgorithmConfig, LearnerConfig, ModelConfig
+from videor2_rl.files import FileSum
 from videor2_rl.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers.pool import DeadlineExceeded, fetch
@@ -335,11 +336,18 @@ class Learner:
         self._ranks.run("export", str(path), what="the export")
 
     def save(self, path: Path) -> None:
-        """Write model, optimiser, schedule and random states of all ranks into the folder."""
+        """Copy what training changes on all ranks to host memory, and begin to write it into the folder.
+
+        Training and sampling may go on meanwhile; `finish_save` must be called before the next `save`.
+        """
         self._ranks.run("save", str(path), what="saving")
 
+    def finish_save(self) -> dict[str, FileSum]:
+        """Wait until all ranks have written what `save` began; the files by their names in the folder."""
+        return {name: found for files in self._ranks.run("finish_save", what="saving") for name, found in files.items()}
+
     def load(self, path: Path) -> None:
-        """Restore what `save` wrote with the same number of ranks."""
+        """Restore what `save` wrote, with any number of ranks."""
         self._ranks.run("load", str(path), what="loading")
 
     def wait_ready(self) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -19,16 +20,18 @@ import numpy as np
 import ray
 import torch
 from verl.single_controller.base.decorator import register
-from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
 from verl.utils.device import get_device_name
 from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
 from videor2_rl.config import ConfigError
+from videor2_rl.files import FileSum
 from videor2_rl.packing import MicroBatch, PackedBatch, token_log_probs
+from videor2_rl.shards import StoredTensors
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers import losses
-from workers.engines.fsdp import PackedFSDPEngine, read_state, state_file
+from workers.engines.fsdp import PackedFSDPEngine
+from workers.engines.state import RankState, random_state, restore_random_state
 from workers.losses import LossSums
 from workers.verl_config import UpdateSpec, actor_config
 from workers.visual_store import EncodedClip
@@ -65,6 +68,7 @@ class LearnerWorker(TrainingWorker):
     """A rank; methods that take micro-batches must be called on all ranks with equally many."""
 
     engine: PackedFSDPEngine
+    _saving: Future[dict[str, FileSum]]
 
     def __init__(self, config: TrainingWorkerConfig) -> None:
         if get_device_name() == "cpu" and not torch.distributed.is_initialized():
@@ -162,29 +166,38 @@ class LearnerWorker(TrainingWorker):
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def save(self, path: str) -> None:
-        """Write this rank's model, optimiser, schedule and random state into the folder."""
-        Path(path).mkdir(parents=True, exist_ok=True)
-        self.engine.save_state(Path(path))
-        extra = {"lr_scheduler": self.engine.lr_scheduler.state_dict(), "rng": _random_state()}
-        torch.save(extra, state_file(Path(path), "extra_state"))
+        """Copy this rank's state to host memory and begin to write it into the folder; `finish_save` waits for it."""
+        state = RankState(
+            fragments=self.engine.state(),
+            lr_scheduler=self.engine.lr_scheduler.state_dict(),
+            random=random_state(),
+        )
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._saving = thread.submit(state.write, Path(path), rank=self.rank, num_ranks=self.world_size)
+        thread.shutdown(wait=False)
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def finish_save(self) -> dict[str, FileSum]:
+        """Wait until what `save` began is on the disk; this rank's files. Raises what writing raised."""
+        return self._saving.result()
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def load(self, path: str) -> None:
         """Restore what `save` wrote; the next step is the one that would have followed.
 
+        Written by as many ranks, it is restored to the last bit. Otherwise ranks share the old ones' random states
+        (only LoRA's dropout uses them), and sums over ranks are rounded differently.
+
         Raises:
-            ConfigError: the folder was written by another number of ranks or another backend.
+            ConfigError: the checkpoint is of other trained parameters than this run's.
         """
-        if not state_file(Path(path), "extra_state").exists():
-            found = sorted(file.name for file in Path(path).glob("extra_state_world_size_*"))
-            raise ConfigError(
-                f"{path} holds no state of rank {self.rank} of {self.world_size} ranks, only "
-                f"{', '.join(found) or 'none'}; resume with the learner.num_ranks it was written with"
-            )
-        self.engine.load_state(Path(path))
-        extra = read_state(Path(path), "extra_state")
-        self.engine.lr_scheduler.load_state_dict(extra["lr_scheduler"])
-        _restore_random_state(extra["rng"])
+        state = RankState.read(Path(path), rank=self.rank)
+        self.engine.restore(StoredTensors(Path(path)))
+        self.engine.lr_scheduler.load_state_dict(dict(state.lr_scheduler))
+        groups = self.engine.lr_scheduler.optimizer.param_groups
+        for group, learning_rate in zip(groups, self.engine.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = learning_rate
+        restore_random_state(state.random)
 
     def _full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and full tensor on the CPU in the model's dtype; a collective, so every rank iterates to the end."""
@@ -233,18 +246,6 @@ def _by_group(at_temperature: Tensor, raw: Tensor, *, batch: PackedBatch, micro_
             )
         )
     return results
-
-
-def _random_state() -> dict[str, Any]:
-    """verl's random state with NumPy's array as a tensor, which loads without unpickling arbitrary objects."""
-    state = BaseCheckpointManager.get_rng_state()
-    name, keys, *rest = state["numpy"]
-    return {**state, "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest)}
-
-
-def _restore_random_state(state: dict[str, Any]) -> None:
-    name, keys, *rest = state["numpy"]
-    BaseCheckpointManager.load_rng_state({**state, "numpy": (name, keys.numpy().astype(np.uint32), *rest)})
 
 
 def _write_checkpoint(source: Path, target: Path, weights: dict[str, Tensor]) -> None:

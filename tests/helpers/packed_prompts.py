@@ -31,29 +31,36 @@ def a_prompt(rng: np.random.Generator, *, video_token: int, frames: int) -> Prom
     )
 
 
+def logits_of(network: Any, video_processor: Any, prompt: Prompt, responses: np.ndarray) -> Any:
+    """[G, P + T, V] logits of responses [G, T] to a prompt, each an ordinary sequence, without packing."""
+    import torch
+
+    size = len(responses)
+    channels = (torch.tensor(prompt.patches).float() / 255).chunk(3, dim=1)
+    scales = zip(channels, video_processor.image_mean, video_processor.image_std, strict=True)
+    pixels = torch.cat([(values - mean) / std for values, mean, std in scales], dim=1)
+    ids = torch.tensor(np.concatenate([np.tile(prompt.token_ids, (size, 1)), responses], axis=1))
+    text = np.tile(prompt.position_ids.max() + 1 + np.arange(responses.shape[1]), (3, 1))
+    positions = torch.tensor(np.concatenate([prompt.position_ids, text], axis=1))
+    with torch.no_grad():
+        return network(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=positions[:, None].expand(-1, size, -1),
+            pixel_values_videos=pixels.repeat(size, 1),
+            video_grid_thw=torch.tensor(prompt.video_grid_thw).repeat(size, 1),
+        ).logits
+
+
 def plain_log_probs(
     network: Any, video_processor: Any, prompt: Prompt, responses: Sequence[np.ndarray], *, temperature: float
 ) -> list[np.ndarray]:
     """One ordinary sequence per response, without packing."""
     import torch
 
-    channels = (torch.tensor(prompt.patches).float() / 255).chunk(3, dim=1)
-    scales = zip(channels, video_processor.image_mean, video_processor.image_std, strict=True)
-    pixels = torch.cat([(values - mean) / std for values, mean, std in scales], dim=1)
     results = []
     for response in responses:
-        ids = torch.tensor(np.concatenate([prompt.token_ids, response]))
-        text = np.tile(prompt.position_ids.max() + 1 + np.arange(len(response)), (3, 1))
-        positions = torch.tensor(np.concatenate([prompt.position_ids, text], axis=1))
-        with torch.no_grad():
-            logits = network(
-                input_ids=ids[None],
-                attention_mask=torch.ones_like(ids)[None],
-                position_ids=positions[:, None],
-                pixel_values_videos=pixels,
-                video_grid_thw=torch.tensor(prompt.video_grid_thw),
-            ).logits[0]
-        start = len(prompt.token_ids)
-        log_probs = torch.log_softmax(logits[start - 1 : -1] / temperature, dim=-1)
-        results.append(log_probs.gather(1, ids[start:, None])[:, 0].numpy())
+        logits = logits_of(network, video_processor, prompt, response[None])[0]
+        log_probs = torch.log_softmax(logits[len(prompt.token_ids) - 1 : -1] / temperature, dim=-1)
+        results.append(log_probs.gather(1, torch.tensor(response)[:, None])[:, 0].numpy())
     return results

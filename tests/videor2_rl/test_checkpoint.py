@@ -1,79 +1,118 @@
 """Checkpoints are whole or not there, and the newest whole one is found."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from videor2_rl.checkpoint import FINISHED, Checkpoints, start_run
+from videor2_rl.checkpoint import Checkpoints
 from videor2_rl.config import ConfigError
+from videor2_rl.files import FileSum, file_sum
 
 
-def write_payload(folder: Path) -> None:
-    (folder / "weights").mkdir()
-    (folder / "weights" / "rank_0.pt").write_bytes(b"x" * 100)
+class Payload:
+    """Two files of 100 bytes."""
+
+    def save(self, path: Path) -> None:
+        self.files = [path / "rank_0", path / "rank_1"]
+        for file in self.files:
+            file.write_bytes(b"x" * 100)
+
+    def finish_save(self) -> Mapping[str, FileSum]:
+        return {file.name: file_sum(file) for file in self.files}
+
+
+def save(checkpoints: Checkpoints, *steps: int) -> None:
+    for step in steps:
+        checkpoints.begin(step, {"policy_version": 2 * step}, Payload())
+    checkpoints.complete()
+
+
+def names(run_dir: Path) -> list[str]:
+    return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
 
 
 def test_newest_returns_step_and_state_of_the_last_save(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     assert checkpoints.newest() is None
-    checkpoints.save(5, {"policy_version": 5}, write=write_payload)
-    checkpoints.save(10, {"policy_version": 20}, write=write_payload)
+    save(checkpoints, 5, 10)
     newest = checkpoints.newest()
     assert newest is not None
     assert (newest.step, newest.state) == (10, {"policy_version": 20})
     assert (tmp_path / "checkpoints" / "latest").read_text() == newest.path.name == "step_000010"
 
 
+def test_a_checkpoint_counts_only_when_it_is_complete(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    save(checkpoints, 1)
+    checkpoints.begin(2, {}, Payload())
+    newest = Checkpoints(tmp_path, keep=3).newest()
+    assert newest is not None and newest.step == 1
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step_000001"
+    assert checkpoints.has(2) and not checkpoints.has(3)
+    checkpoints.complete()
+    assert names(tmp_path) == ["latest", "step_000001", "step_000002"]
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    for step in (1, 2, 3, 4):
-        checkpoints.save(step, {}, write=write_payload)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*")) == ["step_000003", "step_000004"]
+    save(Checkpoints(tmp_path, keep=2), 1, 2, 3, 4)
+    assert names(tmp_path) == ["latest", "step_000003", "step_000004"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest"])
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("byte", "rank_1 has another checksum"),
+        ("truncated", "rank_1 has 99 bytes, 100 bytes were written"),
+        ("missing", "rank_1 is missing"),
+        ("manifest", "manifest.json is missing or not as it was written"),
+        ("state", "manifest.json is missing or not as it was written"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_says_how(
+    tmp_path: Path, damage: str, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(1, {}, write=write_payload)
-    path = checkpoints.save(2, {}, write=write_payload)
-    if damage == "truncated":
-        (path / "weights" / "rank_0.pt").write_bytes(b"x" * 99)
+    save(checkpoints, 1, 2)
+    path = tmp_path / "checkpoints" / "step_000002"
+    if damage == "byte":
+        (path / "rank_1").write_bytes(b"x" * 50 + b"y" + b"x" * 49)
+    elif damage == "truncated":
+        (path / "rank_1").write_bytes(b"x" * 99)
     elif damage == "missing":
-        (path / "weights" / "rank_0.pt").unlink()
-    else:
+        (path / "rank_1").unlink()
+    elif damage == "manifest":
         (path / "manifest.json").write_text("{")
+    else:
+        text = (path / "manifest.json").read_text()
+        (path / "manifest.json").write_text(text.replace('"policy_version": 4', '"policy_version": 5'))
     newest = checkpoints.newest()
     assert newest is not None and newest.step == 1
-    assert str(path) in caplog.text
+    assert str(path) in caplog.text and told in caplog.text
 
 
-def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_does_not_push_a_whole_one_out(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 4)
+    (tmp_path / "checkpoints" / "step_000009").mkdir()
+    assert (newest := checkpoints.newest()) is not None and newest.step == 4
+    save(checkpoints, 6)
+    assert names(tmp_path) == ["latest", "step_000006"]
+
+
+def test_a_kill_while_writing_leaves_the_checkpoint_before_and_no_litter(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, keep=2), 1)
+    # Never completed, as by a process that is no more.
+    Checkpoints(tmp_path, keep=2).begin(2, {}, Payload())
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(1, {}, write=write_payload)
-
-    def killed(folder: Path) -> None:
-        write_payload(folder)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        checkpoints.save(2, {}, write=killed)
     newest = checkpoints.newest()
     assert newest is not None and newest.step == 1
-    checkpoints.save(2, {}, write=write_payload)
-    assert (tmp_path / "checkpoints" / "latest").read_text() == "step_000002"
+    save(checkpoints, 2)
+    assert names(tmp_path) == ["latest", "step_000001", "step_000002"]
 
 
-def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
-    start_run(tmp_path, resume=False)
-    (tmp_path / FINISHED).touch()
-    with pytest.raises(ConfigError, match="finished run"):
-        start_run(tmp_path, resume=True)
-
-
-def test_a_stopped_run_goes_on_only_when_told_to(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
-    start_run(tmp_path, resume=True)
-    with pytest.raises(ConfigError, match="stopped run"):
-        start_run(tmp_path, resume=False)
+def test_a_run_goes_on_only_from_one_with_the_same_samples_and_model(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, keep=2, origin={"seed": 0, "data.shuffle": True}), 1)
+    assert Checkpoints(tmp_path, keep=2, origin={"seed": 0, "data.shuffle": True}).newest() is not None
+    with pytest.raises(ConfigError, match=r"data\.shuffle: found False, but .*step_000001 was written with True"):
+        Checkpoints(tmp_path, keep=2, origin={"seed": 0, "data.shuffle": False}).newest()

@@ -37,6 +37,17 @@ def test_a_resumed_run_remembers_what_it_skipped(tmp_path: Path) -> None:
     assert ledger.count == 1
 
 
+def test_a_resumed_run_forgets_what_was_skipped_after_its_checkpoint_and_a_line_cut_off(tmp_path: Path) -> None:
+    SkipLedger(tmp_path, num_samples=10, max_frac=0.5).usable([skipped("a"), skipped("b")])
+    with (tmp_path / "skipped.jsonl").open("a") as file:
+        file.write('{"sample_id": "c", "vid')
+    assert SkipLedger(tmp_path, num_samples=10, max_frac=0.5).count == 2
+    ledger = SkipLedger(tmp_path, num_samples=10, max_frac=0.5, keep=1)
+    ledger.usable([skipped("b"), skipped("c")])
+    rows = [json.loads(line)["sample_id"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert rows == ["a", "b", "c"] and ledger.count == 3
+
+
 def test_more_than_the_allowed_share_stops_the_run_and_names_the_file(tmp_path: Path) -> None:
     ledger = SkipLedger(tmp_path, num_samples=10, max_frac=0.2)
     ledger.usable([skipped("a"), skipped("b")])
@@ -51,7 +62,7 @@ def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path) -> 
     )
     process = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
-    with pytest.raises(ConfigError, match="another run is writing"), sole_writer(tmp_path):
+    with pytest.raises(ConfigError, match=f"process {process.pid} on .* is writing"), sole_writer(tmp_path):
         pass
     process.kill()
     process.wait()

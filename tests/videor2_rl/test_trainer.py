@@ -14,6 +14,7 @@ from videor2_rl.app import compose_run
 from videor2_rl.checkpoint import Checkpoints
 from videor2_rl.config import AlgorithmConfig, GrpoRun
 from videor2_rl.evaluation.periodic import PeriodicEvaluation
+from videor2_rl.files import FileSum, file_sum
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.run_folder import SkipLedger
 from videor2_rl.tracking import Tracker, read_metrics
@@ -62,6 +63,7 @@ class Fakes:
     calls: list[str] = field(default_factory=list)
     skip: frozenset[str] = frozenset()
     gap: float = 0.0
+    saving: Path = Path()
 
     def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
         self.calls.append("prepare")
@@ -129,7 +131,13 @@ class Fakes:
         return WeightSnapshot(policy_version, None, 0, "", ())
 
     def save(self, path: Path) -> None:
+        self.calls.append("save")
         (path / "weight").write_text(str(self.weight))
+        self.saving = path / "weight"
+
+    def finish_save(self) -> Mapping[str, FileSum]:
+        self.calls.append("finish_save")
+        return {"weight": file_sum(self.saving)}
 
     def load(self, path: Path) -> None:
         self.weight = float((path / "weight").read_text())
@@ -155,7 +163,12 @@ def run_loop(run: GrpoRun, fakes: Fakes, *, num_samples: int = 8) -> None:
     newest = checkpoints.newest()
     start = progress_of(newest)
     restore(workers, newest)
-    with Tracker(run_dir, run.logging, total_steps=run.algorithm.num_steps, first_step=start.step + 1) as tracker:
+    logging, steps = run.logging, run.algorithm.num_steps
+    ledger = SkipLedger(run_dir, num_samples=num_samples, max_frac=run.data.max_skipped_frac, keep=start.skipped)
+    with (
+        Tracker(run_dir, logging, total_steps=steps, first_step=start.step + 1) as tracker,
+        checkpoints.completed(),
+    ):
         train(
             run,
             workers,
@@ -163,7 +176,7 @@ def run_loop(run: GrpoRun, fakes: Fakes, *, num_samples: int = 8) -> None:
             checkpoints=checkpoints,
             start=start,
             tracker=tracker,
-            ledger=SkipLedger(run_dir, num_samples=num_samples, max_frac=run.data.max_skipped_frac),
+            ledger=ledger,
             received_bytes=lambda: 7,
             evaluation=evaluation(run, fakes) if run.evaluation.every_steps else None,
         )
@@ -188,7 +201,43 @@ def test_a_step_asks_its_parts_in_the_order_of_the_algorithm(tmp_path: Path) -> 
     fakes = Fakes()
     run_loop(configure(tmp_path, "algorithm.num_steps=1", "data.shuffle=false"), fakes)
     expected = ["prepare", "encode", "generate v0 s0,s1", "score", "log_probs", "log_probs", "update", "sync v1"]
+    expected += ["save", "finish_save"]
     assert fakes.calls == expected
+
+
+def test_a_checkpoint_is_written_while_the_next_step_samples_and_scores(tmp_path: Path) -> None:
+    fakes = Fakes()
+    run = configure(tmp_path, "algorithm.num_steps=2", "checkpoint.every_steps=1", "algorithm.kl_coefficient=0")
+    run_loop(run, fakes)
+    steps = [call.split()[0] for call in fakes.calls]
+    second = steps.index("save")
+    during = ["prepare", "generate", "score", "log_probs"]
+    assert steps[second:] == ["save", *during, "finish_save", "update", "sync", "save", "finish_save"]
+
+
+def test_a_run_that_fails_while_a_checkpoint_is_written_completes_it(tmp_path: Path) -> None:
+    class Failing(Fakes):
+        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+            if self.calls.count("score") == 2:
+                raise RuntimeError("reward worker lost")
+            return super().score(groups, samples)
+
+    with pytest.raises(RuntimeError, match="reward worker lost"):
+        run_loop(configure(tmp_path), Failing())
+    newest = Checkpoints(tmp_path, keep=2).newest()
+    assert newest is not None and newest.step == 2
+
+
+def test_a_write_that_fails_in_the_background_stops_the_run_before_the_next_update(tmp_path: Path) -> None:
+    class FullDisk(Fakes):
+        def finish_save(self) -> Mapping[str, FileSum]:
+            raise OSError("no space left on device")
+
+    fakes = FullDisk()
+    with pytest.raises(OSError, match="no space left"):
+        run_loop(configure(tmp_path), fakes)
+    assert fakes.calls.count("update") == 2
+    assert Checkpoints(tmp_path, keep=2).newest() is None
 
 
 def test_without_a_kl_term_no_reference_is_asked(tmp_path: Path) -> None:
@@ -206,8 +255,10 @@ def test_each_step_samples_with_the_weights_of_the_update_before(tmp_path: Path)
 
 @pytest.mark.parametrize("killed_in", ["generate", "update", "sync"])
 def test_a_killed_run_goes_on_with_the_same_metrics_and_samples(tmp_path: Path, killed_in: str) -> None:
-    whole, broken = Fakes(), Fakes()
-    run_loop(configure(tmp_path / "whole"), whole)
+    # Found unusable in step 4, which the killed run began two steps after its last checkpoint.
+    late, skip = ("data.shuffle=false", "data.max_skipped_frac=0.2"), frozenset({"s6"})
+    whole, broken = Fakes(skip=skip), Fakes(skip=skip)
+    run_loop(configure(tmp_path / "whole", *late), whole)
 
     class Killed(Fakes):
         def __getattribute__(self, name: str) -> Any:
@@ -216,13 +267,14 @@ def test_a_killed_run_goes_on_with_the_same_metrics_and_samples(tmp_path: Path, 
                 raise KeyboardInterrupt
             return object.__getattribute__(self, name)
 
-    run = configure(tmp_path / "broken")
+    run = configure(tmp_path / "broken", *late)
     with pytest.raises(KeyboardInterrupt):
-        run_loop(run, Killed())
+        run_loop(run, Killed(skip=skip))
     run_loop(run, broken)
-    keys = ("step", "actor/loss", "actor/policy_version", "data/epoch")
+    keys = ("step", "actor/loss", "actor/policy_version", "data/epoch", "data/skipped")
     rows = [[tuple(row[key] for key in keys) for row in read_metrics(tmp_path / name)] for name in ("whole", "broken")]
     assert rows[0] == rows[1]
+    assert [row[-1] for row in rows[0]] == [0, 0, 0, 1, 1, 1]
     resumed = [call for call in broken.calls if call.startswith("generate")]
     assert resumed == [call for call in whole.calls if call.startswith("generate")][-len(resumed) :]
 

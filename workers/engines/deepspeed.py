@@ -8,22 +8,21 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from verl.utils.device import get_device_name
 from verl.workers.engine import EngineRegistry
 
-from videor2_rl.config import ConfigError
 from videor2_rl.packing import MicroBatch
+from videor2_rl.shards import Fragment, StoredTensors
 from workers.engines.fsdp import MODEL_TYPE, LossFunction, PackedFSDPEngine, PackedFSDPEngineConfig
 from workers.engines.lora import plain_weights
+from workers.engines.state import Piece, restore_state, state_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-_TAG = "deepspeed"
 
 
 @dataclass
@@ -139,18 +138,57 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
         with deepspeed.zero.GatheredParameters([shard]):
             return shard.detach().clone()
 
-    def save_state(self, folder: Path) -> None:
-        """Write weights and optimiser state as DeepSpeed's own files; a collective."""
-        self.module.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+    def state(self) -> dict[str, Fragment]:
+        return state_of(self._pieces(), self.optimizer.optimizer)
 
-    def load_state(self, folder: Path) -> None:
-        """Restore what `save_state` wrote with as many ranks; a collective.
+    def restore(self, stored: StoredTensors) -> None:
+        """As `PackedFSDPEngine.restore`; a collective, for the model's weights follow the optimiser's."""
+        restore_state(self._pieces(), self.optimizer.optimizer, stored, trained=self._trained_sizes())
+        if self.engine_config.zero_stage < 3:
+            self.optimizer.update_lp_params()
+            return
+        for group in range(len(self.optimizer.fp16_groups)):
+            self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        # Small parameters are kept gathered: cut them anew, then gather.
+        if persistent := self.optimizer.persistent_parameters:
+            persistent[0].partition(persistent)
+            persistent[0].all_gather(persistent)
 
-        Raises:
-            ConfigError: the folder was written by another backend.
-        """
-        if not (folder / _TAG).is_dir():
-            raise ConfigError(
-                f"{folder} was not written by DeepSpeed; resume with the learner.backend it was written with"
-            )
-        self.module.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
+    def _trained(self) -> dict[str, nn.Parameter]:
+        named = self.module.module.named_parameters()
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+    def _trained_sizes(self) -> dict[str, int]:
+        return {name: getattr(tensor, "ds_numel", tensor.numel()) for name, tensor in self._trained().items()}
+
+    def _pieces(self) -> list[Piece]:
+        return self._equal_pieces() if self.engine_config.zero_stage == 3 else self._pieces_of_partition()
+
+    def _pieces_of_partition(self) -> list[Piece]:
+        """ZeRO-1 and 2 lay a group's parameters end to end and give each rank an equal stretch of it."""
+        pieces = []
+        for name, parameter in self._trained().items():
+            place = parameter._hp_mapping  # type: ignore[attr-defined]
+            # None: all of the parameter is on other ranks.
+            if place is not None:
+                [owner] = self.optimizer.optimizer.param_groups[place.param_group_index]["params"]
+                address = place.hp_fragment_address
+                part = partial(torch.narrow, dim=0, start=address.start, length=address.numel)
+                pieces.append(Piece(name, place.lp_fragment_address.start, owner, part))
+        return pieces
+
+    def _equal_pieces(self) -> list[Piece]:
+        """ZeRO-3 gives each rank an equal stretch of every parameter, the last one padded."""
+        names = {parameter: name for name, parameter in self._trained().items()}
+        rank = torch.distributed.get_rank()
+        pieces = []
+        for group, owner in zip(self.optimizer.fp16_groups, self.optimizer.fp32_partitioned_groups_flat, strict=True):
+            offset = 0
+            for parameter in group:
+                start = rank * parameter.partition_numel()
+                length = min(parameter.partition_numel(), parameter.ds_numel - start)
+                if length > 0:
+                    part = partial(torch.narrow, dim=0, start=offset, length=length)
+                    pieces.append(Piece(names[parameter], start, owner, part))
+                offset += parameter.partition_numel()
+        return pieces

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.distributed.fsdp import register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from verl.utils.device import get_device_id, get_device_name
 from verl.utils.fsdp_utils import get_init_weight_context_manager
 from verl.utils.torch_dtypes import PrecisionType
@@ -19,12 +18,14 @@ from verl.workers.config.optimizer import build_optimizer
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from videor2_rl.config import ConfigError, LoraConfig
+from videor2_rl.config import LoraConfig
 from videor2_rl.model_family import part_of
 from videor2_rl.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.packing import MicroBatch, PackedBatch, PixelNorm, pack
+from videor2_rl.shards import Fragment, StoredTensors
 from videor2_rl.visual import encode_clip, smallest_clip, without_tower
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights
+from workers.engines.state import Piece, restore_state, state_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -179,32 +180,42 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         shard = shard.detach().to(get_device_id())
         return shard.full_tensor() if isinstance(shard, DTensor) else shard.clone()
 
-    def save_state(self, folder: Path) -> None:
-        """Write this rank's weights and optimiser state."""
-        torch.save(self.module.state_dict(), state_file(folder, "model"))
-        torch.save(self.optimizer.state_dict(), state_file(folder, "optim"))
+    def state(self) -> dict[str, Fragment]:
+        """This rank's part of what training changes, in host memory."""
+        return state_of(self._pieces(), self.optimizer)
 
-    def load_state(self, folder: Path) -> None:
-        """Restore what `save_state` wrote with as many ranks.
+    def restore(self, stored: StoredTensors) -> None:
+        """Bring weights and optimiser to what `state` gave on the ranks that stored it.
 
         Raises:
-            ConfigError: the folder was written by another backend.
+            ConfigError: the checkpoint is of other trained parameters.
         """
-        if not state_file(folder, "model").exists():
-            raise ConfigError(f"{folder} was not written by FSDP2; resume with the learner.backend it was written with")
-        self.module.load_state_dict(read_state(folder, "model"))
-        self.optimizer.load_state_dict(read_state(folder, "optim"))
+        restore_state(self._pieces(), self.optimizer, stored, trained=self._trained_sizes())
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        # FSDP2 makes parameters that a forward pass left gathered into shards again.
+        self.module.state_dict()
+        return {name: tensor for name, tensor in self.module.named_parameters() if tensor.requires_grad}
+
+    def _trained_sizes(self) -> dict[str, int]:
+        return {name: tensor.numel() for name, tensor in self._trained().items()}
+
+    def _pieces(self) -> list[Piece]:
+        """FSDP2 gives each rank a chunk of a parameter's rows, as torch.chunk cuts them."""
+        rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        pieces = []
+        for name, tensor in self._trained().items():
+            assert isinstance(tensor, DTensor) and tensor.placements == (Shard(0),), f"{name} is sharded otherwise"
+            rows_per_rank = -(-tensor.shape[0] // num_ranks)
+            start = rank * rows_per_rank * (tensor.numel() // tensor.shape[0])
+            if tensor.to_local().numel():
+                pieces.append(Piece(name, start, tensor, _local_values))
+        return pieces
 
 
-def state_file(folder: Path, kind: str) -> Path:
-    """Where this rank keeps a kind of state; verl's names, so that its model merger reads the folder."""
-    world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    return folder / f"{kind}_world_size_{world_size}_rank_{rank}.pt"
-
-
-def read_state(folder: Path, kind: str) -> dict[str, Any]:
-    """What this rank wrote; tensors and plain values only, nothing is unpickled."""
-    return torch.load(state_file(folder, kind), map_location="cpu", weights_only=True)
+def _local_values(tensor: Tensor) -> Tensor:
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local().detach().view(-1)
 
 
 def freeze(model: nn.Module, *, vision_tower: bool, merger: bool, language_model: bool) -> None:

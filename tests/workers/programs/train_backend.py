@@ -38,6 +38,8 @@ def main() -> None:
 
 
 def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, groups: list[Any]) -> None:
+    import torch
+
     from workers.learner import plan
 
     variant = case.partition("-")[2]
@@ -50,25 +52,29 @@ def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, 
             for group, values in zip(groups, at_start, strict=True)
         ]
     share = plan(groups, num_ranks=2, max_tokens=70)[rank]
+    state = output / f"{case}_{stage}_state"
     steps = []
     for step in range(STEPS):
         steps.append(one_step(worker, share, groups, stage=stage))
         if step == STEPS // 2:
-            worker.save(str(output / f"{case}_{stage}_state"))
+            # Written in the background: what the steps after it change must not reach it.
+            state.mkdir(exist_ok=True)
+            worker.save(str(state))
     weights = weights_of(worker)
     at_end = log_probs_of(worker, groups)
     without_adapter = log_probs_of(worker, groups, use_adapter=False) if variant in ADAPTERS else at_start
-    worker.load(str(output / f"{case}_{stage}_state"))
+    worker.finish_save()
+    torch.distributed.barrier()
+    worker.load(str(state))
     again = [one_step(worker, share, groups, stage=stage) for _ in range(STEPS // 2 + 1, STEPS)]
     restored = weights_of(worker)
     from_pixels = from_embeddings = encodings = None
     if variant in ADAPTERS:
-        state = str(output / f"{case}_{stage}_state")
-        from_pixels = two_steps(worker, groups, rank, state=state)
+        from_pixels = two_steps(worker, groups, rank, state=str(state))
         with counted_tower(worker) as passes:
             encoded = with_embeddings(worker, groups, rank)
         encodings = sum(passes)
-        from_embeddings = two_steps(worker, encoded, rank, state=state)
+        from_embeddings = two_steps(worker, encoded, rank, state=str(state))
     if rank == 0:
         log_probs = {"at_start": flat(at_start), "at_end": flat(at_end), "without_adapter": flat(without_adapter)}
         log_probs |= {"reuse": {"pixels": from_pixels, "embeddings": from_embeddings, "encodings": encodings}}

@@ -1,0 +1,81 @@
+"""Beginning a run, going on with one, or refusing to: what happens to a folder that a run wrote into before."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from videor2_rl.config import ConfigError, GrpoRun, SftRun
+from videor2_rl.types import VideoSample
+
+FINISHED = "finished"
+"""This file in a run's folder says that its last step is done."""
+_OUTPUTS = ("checkpoints", "metrics.jsonl", "rollouts", "skipped.jsonl", "evaluation", "hf", "tensorboard", "wandb")
+"""What a run leaves beside config.yaml, which is written anew, and the mark, which goes last."""
+_EDGE_BYTES = 1 << 16
+
+
+def start_run(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make a run's folder; where it holds a run that cannot be gone on with, `overwrite` removes what that run left.
+
+    Raises:
+        ConfigError: without `overwrite`, the folder holds a finished run, or a stopped one while `resume` is off.
+    """
+    is_finished = (run_dir / FINISHED).exists()
+    if is_finished or ((run_dir / "metrics.jsonl").exists() and not resume):
+        if not overwrite:
+            mend = "" if is_finished else "go on with checkpoint.resume=true, "
+            raise ConfigError(
+                f"output_dir: {run_dir} holds a {'finished' if is_finished else 'stopped'} run; {mend}"
+                "give another output_dir, or begin anew with checkpoint.overwrite=true"
+            )
+        for name in _OUTPUTS:
+            _remove(run_dir / name)
+        # Last: as long as it is there, a run killed in here is not taken for one to go on with.
+        _remove(run_dir / FINISHED)
+    run_dir.mkdir(parents=True, exist_ok=True)
+
+
+def origin_of(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> dict[str, Any]:
+    """What a run must share with the one it goes on from: else its samples, or its frozen weights, would be others.
+
+    The order of the samples is a pure function of these values and the step (`SampleOrder`), and so are group ids and
+    the seed of every response (`sample_seed`): nothing else is needed to go on with the same sequence.
+    """
+    if isinstance(run, GrpoRun):
+        batch = {"algorithm.prompts_per_step": run.algorithm.prompts_per_step}
+    else:
+        batch = {"sft.batch_size": run.sft.batch_size}
+    ids = "\n".join(sample.sample_id for sample in samples)
+    return {
+        "seed": run.seed,
+        "data.shuffle": run.data.shuffle,
+        **batch,
+        "data.train_file": f"{len(samples)} rows (crc32 of their ids {zlib.crc32(ids.encode()):08x})",
+        "learner.optimizer": f"{run.learner.optimizer.module}.{run.learner.optimizer.name}",
+        "model.path": _weights_mark(Path(run.model.path).expanduser()),
+    }
+
+
+def _weights_mark(model: Path) -> str:
+    """Tells one model folder from another without reading all of it: sizes and edges of the weight files."""
+    files = sorted([*model.glob("*.safetensors"), *model.glob("*.bin")])
+    size = crc32 = 0
+    for path in files:
+        length = path.stat().st_size
+        size += length
+        with path.open("rb") as file:
+            crc32 = zlib.crc32(file.read(_EDGE_BYTES), crc32)
+            file.seek(max(0, length - _EDGE_BYTES))
+            crc32 = zlib.crc32(file.read(), crc32)
+    return f"weights of {size} bytes (crc32 of their edges {crc32:08x})"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
