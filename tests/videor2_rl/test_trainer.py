@@ -211,7 +211,7 @@ def test_a_checkpoint_is_written_while_the_next_step_samples_and_scores(tmp_path
     run_loop(run, fakes)
     steps = [call.split()[0] for call in fakes.calls]
     second = steps.index("save")
-    during = ["prepare", "generate", "score", "log_probs"]
+    during = ["prepare", "encode", "generate", "score", "log_probs"]
     assert steps[second:] == ["save", *during, "finish_save", "update", "sync", "save", "finish_save"]
 
 
