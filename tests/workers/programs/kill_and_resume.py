@@ -96,7 +96,7 @@ class Videos:
         rng = np.random.default_rng(number)
         prompt = replace(a_prompt(rng, video_token=self._video_token, frames=1 + number % 3), sample_id=str(number))
         solution = rng.choice(TOKENS, 4 + number % 4)
-        return PromptHandle(prompt.sample_id, prompt.clip_key, len(prompt.token_ids), prompt, solution)
+        return PromptHandle(prompt.sample_id, prompt.clip_key, len(prompt.token_ids), prompt, solution_ids=solution)
 
 
 class Rollouts:
