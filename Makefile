@@ -7,13 +7,15 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TRL_VENV := $(VENV)-trl
+TRL_INSTALLED := $(TRL_VENV)/.installed
 
 export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
 # On a machine without GPU DeepSpeed, which transformers imports, would guess this and say so in every process.
-demo test test-fast: export DS_ACCELERATOR := cpu
+demo test test-fast bench: export DS_ACCELERATOR := cpu
 
 .PHONY: install demo test test-fast lint types bench clean
 
@@ -45,8 +47,17 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-bench: $(INSTALLED)
+# TRL's environment sees every package of ours and adds TRL alone.
+$(TRL_INSTALLED): $(INSTALLED) benchmarks/requirements-trl.txt
+	$(BIN)/python -m venv $(TRL_VENV)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(TRL_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"
+	$(BIN)/uv pip install --python $(TRL_VENV)/bin/python --no-deps -r benchmarks/requirements-trl.txt
+	@touch $@
+
+bench: $(INSTALLED) $(TRL_INSTALLED)
 	$(BIN)/python -m benchmarks.packed_group
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner_step --trl $(TRL_VENV)/bin/python
 	$(BIN)/python -m benchmarks.score_rows
 	$(BIN)/python -m benchmarks.judge_calls
 
