@@ -198,7 +198,10 @@ class TrlProcess:
 def report(shape: Shape, found: dict[str, list[float]]) -> None:
     """A line per case: median per group, and how many times the first case's time it is, paired by repetition."""
     first = found[CASES[0].name]
-    print(f"{shape.name}: {shape.prompts} prompts of {shape.prompt_tokens} tokens ({shape.video_tokens} of video), ")
+    print(
+        f"{shape.name}: {shape.prompts} prompts of {shape.prompt_tokens} tokens ({shape.video_tokens} of video),",
+        end=" ",
+    )
     print(f"{GROUP_SIZE} x {shape.response_tokens} response tokens; medians of {len(first)}")
     for name, seconds in found.items():
         ratio = statistics.median(mine / base for mine, base in zip(seconds, first, strict=True))
