@@ -49,7 +49,7 @@ CASES = [Case(backend, packed, reuses) for backend in BACKENDS for packed in (Tr
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--trl", metavar="PYTHON", help="an interpreter with trl; `make bench` makes one")
     args = parser.parse_args()
