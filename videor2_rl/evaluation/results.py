@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from rewards.types import Scored
     from videor2_rl.types import Rollout, VideoSample
 
+TERM_OF = {
+    "accuracy": "accuracy",
+    "tac": "consistency",
+    "tar_precision": "temporal_alignment",
+    "tar_recall": "temporal_alignment",
+    "tar_f1": "temporal_alignment",
+    "format": "format",
+}
+"""Metric -> the reward term whose verdict it is read from (`rewards.compose`)."""
+
 
 def sample_result(
     sample: VideoSample, rollout: Rollout, score: Scored, *, duration_s: float | None = None
@@ -44,4 +54,9 @@ def sample_result(
         duration_s=duration_s,
         claims=tuple(claims),
         references=tuple(references),
+        failed={
+            metric: str(score.terms[term].detail["reason"])
+            for metric, term in TERM_OF.items()
+            if score.terms[term].status == "failure"
+        },
     )

@@ -1,8 +1,9 @@
 """Per-sample results -> means with bootstrap intervals, summary.json and samples.jsonl.
 
 Both files lie in `evaluation/<stage>/<mode>/`. summary.json holds `num_samples`, `metrics.<name>` with `mean`, `low`,
-`high`, `num_scored` and `num_unscored`, and `card` with everything that shaped the score. samples.jsonl has the layout
-of lmms-eval's `samples_*.jsonl`: `doc_id`, `doc`, `target`, `resps`, `filtered_resps` and a score dict of the task.
+`high`, `num_scored` and `num_unscored`, `num_failed.<name>` with how many of the unscored failed rather than abstained,
+and `card` with everything that shaped the score. samples.jsonl has the layout of lmms-eval's `samples_*.jsonl`:
+`doc_id`, `doc`, `target`, `resps`, `filtered_resps` and a score dict of the task.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,6 +62,8 @@ class SampleResult:
     """Claims read from the response, as `rollout_log.events_of` gives them."""
     references: tuple[Mapping[str, Any], ...] = ()
     """The reference events: `start_s`, `end_s`, `text`."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Metric -> why its judging failed, for those that are None because of it; the other Nones abstained."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ def summarise(results: Sequence[SampleResult], *, resamples: int, seed: int, car
         "num_samples": len(results),
         "truncated_frac": truncated / len(results) if results else None,
         "metrics": metrics,
+        # Of num_unscored: an abstention says something about the response or the sample, a failure says nothing.
+        "num_failed": {name: sum(name in result.failed for result in results) for name in METRICS},
         "interval": {"method": "percentile bootstrap", "confidence": CONFIDENCE, "resamples": resamples, "seed": seed},
         "card": dict(card),
     }
@@ -214,6 +219,7 @@ def sample_row(result: SampleResult, *, doc_id: int) -> dict[str, Any]:
             "finish_reason": result.finish_reason,
             "claims": [dict(claim) for claim in result.claims],
             "references": [dict(reference) for reference in result.references],
+            "failed": dict(result.failed),
         },
     }
 

@@ -22,7 +22,7 @@ def write_report(folder: Path) -> Path:
     from rich.console import Console
 
     from videor2_rl.files import write_json_atomic, write_text_atomic
-    from videor2_rl.report.data import read_report_data, report_numbers
+    from videor2_rl.report.data import failures, read_report_data, report_numbers
     from videor2_rl.report.html import findings, render, terminal_tables
     from videor2_rl.report.plots import all_plots
     from videor2_rl.report.rollouts import shown_samples
@@ -36,7 +36,7 @@ def write_report(folder: Path) -> Path:
     console = Console()
     for table in terminal_tables(data):
         console.print(table)
-    for sentence in (*findings(data), *data.missing):
+    for sentence in (*failures(data), *findings(data), *data.missing):
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     console.print(f"Report: {page}", soft_wrap=True, markup=False, highlight=False)
     return page

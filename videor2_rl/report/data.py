@@ -35,6 +35,17 @@ from videor2_rl.tracking import METRICS_FILE, read_metrics
 
 STAGES = ("base", "sft", "grpo")
 MODES: tuple[Mode, ...] = ("sampled", "greedy")
+STAGE_LABELS = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
+METRIC_LABELS = {
+    "accuracy": "Accuracy",
+    "tac": "TAC",
+    "tar_precision": "TAR precision",
+    "tar_recall": "TAR recall",
+    "tar_f1": "TAR F1",
+    "format": "Format",
+    "response_tokens": "Response tokens",
+}
+MODE_LABELS = {"sampled": "temperature 1", "greedy": "greedy"}
 TIMING_FILE = "timing.json"
 SKIPPED_FILE = "skipped.jsonl"
 CONFIG_FILE = "config.yaml"
@@ -116,7 +127,7 @@ def report_numbers(data: ReportData) -> dict[str, Any]:
     """The content of report.json; a stage, mode or section that was not run is absent, and `missing` says so.
 
     evaluation.<stage>.<mode>.<metric>.{mean, low, high} and .num_samples; grpo.{log_prob_gap_max, decodes_per_clip,
-    steps}; seconds.<phase> and seconds.total; missing. A number that could not be computed is null.
+    steps}; seconds.<phase> and seconds.total; missing; failures. A number that could not be computed is null.
     """
     numbers: dict[str, Any] = {
         "evaluation": {
@@ -137,7 +148,40 @@ def report_numbers(data: ReportData) -> dict[str, Any]:
         }
     if data.seconds:
         numbers["seconds"] = {**data.seconds, "total": sum(data.seconds.values())}
-    return {**numbers, "missing": list(data.missing)}
+    return {**numbers, "missing": list(data.missing), "failures": failures(data)}
+
+
+def failures(data: ReportData) -> list[str]:
+    """One sentence for each term, and each evaluated metric, that failed anywhere: a failure is not a 0."""
+    sentences = []
+    for stage, run in data.runs.items():
+        for name in sorted({name for row in run.metrics for name in row if failure_label(name)}):
+            shares = [(row[name], int(row["step"])) for row in run.metrics if row.get(name)]
+            if shares:
+                most, step = max(shares)
+                sentences.append(
+                    f"{STAGE_LABELS[stage]} training, {failure_label(name)}: in {len(shares)} of {len(run.metrics)} "
+                    f"steps, at most {100 * most:.1f} % (step {step})."
+                )
+    for stage, modes in data.evaluations.items():
+        for mode, evaluation in modes.items():
+            for metric, count in evaluation.summary["num_failed"].items():
+                if count:
+                    sentences.append(
+                        f"{STAGE_LABELS[stage]}, {MODE_LABELS[mode]}: {METRIC_LABELS[metric]} failed on {count} of "
+                        f"{evaluation.summary['num_samples']} held-out clips."
+                    )
+    return sentences
+
+
+def failure_label(name: str) -> str | None:
+    """What a metric of metrics.jsonl is the failed share of; None for any other metric."""
+    named = {"reward/failure_frac": "responses without a reward", "reward/judge_failure_frac": "judge calls failed"}
+    if name in named:
+        return named[name]
+    if name.startswith("reward/") and name.endswith("_failure_frac"):
+        return f"{name.removeprefix('reward/').removesuffix('_failure_frac').replace('_', ' ')} failed"
+    return None
 
 
 def stage_difference(data: ReportData, before: str, after: str, *, mode: str, metric: str) -> Interval | None:
@@ -215,7 +259,8 @@ def _missing(
         modes = [mode for mode in MODES if mode not in evaluations.get(stage, {})]
         if (is_demo or evaluations) and modes:
             sentences.append(f"No {' or '.join(modes)} evaluation of stage {stage}.")
-    if not is_demo and not evaluations:
+    while_training = any("evaluation/steps_done" in row for run in runs.values() for row in run.metrics)
+    if not is_demo and not evaluations and not while_training:
         sentences.append("No evaluation in this run's folder.")
     if is_demo and not seconds:
         sentences.append(f"No {TIMING_FILE}, so no seconds per phase.")

@@ -7,8 +7,21 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from videor2_rl.report.data import METRICS, MODES, STAGES, Interval, ReportData, interval_of, stage_difference
-from videor2_rl.report.plots import METRIC_LABELS, STAGE_LABELS, Plot
+from videor2_rl.report.data import (
+    METRIC_LABELS,
+    METRICS,
+    MODE_LABELS,
+    MODES,
+    STAGE_LABELS,
+    STAGES,
+    Evaluation,
+    Interval,
+    ReportData,
+    failures,
+    interval_of,
+    stage_difference,
+)
+from videor2_rl.report.plots import Plot
 from videor2_rl.report.rollouts import ShownSample
 from videor2_rl.tracking import clock
 
@@ -16,16 +29,14 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-MODE_LABELS = {"sampled": "temperature 1", "greedy": "greedy"}
-
 
 @dataclass(frozen=True)
 class TableRow:
     """One metric of one mode, its numbers already written out."""
 
     label: str
-    cells: tuple[tuple[str, str], ...]
-    """Mean and interval by stage; empty strings where there is no score."""
+    cells: tuple[tuple[str, str, str], ...]
+    """Mean, interval and how many samples are left out, by stage; empty strings where there is nothing to say."""
     changes: tuple[tuple[str, str, str], ...]
     """Change, its interval and a class for its sign (up, down, even), for each pair of stages."""
 
@@ -103,6 +114,7 @@ def render(data: ReportData, *, plots: Sequence[Plot], samples: Sequence[ShownSa
         is_demo=data.is_demo,
         tables=mode_tables(data),
         findings=findings(data),
+        failures=failures(data),
         missing=data.missing,
         plots=[(plot, Markup(plot.svg)) for plot in plots],
         samples=samples,
@@ -146,7 +158,8 @@ def _row(
     data: ReportData, mode: str, metric: str, *, stages: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> TableRow:
     digits = _digits(metric)
-    cells = tuple(_cell(interval_of(data.evaluations[stage][mode], metric), digits=digits) for stage in stages)
+    evaluations = [data.evaluations[stage][mode] for stage in stages]
+    cells = tuple((*_cell(interval_of(item, metric), digits=digits), _left_out(item, metric)) for item in evaluations)
     changes = tuple(
         _change(
             stage_difference(data, before, after, mode=mode, metric=metric),
@@ -167,6 +180,12 @@ def _cell(interval: Interval, *, digits: int) -> tuple[str, str]:
     if interval.mean is None:
         return "", ""
     return f"{interval.mean:.{digits}f}", f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def _left_out(evaluation: Evaluation, metric: str) -> str:
+    failed = evaluation.summary["num_failed"][metric]
+    abstained = interval_of(evaluation, metric).num_unscored - failed
+    return ", ".join(f"{count} {what}" for count, what in ((failed, "failed"), (abstained, "abstained")) if count)
 
 
 def _terminal_cell(interval: Interval, *, digits: int) -> Text:

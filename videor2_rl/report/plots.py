@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
-from videor2_rl.report.data import METRICS, ReportData, Run, interval_of, series
+from videor2_rl.report.data import (
+    METRIC_LABELS,
+    METRICS,
+    STAGE_LABELS,
+    ReportData,
+    Run,
+    failure_label,
+    interval_of,
+    series,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +29,7 @@ if TYPE_CHECKING:
 # drawn as one that occurs nowhere else and replaced in the finished SVG.
 _INK = "#0a0b01"
 _GRID = "#0a0b02"
-_SERIES = tuple(f"#0a0c0{number}" for number in range(1, 9))
+_SERIES = tuple(f"#0a0c{number:02d}" for number in range(1, 12))
 _STAGE = {"base": "#0a0d01", "sft": "#0a0d02", "grpo": "#0a0d03"}
 _CSS = {
     _INK: "var(--ink)",
@@ -27,16 +38,6 @@ _CSS = {
     **{colour: f"var(--stage-{stage})" for stage, colour in _STAGE.items()},
 }
 
-STAGE_LABELS = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
-METRIC_LABELS = {
-    "accuracy": "Accuracy",
-    "tac": "TAC",
-    "tar_precision": "TAR precision",
-    "tar_recall": "TAR recall",
-    "tar_f1": "TAR F1",
-    "format": "Format",
-    "response_tokens": "Response tokens",
-}
 _REWARD_TERMS = {
     "reward/accuracy": "accuracy",
     "reward/format": "format",
@@ -46,6 +47,7 @@ _REWARD_TERMS = {
 _EVALUATED = ("accuracy", "tac", "tar_precision", "tar_recall")
 _PHASES = (
     "prepare",
+    "encode",
     "evaluate",
     "generate",
     "reward",
@@ -54,6 +56,7 @@ _PHASES = (
     "update",
     "sync_weights",
     "save",
+    "evaluate_last",
 )
 
 
@@ -95,7 +98,8 @@ def evaluation_plots(data: ReportData) -> list[Plot]:
 
 def grpo_plots(run: Run) -> list[Plot]:
     """Reward, its terms, KL, log-prob gap, response length and time, by step."""
-    rows = run.metrics
+    rows = with_gaps(run.metrics)
+    failed = failed_shares(rows)
     limit = _setting(run.config, "max_log_prob_gap")
     gap_caption = "Difference between vLLM's and the learner's log-probability of the sampled tokens, in nats. "
     gap_caption += f"The dashed line is the limit that stops the run ({limit:g})." if limit else ""
@@ -108,9 +112,17 @@ def grpo_plots(run: Run) -> list[Plot]:
         ),
         (
             "Reward terms",
-            "Each term before its weight. TAR counts only where the consistency gate is open.",
+            "Each term before its weight, over the responses that it scored; a gap where it scored none. "
+            "TAR counts only where the consistency gate is open.",
             tuple(_REWARD_TERMS),
             lambda ax: _lines(ax, rows, _REWARD_TERMS, limits=(0, 1.03)),
+        ),
+        (
+            "Failed verdicts",
+            "Share of the responses, or of the judge's calls, on which judging went wrong. They leave the means; "
+            "those without a reward also their group's statistics and the loss.",
+            tuple(failed),
+            lambda ax: _lines(ax, rows, failed, limits=(0, 1.03)),
         ),
         (
             "Held-out rows while training",
@@ -118,7 +130,7 @@ def grpo_plots(run: Run) -> list[Plot]:
             tuple(f"evaluation/{name}" for name in _EVALUATED),
             lambda ax: _lines(
                 ax,
-                evaluation_rows(rows),
+                with_gaps(evaluation_rows(rows), "evaluation/"),
                 {f"evaluation/{name}": METRIC_LABELS[name] for name in _EVALUATED},
                 limits=(0, 1.03),
             ),
@@ -165,6 +177,18 @@ def grpo_plots(run: Run) -> list[Plot]:
     return plots
 
 
+def with_gaps(rows: Sequence[Mapping[str, Any]], prefix: str = "reward/") -> list[dict[str, Any]]:
+    """The rows, with None for each mean that one has not but others have: all of it failed or abstained."""
+    names = {name for row in rows for name in row if name.startswith(prefix)}
+    return [{**dict.fromkeys(names), **row} for row in rows]
+
+
+def failed_shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Metric -> label of every share of failed verdicts that is not 0 throughout."""
+    shares = {name: label for row in rows for name in row if (label := failure_label(name))}
+    return {name: label for name, label in sorted(shares.items()) if any(row.get(name) for row in rows)}
+
+
 def evaluation_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The periodic evaluations in metrics.jsonl, each under the steps that its policy had done."""
     found = []
@@ -202,17 +226,16 @@ def _bars(ax: Axes, *, data: ReportData, stages: Sequence[str], mode: str) -> No
     ax.set_ylim(0, 1.03)
     ax.grid(False, axis="x")
     ax.tick_params(axis="x", length=0)
-    _legend(ax, columns=len(stages))
+    _legend(ax)
 
 
 def _band(ax: Axes, rows: Sequence[Mapping[str, Any]], mean: str, spread: str) -> None:
-    both = [row for row in rows if row.get(mean) is not None and row.get(spread) is not None]
-    steps = [row["step"] for row in both]
-    low = [row[mean] - row[spread] for row in both]
-    high = [row[mean] + row[spread] for row in both]
+    both = [row for row in rows if mean in row and spread in row]
+    (steps, means), (_, spreads) = series(both, mean), series(both, spread)
+    low = [value - width for value, width in zip(means, spreads, strict=True)]
+    high = [value + width for value, width in zip(means, spreads, strict=True)]
     ax.fill_between(steps, low, high, color=_SERIES[0], alpha=0.16, linewidth=0)
-    ax.plot(*series(rows, mean), color=_SERIES[0])
-    ax.set_xlabel("step")
+    _lines(ax, rows, {mean: "mean"})
 
 
 def _lines(
@@ -224,14 +247,17 @@ def _lines(
     marker_for: str = "",
 ) -> None:
     shown = {name: label for name, label in names.items() if any(name in row for row in rows)}
-    for (name, label), colour in zip(shown.items(), _SERIES, strict=False):
-        marker = "o" if name == marker_for else None
-        ax.plot(*series(rows, name), color=colour, label=label, marker=marker, markersize=4)
+    for (name, label), colour in zip(shown.items(), cycle(_SERIES), strict=False):
+        steps, values = series(rows, name)
+        # A line through a single point, as between two gaps, would not be seen.
+        has_single = len(values) == 1 or any(map(math.isnan, values))
+        marker = "o" if name == marker_for or has_single else None
+        ax.plot(steps, values, color=colour, label=label, marker=marker, markersize=4)
     if limits is not None:
         ax.set_ylim(*limits)
     ax.set_xlabel("step")
     if len(shown) > 1:
-        _legend(ax, columns=len(shown))
+        _legend(ax)
 
 
 def _gap(ax: Axes, rows: Sequence[Mapping[str, Any]], *, limit: float | None) -> None:
@@ -246,16 +272,23 @@ def _stacked(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     phases = [phase for phase in _PHASES if any(f"timing_s/{phase}" in row for row in rows)]
     steps = [row["step"] for row in rows]
     bottom = [0.0] * len(rows)
-    for phase, colour in zip(phases, _SERIES, strict=False):
+    for phase, colour in zip(phases, cycle(_SERIES), strict=False):
         seconds = [float(row.get(f"timing_s/{phase}") or 0.0) for row in rows]
         ax.bar(steps, seconds, 0.86, bottom=bottom, color=colour, label=phase.replace("_", " "), linewidth=0)
         bottom = [below + height for below, height in zip(bottom, seconds, strict=True)]
     ax.set_xlabel("step")
     ax.set_ylabel("seconds")
-    _legend(ax, columns=len(phases))
+    _legend(ax)
 
 
-def _legend(ax: Axes, *, columns: int) -> None:
+def _legend(ax: Axes) -> None:
+    """Above the axes, in as few rows as the drawing is wide for: a wider legend would squeeze the axes."""
+    lengths = [len(label) for label in ax.get_legend_handles_labels()[1]]
+    # About 11 characters to the inch of a drawing; 4 are the key and the space beside a label.
+    figure = ax.get_figure(root=True)
+    assert figure is not None, "axes are drawn on a figure"
+    room = 11 * figure.get_figwidth()
+    columns = next(count for count in range(len(lengths), 0, -1) if count == 1 or _width(lengths, count) <= room)
     ax.legend(
         loc="lower left",
         bbox_to_anchor=(-0.01, 1.0),
@@ -267,6 +300,13 @@ def _legend(ax: Axes, *, columns: int) -> None:
         columnspacing=1.3,
         labelcolor=_INK,
     )
+
+
+def _width(lengths: Sequence[int], columns: int) -> int:
+    """Of a legend in characters; it fills its columns one after the other, the first ones with one more."""
+    rows, longer = divmod(len(lengths), columns)
+    starts = [column * rows + min(column, longer) for column in range(columns + 1)]
+    return sum(max(lengths[start:stop]) + 4 for start, stop in pairwise(starts))
 
 
 def _draw(title: str, drawing: Callable[[Axes], None], *, width: float = 4.6) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+from rewards.temporal import read_references
+from videor2_rl.evaluation.results import TERM_OF
 from videor2_rl.evaluation.summary import SCORE_KEY
-from videor2_rl.report.data import STAGES, ReportData
-from videor2_rl.report.plots import STAGE_LABELS
+from videor2_rl.report.data import STAGE_LABELS, STAGES, ReportData
 from videor2_rl.rollout_log import events_of, read_rollouts
+
+Mark: TypeAlias = Literal["hit", "miss", "open"]
+"""Of an event: matched, not matched, or nobody judged."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class ShownEvent:
     """Start, in percent of the timeline."""
     width: float
     """In percent; 0 for an instant."""
-    is_matched: bool
+    mark: Mark
     note: str = ""
     """What kept a claim from matching."""
 
@@ -39,8 +44,14 @@ class ShownResponse:
     text: str
     answer: str
     claims: tuple[ShownEvent, ...]
+    no_claims: str
+    """What stands in place of claims where there are none."""
     verdicts: tuple[tuple[str, str, str], ...]
-    """Name, value as text, and good, middling, bad or none."""
+    """Name, value as text, and good, middling, bad, none (abstained) or failed."""
+    failures: tuple[str, ...]
+    """Why verdicts failed, each reason once."""
+    reward: str
+    """Reward and advantage of a training rollout; "" for a held-out response."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,23 @@ class ShownSample:
     target: str
     duration: str
     references: tuple[ShownEvent, ...]
-    """Matched where the last response shown matches it."""
+    """Matched where the last response shown whose claims were judged matches it."""
     responses: tuple[ShownResponse, ...]
+
+
+@dataclass(frozen=True)
+class _Response:
+    """A response as its log has it."""
+
+    label: str
+    stage: str
+    text: str
+    answer: str | None
+    scores: Mapping[str, float | None]
+    claims: Sequence[Mapping[str, Any]]
+    failed: Mapping[str, str]
+    """Metric -> why its judging failed."""
+    reward: str = ""
 
 
 _OUTCOMES = {
@@ -104,9 +130,18 @@ def _held_out(rows: Mapping[str, Mapping[str, Any]]) -> ShownSample:
         question=last["doc"]["question"],
         target=last["target"],
         duration_s=last["doc"]["duration_s"],
-        references=last[SCORE_KEY]["references"],
+        # A failed or abstaining verdict brings no references along.
+        references=next((found for row in rows.values() if (found := row[SCORE_KEY]["references"])), []),
         responses=[
-            (STAGE_LABELS[stage], stage, row["resps"][0][0], row["filtered_resps"][0], row[SCORE_KEY])
+            _Response(
+                label=STAGE_LABELS[stage],
+                stage=stage,
+                text=row["resps"][0][0],
+                answer=row["filtered_resps"][0],
+                scores=row[SCORE_KEY],
+                claims=row[SCORE_KEY]["claims"],
+                failed=row[SCORE_KEY]["failed"],
+            )
             for stage, row in rows.items()
         ],
     )
@@ -115,20 +150,42 @@ def _held_out(rows: Mapping[str, Mapping[str, Any]]) -> ShownSample:
 def _training(record: Mapping[str, Any]) -> ShownSample:
     """One training group with its first two responses."""
     times = record["frame_times_s"]
-    responses = []
-    references: list[dict[str, Any]] = []
-    for index, response in enumerate(record["responses"][:2]):
-        claims, references = events_of(response["terms"]["temporal_alignment"]["detail"])
-        answer = response["terms"]["accuracy"]["detail"].get("answer")
-        scores = {**response["metrics"], "claims": claims}
-        responses.append((f"Rollout {index + 1}", "grpo", response["text"], answer, scores))
+    unpaid = sum(response["reward"] is None for response in record["responses"])
+    note = f", {unpaid} of its {len(record['responses'])} responses without a reward" if unpaid else ""
     return _shown_sample(
-        sample_id=f"{record['sample_id']}, step {record['step']}",
+        sample_id=f"{record['sample_id']}, step {record['step']}{note}",
         question=record["question"],
         target=record["target"],
         duration_s=times[-1] if times else None,
-        references=references,
-        responses=responses,
+        # Not out of a verdict: a failed or abstaining one has none.
+        references=[dataclasses.asdict(event) for event in read_references(record["temporal_grounding"] or {})],
+        responses=[
+            _rollout(response, label=f"Rollout {index}") for index, response in enumerate(record["responses"][:2], 1)
+        ],
+    )
+
+
+def _rollout(response: Mapping[str, Any], *, label: str) -> _Response:
+    terms = response["terms"]
+    answer = terms["accuracy"]["detail"].get("answer")
+    if response["reward"] is None:
+        reward = "No reward, because a term failed: out of the group's statistics and of the loss."
+    else:
+        advantage = "none" if response["advantage"] is None else f"{response['advantage']:+.2f}"
+        reward = f"Reward {response['reward']:.2f}, advantage {advantage}."
+    return _Response(
+        label=label,
+        stage="grpo",
+        text=response["text"],
+        answer=None if answer is None else str(answer),
+        scores=response["metrics"],
+        claims=events_of(terms["temporal_alignment"]["detail"])[0],
+        failed={
+            metric: terms[term]["detail"]["reason"]
+            for metric, term in TERM_OF.items()
+            if terms[term]["status"] == "failure"
+        },
+        reward=reward,
     )
 
 
@@ -139,57 +196,69 @@ def _shown_sample(
     target: str,
     duration_s: float | None,
     references: Sequence[Mapping[str, Any]],
-    responses: Sequence[tuple[str, str, str, str | None, Mapping[str, Any]]],
+    responses: Sequence[_Response],
 ) -> ShownSample:
     # Without the clip's length the timeline ends a second after its last event; no absurd claim may stretch it.
     end_s = duration_s or max([1.0, *(event["end_s"] + 1.0 for event in references)])
-    last_claim_s = max((claim["end_s"] for *_, scores in responses for claim in scores["claims"]), default=0.0)
+    last_claim_s = max((claim["end_s"] for response in responses for claim in response.claims), default=0.0)
     end_s = min(max(end_s, last_claim_s), 1.5 * end_s)
-    last_claims = responses[-1][4]["claims"] if responses else []
-    matched = {claim["reference"] for claim in last_claims if claim["reference"] is not None}
+    judged = [response for response in responses if response.scores["tar_recall"] is not None]
+    matched = {claim["reference"] for claim in judged[-1].claims} if judged else set()
     return ShownSample(
         sample_id=sample_id,
         question=question,
         target=target,
         duration=_time(end_s),
         references=tuple(
-            _event(event, end_s=end_s, is_matched=index in matched) for index, event in enumerate(references)
+            _event(event, end_s=end_s, mark=_mark(index in matched) if judged else "open")
+            for index, event in enumerate(references)
         ),
-        responses=tuple(
-            ShownResponse(
-                label=label,
-                stage=stage,
-                text=text,
-                answer=answer if answer is not None else "",
-                claims=tuple(
-                    _event(
-                        claim,
-                        end_s=end_s,
-                        is_matched=claim["reference"] is not None,
-                        note=_OUTCOMES[claim["outcome"]],
-                    )
-                    for claim in scores["claims"]
-                ),
-                verdicts=tuple(_verdict(name, scores[key]) for key, name in _SHOWN),
-            )
-            for label, stage, text, answer, scores in responses
-        ),
+        responses=tuple(_shown_response(response, end_s=end_s) for response in responses),
     )
 
 
-def _event(event: Mapping[str, Any], *, end_s: float, is_matched: bool, note: str = "") -> ShownEvent:
+def _shown_response(response: _Response, *, end_s: float) -> ShownResponse:
+    return ShownResponse(
+        label=response.label,
+        stage=response.stage,
+        text=response.text,
+        answer=response.answer if response.answer is not None else "",
+        claims=tuple(
+            _event(claim, end_s=end_s, mark=_mark(claim["reference"] is not None), note=_OUTCOMES[claim["outcome"]])
+            for claim in response.claims
+        ),
+        no_claims=_no_claims(response),
+        verdicts=tuple(_verdict(name, response.scores[key], has_failed=key in response.failed) for key, name in _SHOWN),
+        failures=tuple(dict.fromkeys(response.failed.values())),
+        reward=response.reward,
+    )
+
+
+def _no_claims(response: _Response) -> str:
+    if "tar_recall" in response.failed:
+        return "claims not judged: the judging failed"
+    return "claims not compared" if response.scores["tar_recall"] is None else "no timestamped claim"
+
+
+def _mark(is_matched: bool) -> Mark:
+    return "hit" if is_matched else "miss"
+
+
+def _event(event: Mapping[str, Any], *, end_s: float, mark: Mark, note: str = "") -> ShownEvent:
     start, end = event["start_s"], event["end_s"]
     return ShownEvent(
         text=event["text"],
         time=_time(start) if start == end else f"{_time(start)}-{_time(end)}",
         left=100 * min(start, end_s) / end_s,
         width=100 * (min(end, end_s) - min(start, end_s)) / end_s,
-        is_matched=is_matched,
+        mark=mark,
         note=note,
     )
 
 
-def _verdict(name: str, value: float | None) -> tuple[str, str, str]:
+def _verdict(name: str, value: float | None, *, has_failed: bool) -> tuple[str, str, str]:
+    if has_failed:
+        return name, "failed", "failed"
     if value is None:
         return name, "n/a", "none"
     grade = "good" if value >= 0.999 else "bad" if value <= 0.001 else "middling"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rewards.types import Scored, Verdict, abstained
+from rewards.types import Scored, Verdict, abstained, failed
 from videor2_rl.evaluation.results import sample_result
 from videor2_rl.evaluation.summary import METRICS
 from videor2_rl.types import Rollout, VideoSample
@@ -15,7 +15,12 @@ def score(alignment: Verdict, *, answer: str | float | None = "A") -> Scored:
     accuracy = Verdict("score", 1.0, {"kind": "choice", "answer": answer, "reference": "A"})
     return Scored(
         reward=1.0,
-        terms={"accuracy": accuracy, "temporal_alignment": alignment},
+        terms={
+            "accuracy": accuracy,
+            "temporal_alignment": alignment,
+            "consistency": failed("consistency: connection refused"),
+            "format": Verdict("score", 1.0),
+        },
         metrics={**dict.fromkeys(METRICS, 0.5), "tac": None},
     )
 
@@ -40,6 +45,11 @@ def test_the_answer_the_claims_and_what_matched_them_are_kept() -> None:
     assert (result.accuracy, result.tac) == (0.5, None)
     assert [(claim["reference"], claim["outcome"]) for claim in result.claims] == [(0, "matched"), (None, "taken")]
     assert result.references == (event,)
+
+
+def test_only_a_failed_judging_is_named_with_its_reason() -> None:
+    result = sample_result(SAMPLE, ROLLOUT, score(abstained("no temporal grounding")))
+    assert result.failed == {"tac": "consistency: connection refused"}
 
 
 def test_without_grounding_there_are_no_claims_and_an_unread_answer_is_none() -> None:

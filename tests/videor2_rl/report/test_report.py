@@ -63,7 +63,7 @@ def page_without_plots(folder: Path) -> str:
 
 def test_report_json_has_exactly_the_stable_form(reported_folder: Path) -> None:
     report = json.loads((reported_folder / "report.json").read_text())
-    assert report.keys() == {"evaluation", "grpo", "seconds", "missing"}
+    assert report.keys() == {"evaluation", "grpo", "seconds", "missing", "failures"}
     assert report["evaluation"].keys() == {"base", "sft", "grpo"}
     for stage in report["evaluation"].values():
         assert stage.keys() == {"sampled", "greedy"}
@@ -77,7 +77,7 @@ def test_report_json_has_exactly_the_stable_form(reported_folder: Path) -> None:
     assert report["grpo"]["steps"] == 40
     assert report["grpo"]["decodes_per_clip"] == 1.0
     assert report["seconds"] == {"make_demo": 50.5, "base": 120.0, "sft": 30.0, "grpo": 200.0, "total": 400.5}
-    assert report["missing"] == []
+    assert (report["missing"], report["failures"]) == ([], [])
 
 
 def test_report_json_takes_its_numbers_from_the_files(demo_folder: Path) -> None:
@@ -169,6 +169,16 @@ def test_a_curve_has_a_gap_where_a_value_was_not_finite() -> None:
     assert (plot.title, "NaN" in plot.svg, "nan" in plot.svg) == ("KL to the reference", False, False)
 
 
+def test_the_time_of_every_phase_is_drawn() -> None:
+    phases = ("prepare", "encode", "evaluate", "generate", "reward", "old_log_probs", "ref_log_probs")
+    phases += ("update", "sync_weights", "save", "evaluate_last")
+    rows = [{"step": step, **{f"timing_s/{phase}": 1.0 for phase in phases}} for step in (1, 2)]
+    [plot] = grpo_plots(Run(metrics=tuple(rows), config="", skipped=(), rollout_files=()))
+    for number, phase in enumerate(phases, start=1):
+        assert f">{phase.replace('_', ' ')}</text>" in plot.svg
+        assert f"var(--series-{number})" in plot.svg
+
+
 def test_two_reports_of_one_folder_are_equal(demo_folder: Path, page: str) -> None:
     assert write_report(demo_folder).read_text() == page
 
@@ -224,16 +234,24 @@ def test_evaluations_of_different_samples_are_not_compared(demo_folder: Path) ->
 
 def test_a_single_run_is_reported_with_its_training_rollouts(demo_folder: Path) -> None:
     event = {"start_s": 3.0, "end_s": 3.0, "text": "A red circle appears."}
-    detail = {"claims": [{**event, "reference": 0, "outcome": "matched"}], "references": [event]}
+    terms = {
+        "temporal_alignment": {"claims": [{**event, "reference": 0, "outcome": "matched"}], "references": [event]},
+        "accuracy": {"answer": 0.0},
+        "consistency": {},
+        "format": {},
+    }
     response = {
         "text": "a training response",
-        "terms": {"temporal_alignment": {"detail": detail}, "accuracy": {"detail": {"answer": "A"}}},
+        "reward": 2.5,
+        "advantage": -0.25,
+        "terms": {name: {"status": "score", "detail": detail} for name, detail in terms.items()},
         "metrics": {**dict.fromkeys(METRICS, 1.0), "tac": None},
     }
     record = {
         "sample_id": "train-1",
-        "question": "Which?",
-        "target": "A",
+        "question": "How many?",
+        "target": "0",
+        "temporal_grounding": {"00:03": "A red circle appears."},
         "frame_times_s": [0.0, 1.0, 2.0, 3.0],
         "responses": [response, response, response],
     }
@@ -241,7 +259,10 @@ def test_a_single_run_is_reported_with_its_training_rollouts(demo_folder: Path) 
     (demo_folder / "grpo" / "rollouts" / "step_000007.jsonl").write_text(json.dumps(record) + "\n")
     page = page_without_plots(demo_folder / "grpo")
     assert page.count("a training response") == 2
-    assert "train-1, step 7" in page
+    assert "train-1, step 7</p>" in page
+    assert page.count("Reward 2.50, advantage -0.25.") == 2
+    # 0 is an answer.
+    assert page.count("answer: 0.0") == 2
     assert "What this shows, and what it does not" not in page
     report = report_numbers(read_report_data(demo_folder / "grpo"))
     assert report["missing"] == ["No evaluation in this run's folder."]
