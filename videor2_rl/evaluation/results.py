@@ -35,6 +35,9 @@ def sample_result(
     """
     claims, references = events_of(score.terms["temporal_alignment"].detail)
     answer = score.terms["accuracy"].detail.get("answer")
+    reasons = {
+        name: str(verdict.detail["reason"]) for name, verdict in score.terms.items() if verdict.status == "failure"
+    }
     return SampleResult(
         sample_id=sample.sample_id,
         video=sample.video,
@@ -54,9 +57,5 @@ def sample_result(
         duration_s=duration_s,
         claims=tuple(claims),
         references=tuple(references),
-        failed={
-            metric: str(score.terms[term].detail["reason"])
-            for metric, term in TERM_OF.items()
-            if score.terms[term].status == "failure"
-        },
+        failed={metric: reasons[term] for metric, term in TERM_OF.items() if term in reasons},
     )
