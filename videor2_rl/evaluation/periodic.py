@@ -91,7 +91,10 @@ class PeriodicEvaluation:
         self._scoring = self._thread.submit(self._score, groups, steps_done)
 
     def metrics(self) -> dict[str, float]:
-        """`evaluation/<metric>` means of the last `generate`, once it is scored; empty when there was none."""
+        """`evaluation/<metric>` means of the last `generate`, once it is scored; empty when there was none.
+
+        `evaluation/failure_frac` is the share of the responses of which something could not be judged.
+        """
         if self._scoring is None:
             return {}
         scoring, self._scoring = self._scoring, None
@@ -108,7 +111,12 @@ class PeriodicEvaluation:
             for sample, group, scores in zip(self._samples, groups, scored, strict=True)
         ]
         self._write(results, steps_done)
-        return {"evaluation/steps_done": float(steps_done), **_means(results)}
+        failed = sum(bool(result.failed) for result in results)
+        return {
+            "evaluation/steps_done": float(steps_done),
+            **({"evaluation/failure_frac": failed / len(results)} if results else {}),
+            **_means(results),
+        }
 
     def _write(self, results: Sequence[SampleResult], steps_done: int) -> None:
         """evaluation/step_000010/<mode>/, like any other evaluation."""

@@ -156,11 +156,12 @@ def failures(data: ReportData) -> list[str]:
     sentences = []
     for stage, run in data.runs.items():
         for name in sorted({name for row in run.metrics for name in row if failure_label(name)}):
-            shares = [(row[name], int(row["step"])) for row in run.metrics if row.get(name)]
+            measured = [(row[name], int(row["step"])) for row in run.metrics if row.get(name) is not None]
+            shares = [share for share in measured if share[0] > 0]
             if shares:
                 most, step = max(shares)
                 sentences.append(
-                    f"{STAGE_LABELS[stage]} training, {failure_label(name)}: in {len(shares)} of {len(run.metrics)} "
+                    f"{STAGE_LABELS[stage]} training, {failure_label(name)}: in {len(shares)} of {len(measured)} "
                     f"steps, at most {100 * most:.1f} % (step {step})."
                 )
     for stage, modes in data.evaluations.items():
@@ -176,7 +177,12 @@ def failures(data: ReportData) -> list[str]:
 
 def failure_label(name: str) -> str | None:
     """What a metric of metrics.jsonl is the failed share of; None for any other metric."""
-    named = {"reward/failure_frac": "responses without a reward", "reward/judge_failure_frac": "judge calls failed"}
+    named = {
+        "reward/failure_frac": "responses without a reward",
+        "reward/judge_failure_frac": "judge calls failed",
+        "evaluation/failure_frac": "held-out responses not fully judged",
+        "final_evaluation/failure_frac": "held-out responses not fully judged at the end",
+    }
     if name in named:
         return named[name]
     if name.startswith("reward/") and name.endswith("_failure_frac"):
@@ -234,6 +240,11 @@ def _read_evaluations(folder: Path) -> dict[str, dict[str, Evaluation]]:
             # summary.json is written last: without it the evaluation was not finished.
             if (path / SUMMARY_FILE).exists():
                 summary, rows = read_evaluation(path)
+                if "num_failed" not in summary:
+                    raise ConfigError(
+                        f"{path / SUMMARY_FILE} has no num_failed: an earlier version wrote it, which did not tell "
+                        "failures from abstentions; evaluate again"
+                    )
                 evaluations.setdefault(stage, {})[mode] = Evaluation(summary=summary, rows=tuple(rows))
     return evaluations
 

@@ -223,6 +223,15 @@ def test_an_unfinished_evaluation_counts_as_missing(demo_folder: Path) -> None:
     assert read_report_data(demo_folder).missing == ("No greedy evaluation of stage base.",)
 
 
+def test_an_evaluation_that_does_not_tell_failures_from_abstentions_is_refused(demo_folder: Path) -> None:
+    path = demo_folder / "evaluation" / "base" / "greedy" / "summary.json"
+    summary = json.loads(path.read_text())
+    del summary["num_failed"]
+    path.write_text(json.dumps(summary))
+    with pytest.raises(ConfigError, match="has no num_failed.*evaluate again"):
+        read_report_data(demo_folder)
+
+
 def test_evaluations_of_different_samples_are_not_compared(demo_folder: Path) -> None:
     path = demo_folder / "evaluation" / "grpo" / "sampled" / "samples.jsonl"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")

@@ -172,6 +172,15 @@ def test_failed_shares_are_drawn_where_something_failed(run_folder: Path) -> Non
     assert "Failed verdicts" not in [plot.title for plot in grpo_plots(sound)]
 
 
+def test_failures_of_evaluations_while_training_are_counted_over_those_evaluations(run_folder: Path) -> None:
+    rows = [{"step": 1, "evaluation/failure_frac": 0.0}, {"step": 2}, {"step": 3, "evaluation/failure_frac": 0.25}]
+    data = read_report_data(run_folder)
+    data = dataclasses.replace(data, runs={"grpo": dataclasses.replace(data.runs["grpo"], metrics=tuple(rows))})
+    assert failures(data) == [
+        "GRPO training, held-out responses not fully judged: in 1 of 2 steps, at most 25.0 % (step 3)."
+    ]
+
+
 def results_of(config: VideoR2Config) -> list[SampleResult]:
     """A score, a failure and an abstention."""
     asked = [sample("a"), sample("b"), sample("c", None)]
