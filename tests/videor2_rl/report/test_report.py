@@ -228,7 +228,7 @@ def test_an_evaluation_that_does_not_tell_failures_from_abstentions_is_refused(d
     summary = json.loads(path.read_text())
     del summary["num_failed"]
     path.write_text(json.dumps(summary))
-    with pytest.raises(ConfigError, match="has no num_failed.*evaluate again"):
+    with pytest.raises(ConfigError, match=r"has no num_failed.*evaluate again"):
         read_report_data(demo_folder)
 
 
