@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from rewards.accuracy import Answer, Kind, answer_kind, read_answer, reference_answer, target_options
 from rewards.choices import normalise
@@ -15,8 +16,7 @@ from rewards.temporal import Candidates, Reference, claims_of_pairs, find_candid
 from rewards.types import NO_EVIDENCE, Evidence, Target, Verdict, VideoR2Config
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What the terms share: a response and its target, read once."""
 
     response: str
