@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import packed_prompts
+import programs
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -38,14 +38,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
-    helpers = Path(packed_prompts.__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(helpers), os.environ.get("PYTHONPATH", "")])}
     ranks = []
     for rank in range(2):
         command = [sys.executable, str(PROGRAM), str(rank), port, str(folder / "model"), str(folder)]
         command += [*FULL, *ADAPTED, *SGD, *BFLOAT16]
         with open(folder / f"rank_{rank}.log", "w") as log:
-            ranks.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
+            ranks.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=programs.environment()))
     try:
         codes = [process.wait(timeout=800) for process in ranks]
     finally:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import packed_prompts
+import programs
 import pytest
 
 from videor2_rl.rollout_log import read_rollouts
@@ -51,11 +50,9 @@ ELSEWHERE = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each case's undisturbed run, its run killed once in every phase, and copies that went on elsewhere."""
     folder = tmp_path_factory.mktemp("killed")
-    path = os.pathsep.join([str(Path(packed_prompts.__file__).parent), os.environ.get("PYTHONPATH", "")])
     with open(folder / "program.log", "w") as log:
         command = [sys.executable, str(PROGRAM), str(folder)]
-        environment = {**os.environ, "PYTHONPATH": path}
-        result = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=800)
+        result = subprocess.run(command, env=programs.environment(), stdout=log, stderr=subprocess.STDOUT, timeout=800)
     assert result.returncode == 0, (folder / "program.log").read_text()[-3000:]
     return folder
 

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import packed_prompts
 import pytest
+from learner_configs import learner_config
 
 from videor2_rl.config import (
     AlgorithmConfig,
     ConfigError,
-    LearnerConfig,
     LoraConfig,
     ModelConfig,
-    OptimizerConfig,
     ReferenceConfig,
 )
 from videor2_rl.files import file_sum
@@ -27,28 +26,7 @@ from videor2_rl.types import PromptHandle, TrainGroup
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
-LEARNER = LearnerConfig(
-    backend="fsdp2",
-    cpu_offload=False,
-    num_ranks=1,
-    cpus_per_rank=1,
-    gpus_per_rank=0,
-    learning_rate=1e-3,
-    vision_tower_learning_rate=None,
-    merger_learning_rate=None,
-    lr_schedule="cosine",
-    min_lr_frac=0.1,
-    warmup_steps=0,
-    warmup_frac=0.0,
-    weight_decay=0.01,
-    betas=(0.9, 0.98),
-    optimizer=OptimizerConfig(module="torch.optim", name="AdamW", options={}),
-    max_grad_norm=1.0,
-    sequence_parallel_size=1,
-    max_tokens_per_micro_batch=100_000,
-    gradient_checkpointing=False,
-    visual_cache_mib=64,
-)
+LEARNER = learner_config(lr_schedule="cosine", min_lr_frac=0.1, weight_decay=0.01, visual_cache_mib=64)
 ALGORITHM = AlgorithmConfig(
     num_steps=10,
     prompts_per_step=5,

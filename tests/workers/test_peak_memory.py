@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import programs
 import pytest
 
 from videor2_rl.app import compose_run
@@ -48,7 +49,8 @@ def test_predicted_peaks_are_within_a_fifth_of_measured_ones(models):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     arguments = [str(port), str(small), str(large), *(",".join(map(str, case)) for case in cases)]
-    done = subprocess.run([sys.executable, PROGRAM, *arguments], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, str(PROGRAM), *arguments]
+    done = subprocess.run(command, env=programs.environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     measured = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("PEAK")]
 

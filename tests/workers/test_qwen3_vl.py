@@ -10,8 +10,9 @@ import numpy as np
 import one_rank
 import pytest
 import torch
+from learner_configs import learner_config
 
-from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig
+from videor2_rl.config import LoraConfig, ModelConfig
 from videor2_rl.model_family import part_of
 from videor2_rl.prompt import PromptBuilder, timed_metadata
 from videor2_rl.types import Clip, Group, LogProbs, Prompt, PromptHandle, SamplingSpec, TrainGroup, VideoSample
@@ -23,28 +24,7 @@ pytestmark = pytest.mark.slow
 FLOAT32_LIMIT = 1e-4
 """Nats; the same weights and input differ by some 3e-6."""
 SAMPLING = SamplingSpec(temperature=1.0, top_p=1.0, top_k=0, max_tokens=24, group_size=4)
-LEARNER = LearnerConfig(
-    backend="fsdp2",
-    cpu_offload=False,
-    num_ranks=1,
-    cpus_per_rank=1,
-    gpus_per_rank=0,
-    learning_rate=1e-2,
-    vision_tower_learning_rate=None,
-    merger_learning_rate=None,
-    lr_schedule="constant",
-    min_lr_frac=0.0,
-    warmup_steps=0,
-    warmup_frac=0.0,
-    weight_decay=0.0,
-    betas=(0.9, 0.98),
-    optimizer=OptimizerConfig(module="torch.optim", name="AdamW", options={}),
-    max_grad_norm=1.0,
-    sequence_parallel_size=1,
-    max_tokens_per_micro_batch=100_000,
-    gradient_checkpointing=True,
-    visual_cache_mib=0,
-)
+LEARNER = learner_config(learning_rate=1e-2, gradient_checkpointing=True)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from learner_configs import learner_config
 
 
 def main() -> None:
@@ -39,34 +40,13 @@ def main() -> None:
 
 
 def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_checkpointing: bool) -> int:
-    from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig
+    from videor2_rl.config import LoraConfig, ModelConfig
     from videor2_rl.packing import MicroBatch
     from videor2_rl.types import PromptHandle, TrainGroup
     from workers.learner_worker import LearnerWorker
     from workers.verl_config import learner_worker_config
 
-    learner = LearnerConfig(
-        backend="fsdp2",
-        cpu_offload=False,
-        num_ranks=1,
-        cpus_per_rank=1,
-        gpus_per_rank=0,
-        learning_rate=1e-4,
-        vision_tower_learning_rate=None,
-        merger_learning_rate=None,
-        lr_schedule="constant",
-        min_lr_frac=0.0,
-        warmup_steps=0,
-        warmup_frac=0.0,
-        weight_decay=0.0,
-        betas=(0.9, 0.98),
-        optimizer=OptimizerConfig(module="torch.optim", name="AdamW", options={}),
-        max_grad_norm=1.0,
-        sequence_parallel_size=1,
-        max_tokens_per_micro_batch=100_000,
-        gradient_checkpointing=gradient_checkpointing,
-        visual_cache_mib=0,
-    )
+    learner = learner_config(learning_rate=1e-4, gradient_checkpointing=gradient_checkpointing)
     model = ModelConfig(
         path=folder,
         dtype="float32",

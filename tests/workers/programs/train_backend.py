@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from learner_configs import learner_config
 from packed_prompts import a_prompt
 
 STEPS = 10
@@ -138,7 +139,7 @@ def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) ->
 
 
 def make_worker(model_folder: str, *, case: str) -> Any:
-    from videor2_rl.config import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig
+    from videor2_rl.config import LoraConfig, ModelConfig, OptimizerConfig
     from workers.learner_worker import LearnerWorker
     from workers.verl_config import learner_worker_config
 
@@ -147,27 +148,16 @@ def make_worker(model_folder: str, *, case: str) -> Any:
     options = {"momentum": 0.9} if variant == "sgd" else {}
     targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     lora = LoraConfig(rank=8 if adapter else 0, alpha=16, dropout=0.0, targets=targets, dora=adapter == "dora")
-    learner = LearnerConfig(
-        backend=backend,  # type: ignore[arg-type]
-        cpu_offload=False,
+    learner = learner_config(
+        backend=backend,
         num_ranks=2,
-        cpus_per_rank=1,
-        gpus_per_rank=0,
         learning_rate=0.03 if variant == "sgd" else 1e-4,
-        vision_tower_learning_rate=None,
         merger_learning_rate=5e-5 if variant in ("", "bf16") else None,
         lr_schedule="cosine",
         min_lr_frac=0.1,
-        warmup_steps=0,
-        warmup_frac=0.0,
         weight_decay=0.01,
-        betas=(0.9, 0.98),
         optimizer=OptimizerConfig(module="torch.optim", name="SGD" if variant == "sgd" else "AdamW", options=options),
-        max_grad_norm=1.0,
-        sequence_parallel_size=1,
         max_tokens_per_micro_batch=70,
-        gradient_checkpointing=False,
-        visual_cache_mib=0,
     )
     model = ModelConfig(
         path=model_folder,
