@@ -241,7 +241,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
     from videor2_rl.dataset import load_samples
     from videor2_rl.run_folder import SkipLedger
     from videor2_rl.tracking import Tracker
-    from videor2_rl.trainer import Progress, train
+    from videor2_rl.trainer import progress_of, train
     from workers.build import grpo_workers, max_prompt_tokens
     from workers.pool import reset_received_bytes
     from workers.video import VideoPool
@@ -268,7 +268,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
                     replace(workers, videos=videos),
                     samples,
                     checkpoints=Checkpoints(folder, keep=1),
-                    start=Progress(step=0, policy_version=0),
+                    start=progress_of(None),
                     tracker=tracker,
                     ledger=SkipLedger(folder, num_samples=len(samples), max_frac=0.0),
                     received_bytes=reset_received_bytes,
