@@ -59,6 +59,7 @@ bench: $(INSTALLED) $(TRL_INSTALLED)
 	$(BIN)/python -m benchmarks.packed_group
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner_step --trl $(TRL_VENV)/bin/python
 	$(BIN)/python -m benchmarks.score_rows
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.alignment_rows
 	$(BIN)/python -m benchmarks.judge_calls
 
 clean:

@@ -65,14 +65,19 @@ def event(rng: random.Random) -> str:
 
 def seconds(source: Path, run: ScoreRun) -> float:
     """CPU seconds of one run."""
-    for wrapper in gc.get_objects():
-        if isinstance(wrapper, functools._lru_cache_wrapper) and wrapper.__module__.startswith("rewards"):
-            wrapper.cache_clear()
+    clear_caches()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         start = time.process_time()
         faults = score_files([source], source.with_suffix(".out"), run)
         assert not faults, faults[0]
         return time.process_time() - start
+
+
+def clear_caches() -> None:
+    """Forget whatever `rewards` remembers of texts."""
+    for wrapper in gc.get_objects():
+        if isinstance(wrapper, functools._lru_cache_wrapper) and wrapper.__module__.startswith("rewards"):
+            wrapper.cache_clear()
 
 
 def main() -> None:
