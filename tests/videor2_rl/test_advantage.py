@@ -131,8 +131,8 @@ def test_mapo_by_hand():
         mapo_advantages(-rewards, np.zeros(4, dtype=int), np.ones(4))
 
 
-def test_bnpo_divides_by_the_beta_density_of_the_papers_theorem():
-    """Theorem 2 with a and b by the method of moments (section 3.3), written with SciPy's distribution."""
+def test_bnpo_divides_by_the_beta_density_of_the_paper():
+    """The a and b that the paper finds best, by the method of moments, written with SciPy's distribution."""
     from scipy.stats import beta
 
     batch = outcomes(np.random.default_rng(1))

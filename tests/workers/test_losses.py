@@ -137,18 +137,18 @@ def ppo(ratio: Tensor, advantage: float, low: float, high: float) -> Tensor:
 
 
 def ppo_tokens(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
-    """GRPO (arXiv:2402.03300, equation 3) and what differs from it by its clip, baseline or mean alone."""
+    """GRPO (arXiv:2402.03300) and what differs from it by its clip, baseline or mean alone."""
     return [ppo((n - o).exp(), advantage, low, high) for n, o in zip(new, old, strict=True)]
 
 
 def gspo(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
-    """arXiv:2507.18071, equations 5 and 7: the ratio of the sequences to the power of 1 / length."""
+    """arXiv:2507.18071: the ratio of the sequences to the power of 1 / length."""
     ratio = ((new.sum() - old.sum()) / len(new)).exp()
     return [ppo(ratio, advantage, low, high)] * len(new)
 
 
 def gmpo(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
-    """arXiv:2507.20673, equation 4: the geometric mean of tokens that are clipped where it lowers the objective."""
+    """arXiv:2507.20673: the geometric mean of tokens that are clipped where it lowers the objective."""
     product = torch.ones((), dtype=torch.float64)
     for n, o in zip(new, old, strict=True):
         ratio = (n - o).exp()
@@ -158,7 +158,7 @@ def gmpo(new: Tensor, old: Tensor, advantage: float, low: float, high: float) ->
 
 
 def cispo(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
-    """arXiv:2506.13585, equations 4 and 5: the clipped ratio weighs the gradient and has none."""
+    """arXiv:2506.13585: the clipped ratio weighs the gradient and has none."""
     return [-(n - o).exp().clamp(1 - low, 1 + high).item() * advantage * n for n, o in zip(new, old, strict=True)]
 
 
@@ -168,7 +168,7 @@ def gpg(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> 
 
 
 def sapo(new: Tensor, old: Tensor, advantage: float, low: float, high: float) -> list[Tensor]:
-    """arXiv:2511.20347, equation 6: a sigmoid of the ratio with temperature 1 for gains and 1.05 for losses."""
+    """arXiv:2511.20347: a sigmoid of the ratio with temperature 1 for gains and 1.05 for losses."""
     tau = 1.0 if advantage > 0 else 1.05
     return [-advantage * 4 / tau / (1 + (-tau * ((n - o).exp() - 1)).exp()) for n, o in zip(new, old, strict=True)]
 
