@@ -158,75 +158,29 @@ def grpo_needs(
     run: GrpoRun, shape: ModelShape, sizes: Sequence[SampleSize], machine: Machine, *, decode_s: float
 ) -> list[Need]:
     """In the order in which a run would come to grief."""
-    from videor2_rl import sizing
-    from videor2_rl.sizing import GIB, Need
+    from videor2_rl.sizing import Need
 
-    algorithm, rollout, is_cpu = run.algorithm, run.rollout, run.cluster.device == "cpu"
+    algorithm = run.algorithm
     longest = max(size.prompt_tokens for size in sizes)
-    mean = sum(size.prompt_tokens for size in sizes) / len(sizes)
-    response = rollout.max_response_tokens
-    has_reference = algorithm.kl_coefficient > 0 and run.model.lora.rank == 0
+    response = run.rollout.max_response_tokens
     budget = run.learner.max_tokens_per_micro_batch
     tokens = max(longest + response, min(budget, longest + algorithm.group_size * response))
-    flops = sizing.step_flops(
-        shape,
-        prompt_tokens=mean,
-        response_tokens=response,
-        responses=algorithm.group_size,
-        has_reference=has_reference,
-    )
-    gpus = _gpus(run)
-    needs = [
+    return [
         Need(
             "longest prompt",
             longest,
-            rollout.max_model_tokens - response,
+            run.rollout.max_model_tokens - response,
             "tokens",
             "rollout.max_model_tokens minus response; longer ones are skipped",
         ),
-        Need("GPUs", gpus, machine.gpus, "", "rollout workers, learner and reference ranks, a managed judge"),
+        Need("GPUs", _gpus(run), machine.gpus, "", "rollout workers, learner and reference ranks, a managed judge"),
         _memory(
             run, shape, machine, tokens=tokens, response_tokens=min(tokens - longest, algorithm.group_size * response)
         ),
-        Need(
-            "rollout worker memory",
-            sizing.rollout_worker_bytes(shape, run.model, run) / GIB,
-            machine.gpu_gib if is_cpu else _times(machine.gpu_gib, rollout.gpu_memory_utilization),
-            "GiB",
-            "a process: weights and rollout.kv_cache_gib"
-            if is_cpu
-            else "a GPU: weights and the KV cache of one sequence; rollout.gpu_memory_utilization",
-        ),
-    ]
-    if has_reference:
-        width = sizing.width_of(run.model)
-        weights = shape.parameters * width / run.reference.num_ranks
-        needs.append(
-            Need(
-                "reference rank memory",
-                (weights + tokens * shape.intermediate * 4 * width) / GIB,
-                machine.gpu_gib,
-                "GiB",
-                "a GPU: weights and one layer's activations",
-            )
-        )
-    store = sizing.object_store_bytes(shape, run.model, sizes, per_step=algorithm.prompts_per_step)
-    store += run.learner.visual_cache_mib << 20 if run.model.has_frozen_vision else 0
-    needs += [
-        Need(
-            "object store",
-            store / GIB,
-            run.cluster.object_store_mib / 1024,
-            "GiB",
-            "two steps' prompts, two versions of the weights, learner.visual_cache_mib; cluster.object_store_mib",
-        ),
-        Need(
-            "checkpoints on disk",
-            run.checkpoint.keep * sizing.checkpoint_bytes(shape, run.model) / GIB,
-            None,
-            "GiB",
-            f"checkpoint.keep={run.checkpoint.keep}",
-        ),
+        _rollout_memory(run, shape, machine),
+        *([_reference_memory(run, shape, machine, tokens=tokens)] if _has_reference(run) else []),
+        _object_store(run, shape, sizes),
+        _checkpoints(run, shape),
         Need(
             "decoding a step",
             algorithm.prompts_per_step * decode_s,
@@ -234,30 +188,102 @@ def grpo_needs(
             "core-s",
             "first epoch only; video.num_workers share it",
         ),
+        *_judge_and_rates(run, shape, sizes, machine, decode_s=decode_s),
     ]
-    judge = sizing.judge_load(run)
+
+
+def _rollout_memory(run: GrpoRun, shape: ModelShape, machine: Machine) -> Need:
+    from videor2_rl.sizing import GIB, Need, rollout_worker_bytes
+
+    is_cpu = run.cluster.device == "cpu"
+    return Need(
+        "rollout worker memory",
+        rollout_worker_bytes(shape, run.model, run) / GIB,
+        machine.gpu_gib if is_cpu else _times(machine.gpu_gib, run.rollout.gpu_memory_utilization),
+        "GiB",
+        "a process: weights and rollout.kv_cache_gib"
+        if is_cpu
+        else "a GPU: weights and the KV cache of one sequence; rollout.gpu_memory_utilization",
+    )
+
+
+def _reference_memory(run: GrpoRun, shape: ModelShape, machine: Machine, *, tokens: int) -> Need:
+    from videor2_rl.sizing import GIB, Need, width_of
+
+    width = width_of(run.model)
+    weights = shape.parameters * width / run.reference.num_ranks
+    return Need(
+        "reference rank memory",
+        (weights + tokens * shape.intermediate * 4 * width) / GIB,
+        machine.gpu_gib,
+        "GiB",
+        "a GPU: weights and one layer's activations",
+    )
+
+
+def _object_store(run: GrpoRun, shape: ModelShape, sizes: Sequence[SampleSize]) -> Need:
+    from videor2_rl.sizing import GIB, Need, object_store_bytes
+
+    store = object_store_bytes(shape, run.model, sizes, per_step=run.algorithm.prompts_per_step)
+    store += run.learner.visual_cache_mib << 20 if run.model.has_frozen_vision else 0
+    return Need(
+        "object store",
+        store / GIB,
+        run.cluster.object_store_mib / 1024,
+        "GiB",
+        "two steps' prompts, two versions of the weights, learner.visual_cache_mib; cluster.object_store_mib",
+    )
+
+
+def _checkpoints(run: GrpoRun | SftRun, shape: ModelShape) -> Need:
+    from videor2_rl.sizing import GIB, Need, checkpoint_bytes
+
+    needed = run.checkpoint.keep * checkpoint_bytes(shape, run.model) / GIB
+    return Need("checkpoints on disk", needed, None, "GiB", f"checkpoint.keep={run.checkpoint.keep}")
+
+
+def _judge_and_rates(
+    run: GrpoRun, shape: ModelShape, sizes: Sequence[SampleSize], machine: Machine, *, decode_s: float
+) -> list[Need]:
+    """The judge's calls a step; where the GPUs' speed is said, a step's seconds and what has to keep up with it."""
+    from videor2_rl.sizing import Need, judge_load
+
+    judge, needs = judge_load(run), []
     if judge.calls:
         most = f"at most {judge.tokens} tokens without instructions; cached replies and missing blocks ask less"
         needs.append(Need("judge calls a step", judge.calls, None, "calls", most))
-    if machine.gpu_flops is not None:
-        trained = flops["learner"] / run.learner.num_ranks + flops["rollout"] / rollout.num_workers
-        reference = flops["reference"] / max(1, run.reference.num_ranks)
-        seconds = algorithm.prompts_per_step * (trained + reference) / machine.gpu_flops
-        needs.append(
-            Need("a step", seconds, None, "s", f"at {machine.gpu_flops:.3g} FLOP/s a GPU, responses of full length")
-        )
-        cores = algorithm.prompts_per_step * decode_s / max(seconds, 1e-9)
-        needs.append(Need("decode cores", cores, machine.cpus, "cores", "to decode as fast as the rest works"))
-        if judge.calls:
-            rate = judge.calls / max(seconds, 1e-9)
-            needs.append(Need("judge calls a second", rate, None, "1/s", "to score as fast as the rest works"))
+    if machine.gpu_flops is None:
+        return needs
+    seconds = _step_flops_of_a_gpu(run, shape, sizes) / machine.gpu_flops
+    needs.append(
+        Need("a step", seconds, None, "s", f"at {machine.gpu_flops:.3g} FLOP/s a GPU, responses of full length")
+    )
+    cores = run.algorithm.prompts_per_step * decode_s / max(seconds, 1e-9)
+    needs.append(Need("decode cores", cores, machine.cpus, "cores", "to decode as fast as the rest works"))
+    if judge.calls:
+        rate = judge.calls / max(seconds, 1e-9)
+        needs.append(Need("judge calls a second", rate, None, "1/s", "to score as fast as the rest works"))
     return needs
+
+
+def _step_flops_of_a_gpu(run: GrpoRun, shape: ModelShape, sizes: Sequence[SampleSize]) -> float:
+    """What one GPU of each kind has to do in a step, one kind after the other."""
+    from videor2_rl.sizing import step_flops
+
+    flops = step_flops(
+        shape,
+        prompt_tokens=sum(size.prompt_tokens for size in sizes) / len(sizes),
+        response_tokens=run.rollout.max_response_tokens,
+        responses=run.algorithm.group_size,
+        has_reference=_has_reference(run),
+    )
+    trained = flops["learner"] / run.learner.num_ranks + flops["rollout"] / run.rollout.num_workers
+    return run.algorithm.prompts_per_step * (trained + flops["reference"] / max(1, run.reference.num_ranks))
 
 
 def sft_needs(run: SftRun, shape: ModelShape, sizes: Sequence[SampleSize], machine: Machine) -> list[Need]:
     """In the order in which a run would come to grief."""
-    from videor2_rl import sizing
-    from videor2_rl.sizing import GIB, Need
+    from videor2_rl.sizing import Need
 
     longest = max(size.prompt_tokens + (size.response_tokens or 0) for size in sizes)
     response = max(size.response_tokens or 0 for size in sizes)
@@ -273,13 +299,7 @@ def sft_needs(run: SftRun, shape: ModelShape, sizes: Sequence[SampleSize], machi
         ),
         Need("GPUs", run.learner.num_ranks * run.learner.gpus_per_rank, machine.gpus, "", "learner ranks"),
         _memory(run, shape, machine, tokens=tokens, response_tokens=response * max(1, tokens // longest)),
-        Need(
-            "checkpoints on disk",
-            run.checkpoint.keep * sizing.checkpoint_bytes(shape, run.model) / GIB,
-            None,
-            "GiB",
-            f"checkpoint.keep={run.checkpoint.keep}",
-        ),
+        _checkpoints(run, shape),
     ]
     if machine.gpu_flops is not None:
         mean = sum(size.prompt_tokens + (size.response_tokens or 0) for size in sizes) / len(sizes)
@@ -301,9 +321,13 @@ def _memory(run: GrpoRun | SftRun, shape: ModelShape, machine: Machine, *, token
 def _gpus(run: GrpoRun) -> float:
     rollouts = run.rollout.num_workers * run.rollout.gpus_per_worker
     learner = run.learner.num_ranks * run.learner.gpus_per_rank
-    needs_reference = run.algorithm.kl_coefficient > 0 and run.model.lora.rank == 0
-    reference = run.reference.num_ranks * run.reference.gpus_per_rank if needs_reference else 0
+    reference = run.reference.num_ranks * run.reference.gpus_per_rank if _has_reference(run) else 0
     return rollouts + learner + reference + (run.judge.num_gpus if isinstance(run.judge, ManagedJudge) else 0)
+
+
+def _has_reference(run: GrpoRun) -> bool:
+    """Whether reference ranks are started: under an adapter the learner is its own reference."""
+    return run.algorithm.kl_coefficient > 0 and run.model.lora.rank == 0
 
 
 def _times(value: float | None, factor: float) -> float | None:
