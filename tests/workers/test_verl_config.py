@@ -12,8 +12,17 @@ from workers.verl_config import check_optimizer
 @pytest.mark.parametrize(
     ("name", "options"), [("AdamW", {}), ("Adam", {"eps": 1e-7}), ("SGD", {"momentum": 0.9}), ("Adafactor", {})]
 )
-def test_pytorchs_own_optimisers_are_allowed(name, options):
+def test_pytorchs_own_optimisers_are_allowed_and_can_be_built(name, options):
+    import torch
+
     check_optimizer(OptimizerConfig("torch.optim", name, options))
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    # As the engines build it: with a learning rate, a decay and the options.
+    optimizer = getattr(torch.optim, name)([weight], lr=0.1, weight_decay=0.0, **options)
+    weight.sum().backward()
+    optimizer.step()
+    assert (weight < 1).all()
+    assert options.items() <= optimizer.defaults.items()
 
 
 @pytest.mark.slow
