@@ -16,7 +16,8 @@ from workers.judge_server import judge_access
 from workers.learner import Learner
 from workers.reference import BaseOfAdapter, Reference
 from workers.reward import RewardPool
-from workers.rollout import EngineSpec, RolloutPool
+from workers.rollout import RolloutPool
+from workers.rollout_engine import EngineSpec
 from workers.verl_config import learner_env
 from workers.video import VideoPool
 

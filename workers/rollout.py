@@ -17,9 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videor2_rl.config import ConfigError, RolloutConfig
-from videor2_rl.model_family import ModelFamily, read_family
+from videor2_rl.model_family import read_family
 from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, SamplingSpec, WeightSnapshot
 from workers.pool import ActorPool, WorkerLost, fetch
+from workers.rollout_engine import (
+    EngineSpec,
+    engine_arguments,
+    engine_input,
+    rollout_env,
+    sample_seed,
+    sampling_params,
+)
 from workers.weight_sync import (
     check_in_engine,
     check_snapshot,
@@ -34,7 +42,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
     from vllm import SamplingParams
-    from vllm.inputs import MultiModalInput
     from vllm.outputs import CompletionOutput
 
 log = logging.getLogger(__name__)
@@ -43,8 +50,6 @@ START_DEADLINE_S = 1800.0
 """A large checkpoint from a slow disk takes minutes."""
 MAX_CALL_WAVES = 4
 """A call carries at most this many times the sequences that an engine runs at once: that much work is lost with it."""
-PIXEL_CACHE_GIB = 1.0
-"""Pixels that an engine keeps so that the siblings of a group need not send them again."""
 
 
 @dataclass(frozen=True)
@@ -56,132 +61,6 @@ class GenerateRequest:
     seed: int
     policy_version: int
     """The worker refuses to sample with any other."""
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """Everything that a worker needs to build its engine."""
-
-    rollout: RolloutConfig
-    model_path: str
-    dtype: str
-    device: str
-    banned_token_ids: tuple[int, ...]
-    """Never sampled: a learner cannot place a vision token that has no pixels."""
-
-
-def rollout_env(config: RolloutConfig, device: str) -> dict[str, str]:
-    """Environment of a rollout worker; it must be set before the process starts."""
-    # Below ERROR vLLM warns at every weight update of layers that have no weights.
-    env = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "VLLM_LOGGING_LEVEL": "ERROR"}
-    if device == "cpu":
-        env |= {
-            # More threads than this spin-wait for each other as soon as another process wants the cores: 20x slower.
-            "OMP_NUM_THREADS": "1",
-            # With one worker per engine a third process brings nothing; this keeps the engine at two.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.tensor_parallel_size == 1 else "1",
-            # Eager engines still compile how they count the ranks of tokens: 15 s of every start, and a C++ compiler.
-            "TORCH_COMPILE_DISABLE": "1",
-        }
-    return env
-
-
-def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
-    """Keyword arguments of vLLM's `AsyncEngineArgs`."""
-    from workers.vllm_extension import SHARED_MEMORY
-
-    config = spec.rollout
-    arguments: dict[str, Any] = {
-        "model": spec.model_path,
-        "dtype": spec.dtype,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "max_model_len": config.max_model_tokens,
-        "max_num_seqs": config.max_num_seqs,
-        "max_num_batched_tokens": config.max_num_batched_tokens,
-        "block_size": config.block_size,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "enable_prefix_caching": True,
-        "limit_mm_per_prompt": {"video": 1, "image": 0},
-        "skip_mm_profiling": True,
-        "mm_processor_cache_gb": PIXEL_CACHE_GIB,
-        "logprobs_mode": "raw_logprobs",
-        "seed": 0,
-        "worker_extension_cls": "workers.vllm_extension.WeightExtension",
-        "weight_transfer_config": {"backend": SHARED_MEMORY},
-    }
-    if spec.device == "cpu":
-        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": config.kv_cache_gib << 30}
-        if config.tensor_parallel_size == 1:
-            arguments["distributed_executor_backend"] = "uni"
-    return arguments
-
-
-def sample_seed(seed: int, group_id: int, sample: int) -> int:
-    """Seed of one response: depends on nothing but the run's seed, the group and the response's place in it."""
-    state = np.random.SeedSequence((seed, group_id, sample)).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
-
-
-def sampling_params(spec: SamplingSpec, *, seed: int, banned_token_ids: Sequence[int]) -> SamplingParams:
-    """One response; log-probs are those of the full softmax at temperature 1, whatever the sampling does."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        n=1,
-        temperature=spec.temperature,
-        top_p=spec.top_p,
-        top_k=spec.top_k,
-        max_tokens=spec.max_tokens,
-        seed=seed,
-        logprobs=0,  # the sampled token's alone
-        logit_bias=dict.fromkeys(banned_token_ids, -100.0),
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def engine_input(prompt: Prompt, *, video: Tensor, is_encoded: bool, family: ModelFamily) -> MultiModalInput:
-    """The prompt as vLLM's processor would hand it to the engine, so that vLLM does not process it again.
-
-    vLLM's own processing of Qwen2.5-VL drops the frame rate and would place every video at 24 frames per second. A
-    Qwen3-VL's video has text between its temporal patches; vLLM looks for the start token of each of them.
-
-    Args:
-        video: [N, channels * temporal_patch * patch * patch] normalised patches in the model's dtype.
-        is_encoded: `video` is instead [merged patches, E], visual embeddings that the engine takes as they are.
-    """
-    import torch
-    from transformers import BatchFeature
-    from vllm.inputs import mm_input
-    from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems, PlaceholderRange
-
-    is_video = prompt.token_ids == family.video_token_id
-    (places,) = np.nonzero(is_video)
-    start, stop = int(places[0]), int(places[-1]) + 1
-    if family.is_interleaved:
-        # From the first picture's start token to the last one's end token.
-        start, stop = start - 1, stop + 1
-    name = "video_embeds" if is_encoded else "pixel_values_videos"
-    fields = BatchFeature(
-        {
-            name: video,
-            "video_grid_thw": torch.tensor(prompt.video_grid_thw),
-            "second_per_grid_ts": torch.tensor([prompt.second_per_grid_s], dtype=torch.float64),
-        }
-    )
-    config = {
-        name: MultiModalFieldConfig.flat_from_sizes("video", torch.tensor([len(video)])),
-        "video_grid_thw": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
-        "second_per_grid_ts": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
-    }
-    return mm_input(
-        prompt.token_ids.tolist(),
-        MultiModalKwargsItems.from_hf_inputs(fields, config),
-        mm_hashes={"video": [prompt.clip_key]},
-        mm_placeholders={
-            "video": [PlaceholderRange(offset=start, length=stop - start, is_embed=torch.tensor(is_video[start:stop]))]
-        },
-    )
 
 
 class RolloutWorker:

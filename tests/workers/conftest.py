@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from videor2_rl.config import RolloutConfig
-from workers.rollout import EngineSpec, RolloutWorker, rollout_env
+from workers.rollout import RolloutWorker
+from workers.rollout_engine import EngineSpec, rollout_env
 
 T = TypeVar("T")
 

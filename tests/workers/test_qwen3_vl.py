@@ -16,7 +16,8 @@ from videor2_rl.config import LoraConfig, ModelConfig
 from videor2_rl.model_family import part_of
 from videor2_rl.prompt import PromptBuilder, timed_metadata
 from videor2_rl.types import Clip, Group, LogProbs, Prompt, PromptHandle, SamplingSpec, TrainGroup, VideoSample
-from workers.rollout import EngineSpec, GenerateRequest
+from workers.rollout import GenerateRequest
+from workers.rollout_engine import EngineSpec
 from workers.weight_sync import pack_weights
 
 pytestmark = pytest.mark.slow

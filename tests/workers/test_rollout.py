@@ -26,7 +26,8 @@ from videor2_rl.sizing import model_shape, rollout_worker_bytes
 from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
 from videor2_rl.visual import encode_clip
 from workers import rollout
-from workers.rollout import EngineSpec, GenerateRequest, RolloutPool, call_parts, rollout_env, sample_seed
+from workers.rollout import GenerateRequest, RolloutPool, call_parts
+from workers.rollout_engine import EngineSpec, rollout_env, sample_seed
 from workers.weight_sync import WeightsRefused, load_into_engine, pack_weights, shared_file
 
 FLOAT32_LIMIT = 1e-4

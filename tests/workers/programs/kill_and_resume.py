@@ -127,7 +127,7 @@ class Rollouts:
         return {}
 
     def _group(self, group_id: int, prompt: Any, *, seed: int) -> Group:
-        from workers.rollout import sample_seed
+        from workers.rollout_engine import sample_seed
 
         rngs = [np.random.default_rng(sample_seed(seed, group_id, place)) for place in range(GROUP_SIZE)]
         responses = np.empty((GROUP_SIZE, 0), dtype=np.int64)
