@@ -20,7 +20,7 @@ from rewards.compose import score_response, sentences_to_encode
 from rewards.parsing import read_blocks
 from rewards.types import Target
 from videor2_rl.app import compose_run
-from videor2_rl.config import ScoreRun
+from videor2_rl.config.sections import ScoreRun
 from videor2_rl.similarity import SentenceEncoder
 
 NUM_ENCODED = 1_000

@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 
 from rewards.judge import JudgePrompt, consistency_prompt
 from videor2_rl.app import compose_run
-from videor2_rl.config import ScoreRun
+from videor2_rl.config.judge import OpenAIJudge
+from videor2_rl.config.sections import ScoreRun
 from videor2_rl.judge.client import JudgeClient
-from videor2_rl.judge.config import OpenAIJudge
 from videor2_rl.judge.connection import JudgeServer
 
 _REPLY = json.dumps({"choices": [{"message": {"content": '{"reason": "same", "consistent": true}'}}]}).encode()

@@ -97,7 +97,7 @@ class Workers:
 
     def __init__(self, folder: Path, backend: str) -> None:
         from videor2_rl.app import compose_run
-        from videor2_rl.config import GrpoRun
+        from videor2_rl.config.sections import GrpoRun
         from workers.learner_worker import LearnerWorker
         from workers.verl_config import learner_worker_config, reference_worker_config
 

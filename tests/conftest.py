@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from videor2_rl.config import LoraConfig, ModelConfig, VideoConfig
+from videor2_rl.config.sections import LoraConfig, ModelConfig, VideoConfig
 
 DEMO_ARGUMENTS = [
     "--base-clips=6",

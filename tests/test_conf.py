@@ -6,7 +6,8 @@ import pytest
 
 import conf
 from videor2_rl.app import compose_run
-from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
 
 CONF = Path(conf.__file__).parent
 PATHS = ["model.path=m", "data.train_file=t", "data.media_dir=d"]

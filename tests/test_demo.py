@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from videor2_rl.app import compose_run
-from videor2_rl.config import GrpoRun
+from videor2_rl.config.sections import GrpoRun
 from videor2_rl.tracking import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

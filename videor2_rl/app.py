@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videor2_rl.config import ConfigError, EvaluateRun, GrpoRun, RunT, SftRun, load
-from videor2_rl.judge.config import JudgeConfig, ManagedJudge, OpenAIJudge
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
+from videor2_rl.config.loading import RunT, load
+from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
 
 if TYPE_CHECKING:
     from videor2_rl.types import VideoSample

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.files import FileSum, file_sum, sync, write_json_atomic, write_text_atomic
 
 logger = logging.getLogger(__name__)

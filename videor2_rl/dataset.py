@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewards.types import Target
-from videor2_rl.config import ConfigError, DataConfig
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import DataConfig
 from videor2_rl.types import VideoSample
 
 _OPTION = re.compile(r"(?:(?<=\s)|^)\(?([A-Z])[.):]\s+")

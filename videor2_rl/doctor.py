@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videor2_rl.config import ConfigError, GrpoRun, SftRun
-from videor2_rl.judge.config import ManagedJudge
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import ManagedJudge
+from videor2_rl.config.sections import GrpoRun, SftRun
 
 if TYPE_CHECKING:
     from videor2_rl.sizing import ModelShape, Need, SampleSize

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
-from videor2_rl.config import EvaluateRun, LogsRun
+from videor2_rl.config.sections import EvaluateRun, LogsRun
 
 if TYPE_CHECKING:
     from videor2_rl.evaluation.held_out import HeldOut

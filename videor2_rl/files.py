@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 
 
 @dataclass(frozen=True)

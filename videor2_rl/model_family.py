@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from videor2_rl.config import ConfigError, ModelConfig, VideoConfig
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import ModelConfig, VideoConfig
 
 FamilyName = Literal["qwen2_5_vl", "qwen3_vl"]
 ModelPart = Literal["vision_tower", "merger", "language_model"]

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from videor2_rl.app import hydra_app
-from videor2_rl.config import ConfigError, EvaluateRun
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import EvaluateRun
 
 
 def probe_all(run: EvaluateRun) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videor2_rl.config import ConfigError, GrpoRun, SftRun
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import GrpoRun, SftRun
 from videor2_rl.types import VideoSample
 
 FINISHED = "finished"

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videor2_rl.app import compose_run, user_errors
-from videor2_rl.config import ConfigError, ScoreRun
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import ScoreRun
 
 if TYPE_CHECKING:
     from videor2_rl.scoring.rows import BadRow, ScoreRow

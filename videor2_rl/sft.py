@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
-from videor2_rl.config import SftRun
+from videor2_rl.config.sections import SftRun
 from workers.verl_config import check_optimizer
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards.judge import needs_judge
-from videor2_rl.config import GrpoRun, LearnerConfig, ModelConfig
-from videor2_rl.judge.config import RulesJudge
+from videor2_rl.config.judge import RulesJudge
+from videor2_rl.config.sections import GrpoRun, LearnerConfig, ModelConfig
 from videor2_rl.model_family import part_of
 
 GIB = 1 << 30

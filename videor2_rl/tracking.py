@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from videor2_rl.config import ConfigError, LoggingConfig
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import LoggingConfig
 from videor2_rl.files import read_jsonl, write_jsonl_atomic
 
 if TYPE_CHECKING:

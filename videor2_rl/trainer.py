@@ -19,7 +19,7 @@ from rewards.compose import reward_range
 from rewards.types import Scored
 from videor2_rl.advantage import Outcomes, advantages_of
 from videor2_rl.checkpoint import Checkpoint, Checkpoints
-from videor2_rl.config import AlgorithmConfig, GrpoRun
+from videor2_rl.config.sections import AlgorithmConfig, GrpoRun
 from videor2_rl.dataset import SampleOrder
 from videor2_rl.evaluation.periodic import PeriodicEvaluation
 from videor2_rl.files import FileSum

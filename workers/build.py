@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Literal
 
-from videor2_rl.config import EvaluateRun, GrpoRun, ModelConfig, RolloutConfig, SftRun
+from videor2_rl.config.sections import EvaluateRun, GrpoRun, ModelConfig, RolloutConfig, SftRun
 from videor2_rl.prompt import banned_token_ids
 from videor2_rl.trainer import Workers
 from workers.cluster import connected

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from videor2_rl.config import ClusterConfig, ConfigError
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import ClusterConfig
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
 from videor2_rl.judge.access import JudgeAccess, named_server
-from videor2_rl.judge.config import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
 from videor2_rl.judge.connection import JudgeServer
 
 logger = logging.getLogger(__name__)

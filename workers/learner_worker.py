@@ -24,7 +24,7 @@ from verl.utils.device import get_device_name
 from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.files import FileSum
 from videor2_rl.packing import MicroBatch, PackedBatch, token_log_probs
 from videor2_rl.shards import StoredTensors

@@ -28,7 +28,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from videor2_rl.config import ModelConfig, ReferenceConfig
+from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.types import LogProbs, TrainGroup
 from workers.learner import DEADLINE_S, Learner, RankGroup, group_log_probs
 from workers.verl_config import reference_worker_config

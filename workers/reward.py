@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from rewards.types import RewardConfig, Scored, Target
-from videor2_rl.config import RewardWorkersConfig
+from videor2_rl.config.sections import RewardWorkersConfig
 from videor2_rl.dataset import target_of
 from videor2_rl.judge.access import JudgeAccess
 from videor2_rl.judge.client import JudgeClient

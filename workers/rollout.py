@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videor2_rl.config import ConfigError, RolloutConfig
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import RolloutConfig
 from videor2_rl.model_family import read_family
 from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, SamplingSpec, WeightSnapshot
 from workers.pool import ActorPool, WorkerLost, fetch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import ray
 
-from videor2_rl.config import ModelConfig, VideoConfig
+from videor2_rl.config.sections import ModelConfig, VideoConfig
 from videor2_rl.types import PromptHandle, SkippedSample, VideoSample
 from workers.pool import ActorPool
 

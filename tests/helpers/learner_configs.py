@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from videor2_rl.config import LearnerConfig, OptimizerConfig
+from videor2_rl.config.sections import LearnerConfig, OptimizerConfig
 
 
 def learner_config(**changes: Any) -> LearnerConfig:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from videor2_rl.config import LearnerConfig, ModelConfig
+from videor2_rl.config.sections import LearnerConfig, ModelConfig
 from videor2_rl.types import LogProbs, Prompt, TrainGroup
 
 _worker: Any = None

@@ -18,7 +18,7 @@ from videor2_rl.advantage import (
     rloo_advantages,
     zero_variance,
 )
-from videor2_rl.config import AdvantageName
+from videor2_rl.config.sections import AdvantageName
 
 
 def advantages(rewards, group_ids, *, scale_by_std=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from videor2_rl.checkpoint import Checkpoints
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.files import FileSum, file_sum
 
 

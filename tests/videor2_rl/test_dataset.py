@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videor2_rl.config import ConfigError, DataConfig
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import DataConfig
 from videor2_rl.dataset import SampleOrder, load_samples, parse_options
 
 

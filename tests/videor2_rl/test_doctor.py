@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from videor2_rl.app import compose_run
-from videor2_rl.config import GrpoRun, SftRun
+from videor2_rl.config.sections import GrpoRun, SftRun
 from videor2_rl.dataset import load_samples
 from videor2_rl.doctor import Machine, examine, main, sample_sizes
 from videor2_rl.prompt import PromptBuilder

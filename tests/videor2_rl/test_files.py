@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.files import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic, write_text_atomic
 
 

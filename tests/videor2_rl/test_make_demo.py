@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videor2_rl.config import DataConfig, VideoConfig
+from videor2_rl.config.sections import DataConfig, VideoConfig
 from videor2_rl.dataset import load_samples
 from videor2_rl.demo.events import COLOURS, KINDS, LETTERS, Faults, make_events, make_question, make_trace, time_key
 from videor2_rl.demo.splits import Split, make_rows

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from videor2_rl.config import ConfigError, ModelConfig, VideoConfig
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import ModelConfig, VideoConfig
 from videor2_rl.model_family import ModelFamily, check_frames, part_of, read_family
 
 

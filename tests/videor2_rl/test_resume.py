@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from videor2_rl.app import compose_run
-from videor2_rl.config import ConfigError, GrpoRun
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import GrpoRun
 from videor2_rl.resume import FINISHED, origin_of, start_run
 from videor2_rl.types import VideoSample
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.run_folder import SkipLedger, sole_writer
 from videor2_rl.types import PromptHandle, SkippedSample
 

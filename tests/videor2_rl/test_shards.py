@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.shards import Fragment, StoredTensors, rank_file, write_fragments
 
 VALUES = torch.arange(10.0)

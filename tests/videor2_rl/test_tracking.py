@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from videor2_rl.config import LoggingConfig
+from videor2_rl.config.sections import LoggingConfig
 from videor2_rl.tracking import (
     PhaseTimer,
     ProgressBar,

@@ -12,7 +12,7 @@ import pytest
 from rewards.types import Scored, Verdict
 from videor2_rl.app import compose_run
 from videor2_rl.checkpoint import Checkpoints
-from videor2_rl.config import AlgorithmConfig, GrpoRun
+from videor2_rl.config.sections import AlgorithmConfig, GrpoRun
 from videor2_rl.evaluation.periodic import PeriodicEvaluation
 from videor2_rl.files import FileSum, file_sum
 from videor2_rl.judge.breaker import JudgeDown

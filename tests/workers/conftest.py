@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from videor2_rl.config import RolloutConfig
+from videor2_rl.config.sections import RolloutConfig
 from workers.rollout import RolloutWorker
 from workers.rollout_engine import EngineSpec, rollout_env
 
@@ -111,7 +111,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A local cluster of 8 logical CPUs; a module's own, for its environment differs from other modules'."""
     import tempfile
 
-    from videor2_rl.config import ClusterConfig
+    from videor2_rl.config.sections import ClusterConfig
     from workers.cluster import connected
 
     # Not pytest's folder: Ray's socket paths must stay short.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from videor2_rl.config import ClusterConfig
+from videor2_rl.config.sections import ClusterConfig
 from workers.cluster import connected
 from workers.learner import RankLost, gather
 from workers.pool import DeadlineExceeded

@@ -12,9 +12,10 @@ from pydantic import TypeAdapter
 
 from rewards.judge import JudgePrompt
 from videor2_rl.app import compose_run
-from videor2_rl.config import ConfigError, GrpoRun
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import ManagedJudge
+from videor2_rl.config.sections import GrpoRun
 from videor2_rl.judge.client import JudgeClient
-from videor2_rl.judge.config import ManagedJudge
 from workers.judge_server import JudgeServerActor, server_arguments, server_env
 
 
@@ -86,7 +87,7 @@ def test_the_server_ends_when_whoever_started_it_is_killed(tmp_path: Path) -> No
     program = (
         "import json, sys, time\n"
         "from pydantic import TypeAdapter\n"
-        "from videor2_rl.judge.config import ManagedJudge\n"
+        "from videor2_rl.config.judge import ManagedJudge\n"
         "from workers.judge_server import JudgeServerActor\n"
         "judge = TypeAdapter(ManagedJudge).validate_json(sys.argv[1])\n"
         "print(JudgeServerActor(judge, device='cpu', host='127.0.0.1')._spawn().pid, flush=True)\n"

@@ -13,13 +13,8 @@ import packed_prompts
 import pytest
 from learner_configs import learner_config
 
-from videor2_rl.config import (
-    AlgorithmConfig,
-    ConfigError,
-    LoraConfig,
-    ModelConfig,
-    ReferenceConfig,
-)
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import AlgorithmConfig, LoraConfig, ModelConfig, ReferenceConfig
 from videor2_rl.files import file_sum
 from videor2_rl.types import PromptHandle, TrainGroup
 
@@ -49,7 +44,7 @@ ALGORITHM = AlgorithmConfig(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    from videor2_rl.config import ClusterConfig
+    from videor2_rl.config.sections import ClusterConfig
     from workers.cluster import connected
     from workers.verl_config import learner_env
 

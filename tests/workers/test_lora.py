@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from videor2_rl.config import ConfigError, LoraConfig
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import LoraConfig
 from videor2_rl.model_family import part_of
 from workers.engines.fsdp import freeze
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights

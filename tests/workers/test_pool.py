@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from workers.pool import (
     ActorPool,
     DeadlineExceeded,

@@ -12,7 +12,7 @@ import published
 import pytest
 import torch
 
-from videor2_rl.config import SftRun
+from videor2_rl.config.sections import SftRun
 from videor2_rl.sizing import gathered_bytes, model_shape, state_bytes
 from workers.engines.fsdp import freeze
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights

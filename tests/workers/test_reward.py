@@ -13,7 +13,7 @@ from fault_server import Act, FaultServer, reply, status
 
 from rewards.types import RewardConfig, Target, VideoR2Config
 from videor2_rl.app import compose_run
-from videor2_rl.config import GrpoRun
+from videor2_rl.config.sections import GrpoRun
 from videor2_rl.judge.access import JudgeAccess
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.judge.connection import JudgeServer

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videor2_rl.app import compose_run
-from videor2_rl.config import ConfigError, GrpoRun
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import GrpoRun
 from videor2_rl.packing import PixelNorm
 from videor2_rl.sizing import model_shape, rollout_worker_bytes
 from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot

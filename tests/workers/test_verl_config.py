@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from videor2_rl.config import ConfigError, OptimizerConfig
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import OptimizerConfig
 from workers.verl_config import check_optimizer
 
 

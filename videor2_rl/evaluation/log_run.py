@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videor2_rl.config import LogsRun
+from videor2_rl.config.judge import OpenAIJudge, RulesJudge
+from videor2_rl.config.sections import LogsRun
 from videor2_rl.evaluation.judged import Judge, Replies, complete_replies, judge_prompt_versions, stored_replies
 from videor2_rl.evaluation.log_results import LogResult, evaluate_row, result_row, summarise
 from videor2_rl.evaluation.logs import OWN, LogFile, read_logs
 from videor2_rl.evaluation.official.layout import OfficialLog, write_tac, write_vas
 from videor2_rl.evaluation.summary import CONFIDENCE
 from videor2_rl.files import write_json_atomic, write_jsonl_atomic
-from videor2_rl.judge.config import OpenAIJudge, RulesJudge
 from videor2_rl.run_folder import package_versions, sole_writer, write_config
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.evaluation.official.cases import CASES, Case
 from videor2_rl.evaluation.official.reading import PLAIN, last_blocks, response_text
 from videor2_rl.evaluation.summary import SCORE_KEY

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from videor2_rl.config import PeriodicEvaluationConfig
+from videor2_rl.config.sections import PeriodicEvaluationConfig
 from videor2_rl.evaluation.results import sample_result
 from videor2_rl.evaluation.summary import METRICS, SampleResult, evaluation_dir, summarise, write_evaluation
 from videor2_rl.run_folder import SkipLedger

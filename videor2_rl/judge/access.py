@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import CallsConfig, JudgeConfig, OpenAIJudge
 from videor2_rl.judge.client import JudgeClient
-from videor2_rl.judge.config import CallsConfig, JudgeConfig, OpenAIJudge
 from videor2_rl.judge.connection import JudgeServer
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 
 
 class JudgeDown(ConfigError):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rewards.judge import READERS, JudgePrompt
 from rewards.types import JudgeReply
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import CallsConfig
 from videor2_rl.judge.breaker import Breaker
 from videor2_rl.judge.cache import ReplyCache, cache_key
-from videor2_rl.judge.config import CallsConfig
 from videor2_rl.judge.connection import Connection, JudgeServer, Refused, Unavailable
 from videor2_rl.judge.counts import CallCounts
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rewards.judge import JudgePrompt
-from videor2_rl.judge.config import CallsConfig
+from videor2_rl.config.judge import CallsConfig
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI

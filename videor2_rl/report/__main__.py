@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 
 
 def write_report(folder: Path) -> Path:

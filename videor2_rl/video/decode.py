@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from videor2_rl.config import VideoConfig
+from videor2_rl.config.sections import VideoConfig
 from videor2_rl.video.errors import VideoError
 from videor2_rl.video.sampling import are_times, choose_frames, choose_size
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from videor2_rl.config import VideoConfig
+from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import Clip, VideoSample
 from videor2_rl.video.cache import ClipStats, clip_key, file_hash, load_or_make
 from videor2_rl.video.decode import decode

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from videor2_rl.config import ConfigError, LoraConfig
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import LoraConfig
 from videor2_rl.model_family import part_of
 
 if TYPE_CHECKING:

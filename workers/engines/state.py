@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.files import FileSum, file_sum, sync, write_json_atomic
 from videor2_rl.shards import Fragment, StoredTensors, rank_file, rank_files, write_fragments
 

@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from videor2_rl.config import ConfigError, LogsRun
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import CallsConfig, JudgeConfig, OpenAIJudge, RulesJudge
+from videor2_rl.config.sections import LogsRun
 from videor2_rl.evaluation.log_run import run_logs
-from videor2_rl.judge.config import CallsConfig, JudgeConfig, OpenAIJudge, RulesJudge
 
 CASES = Path(__file__).parent / "official_cases"
 RULES = RulesJudge("rules", "rules")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rewards.types import Scored, Verdict, abstained, failed
-from videor2_rl.config import PeriodicEvaluationConfig
+from videor2_rl.config.sections import PeriodicEvaluationConfig
 from videor2_rl.evaluation.periodic import PeriodicEvaluation
 from videor2_rl.evaluation.summary import METRICS
 from videor2_rl.types import Group, PromptHandle, Rollout, VideoSample

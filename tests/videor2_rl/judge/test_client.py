@@ -13,10 +13,10 @@ import pytest
 from fault_server import CUT, CUT_IN_BODY, NEVER, Act, FaultServer, raw, reply, status
 
 from rewards.judge import JudgePrompt, consistency_prompt
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import CallsConfig
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.judge.client import JudgeClient
-from videor2_rl.judge.config import CallsConfig
 from videor2_rl.judge.connection import JudgeServer, retry_after_s
 
 AGREE = '{"reason": "same", "consistent": true}'

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.evaluation.summary import SampleResult, summarise, write_evaluation
 from videor2_rl.report.compare import ABSENT, as_markdown, card_differences, compare, read_scores
 

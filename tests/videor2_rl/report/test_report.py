@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.evaluation.summary import METRICS
 from videor2_rl.report.__main__ import write_report
 from videor2_rl.report.data import Run, read_report_data, report_numbers, series, stage_difference

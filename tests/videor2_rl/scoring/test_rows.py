@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rewards.types import JudgeReply
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.scoring.rows import BadRow, ScoreRow, count_lines, input_files, read_rows
 
 ROW = {"id": "a", "response": "<think>x</think><answer>B</answer>", "solution": "B"}

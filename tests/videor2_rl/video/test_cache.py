@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videor2_rl.config import VideoConfig
+from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import VideoSample
 from videor2_rl.video import decode
 from videor2_rl.video.cache import file_hash

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from videor2_rl.config import VideoConfig
+from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import VideoSample
 from videor2_rl.video.decode import _resize
 from videor2_rl.video.errors import VideoError

@@ -29,7 +29,7 @@ import numpy as np
 from packed_prompts import a_prompt, logits_of
 
 from videor2_rl.app import compose_run
-from videor2_rl.config import GrpoRun, SftRun
+from videor2_rl.config.sections import GrpoRun, SftRun
 from videor2_rl.types import Group, PromptHandle, Rollout, SkippedSample, WeightSnapshot
 
 Chain = tuple[tuple[str, int], ...]

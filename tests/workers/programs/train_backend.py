@@ -139,7 +139,7 @@ def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) ->
 
 
 def make_worker(model_folder: str, *, case: str) -> Any:
-    from videor2_rl.config import LoraConfig, ModelConfig, OptimizerConfig
+    from videor2_rl.config.sections import LoraConfig, ModelConfig, OptimizerConfig
     from workers.learner_worker import LearnerWorker
     from workers.verl_config import learner_worker_config
 
@@ -174,7 +174,7 @@ def make_worker(model_folder: str, *, case: str) -> Any:
 
 
 def update_spec(*, batch_tokens: int, batch_responses: int) -> Any:
-    from videor2_rl.config import AlgorithmConfig
+    from videor2_rl.config.sections import AlgorithmConfig
     from workers.verl_config import UpdateSpec
 
     algorithm = AlgorithmConfig(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from rewards.choices import read_choice
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.files import read_json, read_jsonl
 from videor2_rl.types import VideoSample
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from videor2_rl.config import VideoConfig
+from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import Clip, VideoSample
 from videor2_rl.video.load import load_clip
 from videor2_rl.video.overlay import draw_overlays

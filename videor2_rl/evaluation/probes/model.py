@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videor2_rl.config import ModelConfig
+from videor2_rl.config.sections import ModelConfig
 from videor2_rl.evaluation.probes.attention import PROBED, AttentionProbe, AttentionShare, attention_share, register
 from videor2_rl.packing import PixelNorm, pack
 from videor2_rl.prompt import PromptBuilder

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from videor2_rl.config import ConfigError
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.evaluation.benchmarks import BENCHMARKS
 from videor2_rl.evaluation.benchmarks.common import load_items, without_letters
 from videor2_rl.evaluation.benchmarks.scoring import score_response

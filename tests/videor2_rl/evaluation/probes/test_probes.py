@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from videor2_rl.config import DataConfig, LoraConfig, ModelConfig, VideoConfig
+from videor2_rl.config.sections import DataConfig, LoraConfig, ModelConfig, VideoConfig
 from videor2_rl.dataset import load_samples
 from videor2_rl.evaluation.probes.interventions import INTERVENTIONS, altered_clip
 from videor2_rl.evaluation.probes.model import ProbedModel

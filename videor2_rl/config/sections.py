@@ -1,29 +1,20 @@
-"""Configuration: frozen dataclasses, and the one place where Hydra's tree becomes them.
+"""Configuration: frozen dataclasses, one a section and one an app.
 
-`conf/` holds every value; the dataclasses hold none, so each default stands in one place. Unknown keys, wrong types
-and impossible combinations fail here with one sentence, before anything starts.
+`conf/` holds every value; the dataclasses hold none, so each default stands in one place. `loading` makes them from
+Hydra's tree, `checks` says what must hold between their fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator
 
 from rewards.types import RewardConfig
-from videor2_rl.judge.config import JudgeConfig
-
-
-class ConfigError(ValueError):
-    """A configuration or dataset the user has to mend; the message is one sentence that says how."""
-
-
-class Section:
-    """A part of the configuration; a key that it does not name is an error."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+from videor2_rl.config.errors import Section
+from videor2_rl.config.judge import JudgeConfig
 
 
 @dataclass(frozen=True)
@@ -411,9 +402,6 @@ class ScoreRun(Section):
     judge: JudgeConfig
 
 
-_UNION_MEMBERS = ("video_r2", "video_r2_official", "rules", "openai", "managed")
-
-
 @dataclass(frozen=True)
 class LogsRun(Section):
     """The whole configuration of videor2_rl.evaluate logs=DIR: it needs no model, data or cluster."""
@@ -426,50 +414,3 @@ class LogsRun(Section):
     bootstrap_resamples: int
     judge: JudgeConfig
     """Reads both blocks and gives the Video Attention Score where the rows hold no replies; rules: our own readers."""
-
-
-RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun, ScoreRun, LogsRun)
-
-
-def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
-    """Convert a resolved Hydra tree into `run_type`.
-
-    Raises:
-        ConfigError: an unknown key, a wrong type, a missing value or an impossible combination.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    from videor2_rl.config_checks import check, require
-
-    missing = next(_missing_keys(tree), None)
-    require(missing is None, f"{missing} is required and has no value; give it as {missing}=VALUE")
-    try:
-        run = TypeAdapter(run_type).validate_python(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        # Of a union pydantic names the member too, which is no key of the user's.
-        key = ".".join(str(part) for part in first["loc"] if part not in _UNION_MEMBERS)
-        raise ConfigError(f"configuration: {key}: {_explain(first)}") from None
-    check(run)
-    return run
-
-
-def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys that still hold Hydra's mark of a required value."""
-    for key, value in node.items():
-        if value == "???":
-            yield f"{prefix}{key}"
-        elif isinstance(value, dict):
-            yield from _missing_keys(value, f"{prefix}{key}.")
-
-
-def _explain(error: Any) -> str:
-    """One pydantic error in words, with the value found and the mend."""
-    kind = error["type"]
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return "no such key; take it out or mend its spelling"
-    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return "is required and has no value; set it"
-    if kind == "string_type" and error["input"] is None:
-        return "is required and has no value; set it"
-    return f"found {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rewards.judge import needs_judge
 from rewards.types import RewardConfig
-from videor2_rl.config import (
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
+from videor2_rl.config.sections import (
     AlgorithmConfig,
-    ConfigError,
     EvaluateRun,
     GrpoRun,
     LearnerConfig,
@@ -16,7 +17,6 @@ from videor2_rl.config import (
     ScoreRun,
     SftRun,
 )
-from videor2_rl.judge.config import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
 
 
 def require(is_met: bool, message: str) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator
 
+from videor2_rl.config.errors import Section
+
 
 @dataclass(frozen=True)
-class CallsConfig:
+class CallsConfig(Section):
     """How the judge's server is called. Temperature is always 0."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     concurrency: int
     """Calls under way at a time, hedges included, over all reward workers of a run."""
@@ -43,10 +43,8 @@ class CallsConfig:
 
 
 @dataclass(frozen=True)
-class RulesJudge:
+class RulesJudge(Section):
     """No judge."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["rules"]
     reader: Literal["rules"]
@@ -54,10 +52,8 @@ class RulesJudge:
 
 
 @dataclass(frozen=True)
-class OpenAIJudge:
+class OpenAIJudge(Section):
     """Any OpenAI-compatible server, by its address."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["openai"]
     reader: Literal["rules", "judge"]
@@ -72,10 +68,8 @@ class OpenAIJudge:
 
 
 @dataclass(frozen=True)
-class ManagedJudge:
+class ManagedJudge(Section):
     """A vLLM server that the run starts on its own resources and ends with itself."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["managed"]
     reader: Literal["rules", "judge"]

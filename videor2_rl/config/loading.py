@@ -1,0 +1,58 @@
+"""The one place where Hydra's tree becomes dataclasses.
+
+Unknown keys, wrong types and impossible combinations fail here with one sentence, before anything starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from videor2_rl.config.checks import check, require
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
+
+RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun, ScoreRun, LogsRun)
+_UNION_MEMBERS = ("video_r2", "video_r2_official", "rules", "openai", "managed")
+
+
+def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
+    """Convert a resolved Hydra tree into `run_type`.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a missing value or an impossible combination.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    missing = next(_missing_keys(tree), None)
+    require(missing is None, f"{missing} is required and has no value; give it as {missing}=VALUE")
+    try:
+        run = TypeAdapter(run_type).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # Of a union pydantic names the member too, which is no key of the user's.
+        key = ".".join(str(part) for part in first["loc"] if part not in _UNION_MEMBERS)
+        raise ConfigError(f"configuration: {key}: {_explain(first)}") from None
+    check(run)
+    return run
+
+
+def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys that still hold Hydra's mark of a required value."""
+    for key, value in node.items():
+        if value == "???":
+            yield f"{prefix}{key}"
+        elif isinstance(value, dict):
+            yield from _missing_keys(value, f"{prefix}{key}.")
+
+
+def _explain(error: Any) -> str:
+    """One pydantic error in words, with the value found and the mend."""
+    kind = error["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return "no such key; take it out or mend its spelling"
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return "is required and has no value; set it"
+    if kind == "string_type" and error["input"] is None:
+        return "is required and has no value; set it"
+    return f"found {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
