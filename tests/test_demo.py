@@ -24,7 +24,7 @@ import pytest
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun
-from videor2_rl.tracking import read_metrics
+from videor2_rl.run.tracking import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -237,10 +237,10 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
     sft_run: Path, data: Path, short_temp: Path, tmp_path: Path
 ) -> None:
     """One step with 8 frames and one with 16, by the same workers: no pixel, token id or time of a prompt passes."""
-    from videor2_rl.checkpoint import Checkpoints
     from videor2_rl.dataset import load_samples
-    from videor2_rl.run_folder import SkipLedger
-    from videor2_rl.tracking import Tracker
+    from videor2_rl.run.checkpoint import Checkpoints
+    from videor2_rl.run.folder import SkipLedger
+    from videor2_rl.run.tracking import Tracker
     from videor2_rl.trainer import progress_of, train
     from workers.build import grpo_workers, max_prompt_tokens
     from workers.pool import reset_received_bytes

@@ -230,8 +230,8 @@ def _scorable(samples: list[VideoSample], file: str) -> list[VideoSample]:
 @contextmanager
 def open_run(run: GrpoRun | SftRun | EvaluateRun, run_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Hold a run's folder, record its configuration, and say how to go on when it is interrupted."""
-    from videor2_rl.resume import start_run
-    from videor2_rl.run_folder import sole_writer, write_config
+    from videor2_rl.run.folder import sole_writer, write_config
+    from videor2_rl.run.resume import start_run
 
     with sole_writer(run_dir):
         start_run(run_dir, resume=resume, overwrite=overwrite)
@@ -248,7 +248,7 @@ def open_run(run: GrpoRun | SftRun | EvaluateRun, run_dir: Path, *, resume: bool
 
 def finish(run_dir: Path, *, export: Callable[[Path], None] | None) -> None:
     """Write the model to hf/ where asked for, and mark the run as finished."""
-    from videor2_rl.resume import FINISHED
+    from videor2_rl.run.resume import FINISHED
 
     # A run killed between export and mark has written hf/ whole, from the same last step.
     if export is not None and not (run_dir / "hf").exists():

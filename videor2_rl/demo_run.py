@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from videor2_rl.resume import FINISHED
+from videor2_rl.run.resume import FINISHED
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def run_stage(stage: Stage, output: Path, *, number: int, total: int) -> int:
 
 def add_seconds(path: Path, phase: str, seconds: float) -> None:
     """Add to a phase's seconds, over all the calls that the demo needed."""
-    from videor2_rl.files import read_json, write_json_atomic
+    from videor2_rl.run.files import read_json, write_json_atomic
 
     timing = read_json(path) if path.exists() else {}
     write_json_atomic(path, {**timing, phase: timing.get(phase, 0.0) + seconds})

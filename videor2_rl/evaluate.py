@@ -18,7 +18,7 @@ from videor2_rl.config.sections import EvaluateRun, LogsRun
 if TYPE_CHECKING:
     from videor2_rl.evaluation.held_out import HeldOut
     from videor2_rl.evaluation.summary import Mode, SampleResult
-    from videor2_rl.run_folder import SkipLedger
+    from videor2_rl.run.folder import SkipLedger
     from videor2_rl.types import PromptHandle, SamplingSpec, VideoSample
     from workers.reward import RewardPool
     from workers.rollout import RolloutPool
@@ -34,7 +34,7 @@ def run_evaluation(run: EvaluateRun) -> None:
     samples = checked_inputs(run)
     with open_run(run, run_dir, resume=True, overwrite=False):
         from videor2_rl.evaluation.held_out import held_out
-        from videor2_rl.run_folder import SkipLedger
+        from videor2_rl.run.folder import SkipLedger
         from workers.build import evaluation_workers
 
         questions = held_out(run)
@@ -67,7 +67,7 @@ def evaluate(
 ) -> list[SampleResult]:
     """One response to every usable sample, scored."""
     from videor2_rl.evaluation.results import sample_result
-    from videor2_rl.tracking import ProgressBar
+    from videor2_rl.run.tracking import ProgressBar
     from videor2_rl.trainer import rows_of
 
     videos, rollouts, rewards = workers

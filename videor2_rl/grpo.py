@@ -30,11 +30,11 @@ def run_grpo(run: GrpoRun) -> None:
     check_algorithm(run.algorithm, max_response_tokens=run.rollout.max_response_tokens)
     check_optimizer(run.learner.optimizer)
     with open_run(run, run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite):
-        from videor2_rl.checkpoint import Checkpoints
-        from videor2_rl.resume import origin_of
-        from videor2_rl.rollout_log import remove_rollouts_after
-        from videor2_rl.run_folder import SkipLedger
-        from videor2_rl.tracking import Tracker
+        from videor2_rl.run.checkpoint import Checkpoints
+        from videor2_rl.run.folder import SkipLedger
+        from videor2_rl.run.resume import origin_of
+        from videor2_rl.run.rollout_log import remove_rollouts_after
+        from videor2_rl.run.tracking import Tracker
         from videor2_rl.trainer import progress_of, restore, train
         from workers.build import grpo_workers
         from workers.pool import reset_received_bytes

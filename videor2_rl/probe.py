@@ -27,7 +27,7 @@ def probe_all(run: EvaluateRun) -> None:
     from videor2_rl.evaluation.held_out import held_out
     from videor2_rl.evaluation.probes.run import run_probes
     from videor2_rl.evaluation.summary import evaluation_dir, read_evaluation
-    from videor2_rl.tracking import ProgressBar
+    from videor2_rl.run.tracking import ProgressBar
 
     mode = "greedy" if "greedy" in run.evaluation.modes else run.evaluation.modes[0]
     samples = {sample.sample_id: sample for sample in held_out(run).samples}

@@ -58,13 +58,13 @@ def score_files(files: Sequence[Path], output: Path, run: ScoreRun) -> list[str]
 
     Results are written as they come, to `<output>.part`, which becomes `output` at the end; an interrupt leaves it.
     """
-    from videor2_rl.files import json_line
     from videor2_rl.judge.access import connected_judge
+    from videor2_rl.run.files import json_line
+    from videor2_rl.run.tracking import ProgressBar
     from videor2_rl.scoring.batch import result_record, score_rows
     from videor2_rl.scoring.rows import BadRow, ScoreRow, count_lines
     from videor2_rl.scoring.summary import Summary
     from videor2_rl.similarity import SentenceEncoder
-    from videor2_rl.tracking import ProgressBar
 
     encoder, summary = SentenceEncoder(), Summary()
     faults: list[str] = []

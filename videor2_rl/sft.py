@@ -16,9 +16,9 @@ from videor2_rl.config.sections import SftRun
 from workers.verl_config import check_optimizer
 
 if TYPE_CHECKING:
-    from videor2_rl.checkpoint import Checkpoints
-    from videor2_rl.run_folder import SkipLedger
-    from videor2_rl.tracking import Tracker
+    from videor2_rl.run.checkpoint import Checkpoints
+    from videor2_rl.run.folder import SkipLedger
+    from videor2_rl.run.tracking import Tracker
     from videor2_rl.types import TrainGroup, VideoSample
     from workers.learner import Learner
     from workers.video import VideoPool
@@ -33,11 +33,11 @@ def run_sft(run: SftRun) -> None:
     run = dataclasses.replace(run, sft=run.sft.with_steps(len(samples)))
     check_optimizer(run.learner.optimizer)
     with open_run(run, run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite):
-        from videor2_rl.checkpoint import Checkpoints
         from videor2_rl.dataset import load_samples
-        from videor2_rl.resume import origin_of
-        from videor2_rl.run_folder import SkipLedger
-        from videor2_rl.tracking import Tracker
+        from videor2_rl.run.checkpoint import Checkpoints
+        from videor2_rl.run.folder import SkipLedger
+        from videor2_rl.run.resume import origin_of
+        from videor2_rl.run.tracking import Tracker
         from workers.build import sft_workers
 
         validation = []
@@ -93,7 +93,7 @@ def train(
 ) -> None:
     """The steps after `done`, one optimiser step each; the loss is the mean over response tokens."""
     from videor2_rl.dataset import SampleOrder
-    from videor2_rl.tracking import PhaseTimer
+    from videor2_rl.run.tracking import PhaseTimer
 
     order = SampleOrder(len(samples), seed=run.seed, shuffle=run.data.shuffle)
 

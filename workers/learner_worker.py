@@ -25,9 +25,9 @@ from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.files import FileSum
 from videor2_rl.packing import MicroBatch, PackedBatch, token_log_probs
-from videor2_rl.shards import StoredTensors
+from videor2_rl.run.files import FileSum
+from videor2_rl.run.shards import StoredTensors
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers import losses
 from workers.engines.fsdp import PackedFSDPEngine

@@ -99,7 +99,7 @@ class RewardWorker:
 
     def write_rollouts(self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]) -> None:
         """Add what only the prompts know (text, frame times) to the driver's records and write them."""
-        from videor2_rl.rollout_log import write_rollouts
+        from videor2_rl.run.rollout_log import write_rollouts
 
         write_rollouts(path, records, ray.get([prompt.ref for prompt in prompts]))
 

@@ -15,7 +15,7 @@ from typing import Any
 import programs
 import pytest
 
-from videor2_rl.rollout_log import read_rollouts
+from videor2_rl.run.rollout_log import read_rollouts
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from learner_configs import learner_config
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import AlgorithmConfig, LoraConfig, ModelConfig, ReferenceConfig
-from videor2_rl.files import file_sum
+from videor2_rl.run.files import file_sum
 from videor2_rl.types import PromptHandle, TrainGroup
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

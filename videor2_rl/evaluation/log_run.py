@@ -24,8 +24,8 @@ from videor2_rl.evaluation.log_results import LogResult, evaluate_row, result_ro
 from videor2_rl.evaluation.logs import OWN, LogFile, read_logs
 from videor2_rl.evaluation.official.layout import OfficialLog, write_tac, write_vas
 from videor2_rl.evaluation.summary import CONFIDENCE
-from videor2_rl.files import write_json_atomic, write_jsonl_atomic
-from videor2_rl.run_folder import package_versions, sole_writer, write_config
+from videor2_rl.run.files import write_json_atomic, write_jsonl_atomic
+from videor2_rl.run.folder import package_versions, sole_writer, write_config
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.evaluation.official.cases import CASES, Case
 from videor2_rl.evaluation.official.reading import PLAIN, last_blocks, response_text
 from videor2_rl.evaluation.summary import SCORE_KEY
-from videor2_rl.files import read_jsonl
+from videor2_rl.run.files import read_jsonl
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from videor2_rl.config.sections import PeriodicEvaluationConfig
 from videor2_rl.evaluation.results import sample_result
 from videor2_rl.evaluation.summary import METRICS, SampleResult, evaluation_dir, summarise, write_evaluation
-from videor2_rl.run_folder import SkipLedger
+from videor2_rl.run.folder import SkipLedger
 from videor2_rl.types import Group, PromptHandle, SamplingSpec, SkippedSample, VideoSample
 
 if TYPE_CHECKING:

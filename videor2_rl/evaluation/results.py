@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from videor2_rl.evaluation.summary import SampleResult
-from videor2_rl.rollout_log import events_of
+from videor2_rl.run.rollout_log import events_of
 
 if TYPE_CHECKING:
     from rewards.types import Scored

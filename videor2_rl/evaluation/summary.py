@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.files import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic
-from videor2_rl.run_folder import package_versions
+from videor2_rl.run.files import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic
+from videor2_rl.run.folder import package_versions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

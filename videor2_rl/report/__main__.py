@@ -21,11 +21,11 @@ def write_report(folder: Path) -> Path:
     """
     from rich.console import Console
 
-    from videor2_rl.files import write_json_atomic, write_text_atomic
     from videor2_rl.report.data import failures, read_report_data, report_numbers
     from videor2_rl.report.html import findings, render, terminal_tables
     from videor2_rl.report.plots import all_plots
     from videor2_rl.report.rollouts import shown_samples
+    from videor2_rl.run.files import write_json_atomic, write_text_atomic
 
     data = read_report_data(folder)
     samples, selection = shown_samples(data)
@@ -48,8 +48,8 @@ def print_comparison(folder: Path, other: Path, *, json_file: Path | None) -> No
     Raises:
         ConfigError: one of the folders holds no evaluation, or they share no sample.
     """
-    from videor2_rl.files import write_json_atomic
     from videor2_rl.report.compare import as_json, as_markdown, compare, read_scores
+    from videor2_rl.run.files import write_json_atomic
 
     a, b = read_scores(folder), read_scores(other)
     comparison = compare(a, b)

@@ -18,7 +18,7 @@ from videor2_rl.evaluation.summary import (
     bootstrap_interval,
     paired_difference,
 )
-from videor2_rl.files import read_json, read_jsonl
+from videor2_rl.run.files import read_json, read_jsonl
 
 READINGS_FILE = "readings.jsonl"
 LOG_METRICS = ("agreement", "same_answer", "answer_right", "think_right", "vas")

@@ -30,8 +30,8 @@ from videor2_rl.evaluation.summary import (
     paired_difference,
     read_evaluation,
 )
-from videor2_rl.files import read_json, read_jsonl
-from videor2_rl.tracking import METRICS_FILE, read_metrics
+from videor2_rl.run.files import read_json, read_jsonl
+from videor2_rl.run.tracking import METRICS_FILE, read_metrics
 
 STAGES = ("base", "sft", "grpo")
 MODES: tuple[Mode, ...] = ("sampled", "greedy")

@@ -23,7 +23,7 @@ from videor2_rl.report.data import (
 )
 from videor2_rl.report.plots import Plot
 from videor2_rl.report.rollouts import ShownSample
-from videor2_rl.tracking import clock
+from videor2_rl.run.tracking import clock
 
 if TYPE_CHECKING:
     from rich.table import Table

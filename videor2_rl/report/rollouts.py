@@ -12,7 +12,7 @@ from rewards.temporal import read_references
 from videor2_rl.evaluation.results import TERM_OF
 from videor2_rl.evaluation.summary import SCORE_KEY
 from videor2_rl.report.data import STAGE_LABELS, STAGES, ReportData
-from videor2_rl.rollout_log import events_of, read_rollouts
+from videor2_rl.run.rollout_log import events_of, read_rollouts
 
 Mark: TypeAlias = Literal["hit", "miss", "open"]
 """Of an event: matched, not matched, or nobody judged."""

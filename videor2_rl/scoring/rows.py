@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rewards.parsing import options_in
 from rewards.types import Evidence, JudgeReply, Target
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.files import parse_json
+from videor2_rl.run.files import parse_json
 
 _OWN_LETTER = re.compile(r"\(?([A-Z])[.):]\s*")
 

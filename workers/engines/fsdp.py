@@ -22,7 +22,7 @@ from videor2_rl.config.sections import LoraConfig
 from videor2_rl.model_family import part_of
 from videor2_rl.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.packing import MicroBatch, PackedBatch, PixelNorm, pack
-from videor2_rl.shards import Fragment, StoredTensors
+from videor2_rl.run.shards import Fragment, StoredTensors
 from videor2_rl.visual import encode_clip, smallest_clip, without_tower
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights
 from workers.engines.state import Piece, restore_state, state_of

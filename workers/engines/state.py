@@ -17,8 +17,8 @@ import torch
 from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.files import FileSum, file_sum, sync, write_json_atomic
-from videor2_rl.shards import Fragment, StoredTensors, rank_file, rank_files, write_fragments
+from videor2_rl.run.files import FileSum, file_sum, sync, write_json_atomic
+from videor2_rl.run.shards import Fragment, StoredTensors, rank_file, rank_files, write_fragments
 
 if TYPE_CHECKING:
     from torch import Tensor

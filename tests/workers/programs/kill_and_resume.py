@@ -162,7 +162,7 @@ class Rewards:
         return {}
 
     def write_rollouts(self, path: Path, records: Sequence[Any], prompts: Sequence[PromptHandle]) -> None:
-        from videor2_rl.rollout_log import write_rollouts
+        from videor2_rl.run.rollout_log import write_rollouts
 
         write_rollouts(path, records, [prompt.ref for prompt in prompts])
 
@@ -275,7 +275,7 @@ def kill_while_writing(kill: Kill) -> None:
 
 def kill_before_latest(kill: Kill) -> None:
     """With a whole checkpoint to which `latest` does not yet point."""
-    from videor2_rl import checkpoint
+    from videor2_rl.run import checkpoint
 
     write = checkpoint.write_text_atomic
 
@@ -370,8 +370,8 @@ def configured(stage: str, folder: Path, name: str, *, backend: str, num_ranks: 
 
 def left_by(run: Any, **launched: Any) -> dict[str, Any]:
     """What a launch left: rows of metrics, and the step from which the next one goes on."""
-    from videor2_rl.checkpoint import Checkpoints
-    from videor2_rl.tracking import read_metrics
+    from videor2_rl.run.checkpoint import Checkpoints
+    from videor2_rl.run.tracking import read_metrics
 
     newest = Checkpoints(Path(run.output_dir), keep=2).newest()
     return {**launched, "newest": 0 if newest is None else newest.step, "rows": read_metrics(Path(run.output_dir))}

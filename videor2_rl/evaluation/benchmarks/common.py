@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from rewards.choices import read_choice
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.files import read_json, read_jsonl
+from videor2_rl.run.files import read_json, read_jsonl
 from videor2_rl.types import VideoSample
 
 Row: TypeAlias = Mapping[str, Any]

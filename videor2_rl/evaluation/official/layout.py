@@ -17,7 +17,7 @@ from typing import Any
 
 from videor2_rl.evaluation.official import tac, vas
 from videor2_rl.evaluation.official.cases import CASES, Case
-from videor2_rl.files import write_json_atomic, write_jsonl_atomic
+from videor2_rl.run.files import write_json_atomic, write_jsonl_atomic
 
 
 @dataclass(frozen=True)

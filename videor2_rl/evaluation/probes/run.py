@@ -18,7 +18,7 @@ from videor2_rl.evaluation import tac
 from videor2_rl.evaluation.probes.interventions import INTERVENTIONS, altered_clip
 from videor2_rl.evaluation.probes.model import ProbedModel
 from videor2_rl.evaluation.summary import bootstrap_interval
-from videor2_rl.files import write_json_atomic, write_jsonl_atomic
+from videor2_rl.run.files import write_json_atomic, write_jsonl_atomic
 from videor2_rl.types import Prompt, VideoSample
 from videor2_rl.video.load import load_clip
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.files import read_jsonl, write_jsonl_atomic
+from videor2_rl.run.files import read_jsonl, write_jsonl_atomic
 from videor2_rl.types import PromptHandle, SkippedSample
 
 PACKAGES = (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.files import FileSum, file_sum, sync, write_json_atomic, write_text_atomic
+from videor2_rl.run.files import FileSum, file_sum, sync, write_json_atomic, write_text_atomic
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoggingConfig
-from videor2_rl.files import read_jsonl, write_jsonl_atomic
+from videor2_rl.run.files import read_jsonl, write_jsonl_atomic
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ import pytest
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun
-from videor2_rl.resume import FINISHED, origin_of, start_run
+from videor2_rl.run.resume import FINISHED, origin_of, start_run
 from videor2_rl.types import VideoSample
 
 

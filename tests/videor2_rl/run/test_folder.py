@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.run_folder import SkipLedger, sole_writer
+from videor2_rl.run.folder import SkipLedger, sole_writer
 from videor2_rl.types import PromptHandle, SkippedSample
 
 
@@ -57,7 +57,7 @@ def test_more_than_the_allowed_share_stops_the_run_and_names_the_file(tmp_path: 
 
 def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path) -> None:
     hold = (
-        "from pathlib import Path\nfrom videor2_rl.run_folder import sole_writer\n"
+        "from pathlib import Path\nfrom videor2_rl.run.folder import sole_writer\n"
         f"with sole_writer(Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    input()"
     )
     process = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

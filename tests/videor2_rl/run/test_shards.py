@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.shards import Fragment, StoredTensors, rank_file, write_fragments
+from videor2_rl.run.shards import Fragment, StoredTensors, rank_file, write_fragments
 
 VALUES = torch.arange(10.0)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videor2_rl.files import read_jsonl, write_jsonl_atomic
+from videor2_rl.run.files import read_jsonl, write_jsonl_atomic
 from videor2_rl.types import Group, Prompt, Rollout, TrainGroup, VideoSample
 
 if TYPE_CHECKING:

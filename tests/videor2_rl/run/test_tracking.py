@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from videor2_rl.config.sections import LoggingConfig
-from videor2_rl.tracking import (
+from videor2_rl.run.tracking import (
     PhaseTimer,
     ProgressBar,
     Tracker,
@@ -135,7 +135,7 @@ def test_a_tracker_that_fails_later_is_counted_and_does_not_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Backend()
-    monkeypatch.setattr("videor2_rl.tracking._start_backends", lambda *_: backend)
+    monkeypatch.setattr("videor2_rl.run.tracking._start_backends", lambda *_: backend)
     config = LoggingConfig(trackers=("wandb",), project="test", name="test", rollouts=False)
     with Tracker(tmp_path, config, total_steps=3, console=quiet()) as tracker:
         for step in (1, 2, 3):
@@ -151,7 +151,7 @@ def test_a_tracker_that_fails_later_is_counted_and_does_not_stop_the_run(
 
 def test_a_run_that_fails_tells_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
-    monkeypatch.setattr("videor2_rl.tracking._start_backends", lambda *_: backend)
+    monkeypatch.setattr("videor2_rl.run.tracking._start_backends", lambda *_: backend)
     config = LoggingConfig(trackers=("wandb",), project="test", name="test", rollouts=False)
     with pytest.raises(ZeroDivisionError), Tracker(tmp_path, config, total_steps=1, console=quiet()):
         raise ZeroDivisionError

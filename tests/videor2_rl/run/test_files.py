@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.files import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic, write_text_atomic
+from videor2_rl.run.files import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic, write_text_atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(

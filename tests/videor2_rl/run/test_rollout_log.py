@@ -21,7 +21,7 @@ from rewards.types import (
     VideoR2Config,
 )
 from videor2_rl.evaluation.summary import METRICS
-from videor2_rl.rollout_log import events_of, read_rollouts, rollout_records, write_rollouts
+from videor2_rl.run.rollout_log import events_of, read_rollouts, rollout_records, write_rollouts
 from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, TrainGroup, VideoSample
 
 SAMPLE = VideoSample(sample_id="clip-1", video="/clips/1.mp4", question="Which?", solution="<answer>A</answer>")

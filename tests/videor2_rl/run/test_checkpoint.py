@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from videor2_rl.checkpoint import Checkpoints
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.files import FileSum, file_sum
+from videor2_rl.run.checkpoint import Checkpoints
+from videor2_rl.run.files import FileSum, file_sum
 
 
 class Payload:
