@@ -21,7 +21,7 @@ from rewards.parsing import read_blocks
 from rewards.types import Target
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import ScoreRun
-from videor2_rl.similarity import SentenceEncoder
+from videor2_rl.scoring.similarity import SentenceEncoder
 
 NUM_ENCODED = 1_000
 REPEATS = 3

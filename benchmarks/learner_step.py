@@ -169,7 +169,7 @@ def separate(group: Any) -> list[Any]:
 
 
 def share(workers: Workers, groups: list[Any]) -> list[Any]:
-    from videor2_rl.packing import even_micro_batches
+    from videor2_rl.model.packing import even_micro_batches
 
     return even_micro_batches([groups], max_tokens=workers.run.learner.max_tokens_per_micro_batch)[0]
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from videor2_rl.packed_attention import PACKED_GROUPS, Segment, register_packed_attention
-from videor2_rl.packing import token_log_probs
+from videor2_rl.model.packed_attention import PACKED_GROUPS, Segment, register_packed_attention
+from videor2_rl.model.packing import token_log_probs
 
 if TYPE_CHECKING:
     from torch import Tensor

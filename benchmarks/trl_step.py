@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.shapes import GROUP_SIZE, SHAPES, Shape, make_prompts
-from videor2_rl.prompt import normalize_patches
+from videor2_rl.model.prompt import normalize_patches
 
 
 def main() -> None:

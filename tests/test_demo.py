@@ -241,7 +241,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
     from videor2_rl.run.checkpoint import Checkpoints
     from videor2_rl.run.folder import SkipLedger
     from videor2_rl.run.tracking import Tracker
-    from videor2_rl.trainer import progress_of, train
+    from videor2_rl.training.trainer import progress_of, train
     from workers.build import grpo_workers, max_prompt_tokens
     from workers.pool import reset_received_bytes
     from workers.video import VideoPool

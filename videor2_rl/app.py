@@ -163,7 +163,7 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
         ConfigError: a file, folder or row that the user has to mend.
     """
     from videor2_rl.dataset import load_samples
-    from videor2_rl.model_family import check_frames
+    from videor2_rl.model.family import check_frames
 
     if not isinstance(run, SftRun):
         _check_judge_server(run.judge)

@@ -68,7 +68,7 @@ def evaluate(
     """One response to every usable sample, scored."""
     from videor2_rl.evaluation.results import sample_result
     from videor2_rl.run.tracking import ProgressBar
-    from videor2_rl.trainer import rows_of
+    from videor2_rl.training.trainer import rows_of
 
     videos, rollouts, rewards = workers
     results: list[SampleResult] = []

@@ -16,8 +16,8 @@ from videor2_rl.config.sections import GrpoRun
 from workers.verl_config import check_algorithm, check_optimizer
 
 if TYPE_CHECKING:
-    from videor2_rl.evaluation.periodic import PeriodicEvaluation
-    from videor2_rl.trainer import Workers
+    from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
+    from videor2_rl.training.trainer import Workers
     from videor2_rl.types import VideoSample
 
 
@@ -35,7 +35,7 @@ def run_grpo(run: GrpoRun) -> None:
         from videor2_rl.run.resume import origin_of
         from videor2_rl.run.rollout_log import remove_rollouts_after
         from videor2_rl.run.tracking import Tracker
-        from videor2_rl.trainer import progress_of, restore, train
+        from videor2_rl.training.trainer import progress_of, restore, train
         from workers.build import grpo_workers
         from workers.pool import reset_received_bytes
 
@@ -79,8 +79,8 @@ def periodic_evaluation(
     if run.evaluation.every_steps == 0:
         yield None
         return
-    from videor2_rl.evaluation.periodic import PeriodicEvaluation
     from videor2_rl.evaluation.summary import run_card
+    from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
 
     evaluation = PeriodicEvaluation(
         run.evaluation,

@@ -26,7 +26,7 @@ from typing import Any, get_args
 
 from videor2_rl.demo.events import KINDS, Faults
 from videor2_rl.demo.splits import Split, make_rows, write_clip
-from videor2_rl.model_family import FamilyName
+from videor2_rl.model.family import FamilyName
 
 _CLIPS_PER_TASK = 16
 

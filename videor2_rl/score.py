@@ -63,8 +63,8 @@ def score_files(files: Sequence[Path], output: Path, run: ScoreRun) -> list[str]
     from videor2_rl.run.tracking import ProgressBar
     from videor2_rl.scoring.batch import result_record, score_rows
     from videor2_rl.scoring.rows import BadRow, ScoreRow, count_lines
+    from videor2_rl.scoring.similarity import SentenceEncoder
     from videor2_rl.scoring.summary import Summary
-    from videor2_rl.similarity import SentenceEncoder
 
     encoder, summary = SentenceEncoder(), Summary()
     faults: list[str] = []

@@ -90,7 +90,7 @@ class PromptHandle:
     ref: Any
     """Where the Prompt lives: a Ray object reference, or the Prompt itself in tests."""
     visual: Any = None
-    """Where the clip's visual embeddings live (`videor2_rl.visual`), as `ref`; None: each pass computes its own."""
+    """Where the clip's visual embeddings live (`model/visual.py`), as `ref`; None: each pass computes its own."""
     solution_ids: NDArray[np.int64] | None = None
     """[T] token ids of the sample's solution and the end token; only for SFT."""
 

@@ -17,7 +17,7 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from videor2_rl.config.sections import AlgorithmConfig, LearnerConfig, ModelConfig
-from videor2_rl.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
+from videor2_rl.model.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
 from videor2_rl.run.files import FileSum
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers.pool import DeadlineExceeded, fetch

@@ -25,7 +25,7 @@ from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.packing import MicroBatch, PackedBatch, token_log_probs
+from videor2_rl.model.packing import MicroBatch, PackedBatch, token_log_probs
 from videor2_rl.run.files import FileSum
 from videor2_rl.run.shards import StoredTensors
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot

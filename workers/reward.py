@@ -45,7 +45,7 @@ class RewardWorker:
         Args:
             concurrency: this worker's part of the judge's calls under way at a time.
         """
-        from videor2_rl.similarity import SentenceEncoder
+        from videor2_rl.scoring.similarity import SentenceEncoder
 
         self._config = config
         self._encoder = SentenceEncoder()

@@ -18,7 +18,7 @@ import numpy as np
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import RolloutConfig
-from videor2_rl.model_family import read_family
+from videor2_rl.model.family import read_family
 from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, SamplingSpec, WeightSnapshot
 from workers.pool import ActorPool, WorkerLost, fetch
 from workers.rollout_engine import (
@@ -234,7 +234,7 @@ class RolloutWorker:
     def _pixels(self, prompt: Prompt) -> Tensor:
         import torch
 
-        from videor2_rl.prompt import normalize_patches
+        from videor2_rl.model.prompt import normalize_patches
 
         processor = self._video_processor
         pixels = normalize_patches(torch.tensor(prompt.patches), mean=processor.image_mean, std=processor.image_std)

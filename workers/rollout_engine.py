@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videor2_rl.config.sections import RolloutConfig
-from videor2_rl.model_family import ModelFamily
+from videor2_rl.model.family import ModelFamily
 from videor2_rl.types import Prompt, SamplingSpec
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ class VideoWorker:
     def __init__(
         self, model: ModelConfig, video: VideoConfig, *, max_prompt_tokens: int, encode_solutions: bool
     ) -> None:
-        from videor2_rl.prompt import PromptBuilder
+        from videor2_rl.model.prompt import PromptBuilder
 
         self._video = video
         self._builder = PromptBuilder(model, max_prompt_tokens=max_prompt_tokens)

@@ -157,7 +157,7 @@ def test_the_guard_repairs_what_the_encoder_does_not_see(
     half: str, name: str, read_corpus: Callable[..., list], config: VideoR2Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Which pairs would match at the default threshold: by the encoder alone, and with the guard."""
-    from videor2_rl.similarity import SentenceEncoder
+    from videor2_rl.scoring.similarity import SentenceEncoder
 
     pairs = [row.cells for row in read_corpus(name) if row.half == half]
     encoder = SentenceEncoder()

@@ -131,7 +131,7 @@ def test_one_safe_claim_is_paid_for_what_it_leaves_out_too(
 
 @pytest.mark.slow
 def test_no_attempt_earns_more_with_the_sentence_encoder(config: VideoR2Config, toy_target: Target) -> None:
-    from videor2_rl.similarity import SentenceEncoder
+    from videor2_rl.scoring.similarity import SentenceEncoder
 
     similarity = SentenceEncoder().similarity
     honest = score_response(HONEST_WEAK, toy_target, config, similarity=similarity).reward

@@ -11,7 +11,7 @@ import torch
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoraConfig
-from videor2_rl.model_family import part_of
+from videor2_rl.model.family import part_of
 from workers.engines.fsdp import freeze
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import conf
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import AlgorithmConfig, GrpoRun
-from videor2_rl.packing import MicroBatch, only_in_loss
+from videor2_rl.model.packing import MicroBatch, only_in_loss
 from videor2_rl.types import PromptHandle, TrainGroup
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun
-from videor2_rl.sizing import learner_rank_bytes, model_shape
+from videor2_rl.doctor.sizing import learner_rank_bytes, model_shape
 
 pytestmark = pytest.mark.slow
 

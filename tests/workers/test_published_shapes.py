@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from videor2_rl.config.sections import SftRun
-from videor2_rl.sizing import gathered_bytes, model_shape, state_bytes
+from videor2_rl.doctor.sizing import gathered_bytes, model_shape, state_bytes
 from workers.engines.fsdp import freeze
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights
 from workers.verl_config import learner_worker_config

@@ -13,8 +13,8 @@ import torch
 from learner_configs import learner_config
 
 from videor2_rl.config.sections import LoraConfig, ModelConfig
-from videor2_rl.model_family import part_of
-from videor2_rl.prompt import PromptBuilder, timed_metadata
+from videor2_rl.model.family import part_of
+from videor2_rl.model.prompt import PromptBuilder, timed_metadata
 from videor2_rl.types import Clip, Group, LogProbs, Prompt, PromptHandle, SamplingSpec, TrainGroup, VideoSample
 from workers.rollout import GenerateRequest
 from workers.rollout_engine import EngineSpec

@@ -18,7 +18,7 @@ from videor2_rl.judge.access import JudgeAccess
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.judge.connection import JudgeServer
 from videor2_rl.judge.counts import CallCounts, check_failures, judge_metrics, total
-from videor2_rl.trainer import with_advantages
+from videor2_rl.training.trainer import with_advantages
 from videor2_rl.types import Group, PromptHandle, Rollout
 from workers.reward import RewardWorker, share_of
 

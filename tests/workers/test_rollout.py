@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun
-from videor2_rl.packing import PixelNorm
-from videor2_rl.sizing import model_shape, rollout_worker_bytes
+from videor2_rl.doctor.sizing import model_shape, rollout_worker_bytes
+from videor2_rl.model.packing import PixelNorm
+from videor2_rl.model.visual import encode_clip
 from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
-from videor2_rl.visual import encode_clip
 from workers import rollout
 from workers.rollout import GenerateRequest, RolloutPool, call_parts
 from workers.rollout_engine import EngineSpec, rollout_env, sample_seed

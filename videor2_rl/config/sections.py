@@ -205,7 +205,7 @@ class AlgorithmConfig(Section):
     updates_per_batch: int
     """Optimiser steps on each batch of rollouts; the batch is split into this many parts by prompt."""
     advantage: AdvantageName
-    """How a reward compares with its group's; papers and formulas: `videor2_rl.advantage`."""
+    """How a reward compares with its group's; papers and formulas: `videor2_rl.training.advantage`."""
     policy_loss: str
     """Name in verl's policy-loss registry: vanilla, gspo, geo_mean, ..."""
     clip_low: float

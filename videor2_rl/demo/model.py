@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.demo.events import corpus
-from videor2_rl.model_family import FamilyName
+from videor2_rl.model.family import FamilyName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

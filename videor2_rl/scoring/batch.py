@@ -14,7 +14,7 @@ from rewards.types import RewardConfig, Scored, Similarity, Verdict
 from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.evidence import gather_evidence
 from videor2_rl.scoring.rows import BadRow, ScoreRow
-from videor2_rl.similarity import SentenceEncoder
+from videor2_rl.scoring.similarity import SentenceEncoder
 
 
 class KnownSimilarity:

@@ -15,7 +15,7 @@ import torch
 from verl.utils.device import get_device_name
 from verl.workers.engine import EngineRegistry
 
-from videor2_rl.packing import MicroBatch
+from videor2_rl.model.packing import MicroBatch
 from videor2_rl.run.shards import Fragment, StoredTensors
 from workers.engines.fsdp import MODEL_TYPE, LossFunction, PackedFSDPEngine, PackedFSDPEngineConfig
 from workers.engines.lora import plain_weights

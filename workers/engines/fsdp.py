@@ -19,11 +19,11 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from videor2_rl.config.sections import LoraConfig
-from videor2_rl.model_family import part_of
-from videor2_rl.packed_attention import PACKED_GROUPS, register_packed_attention
-from videor2_rl.packing import MicroBatch, PackedBatch, PixelNorm, pack
+from videor2_rl.model.family import part_of
+from videor2_rl.model.packed_attention import PACKED_GROUPS, register_packed_attention
+from videor2_rl.model.packing import MicroBatch, PackedBatch, PixelNorm, pack
+from videor2_rl.model.visual import encode_clip, smallest_clip, without_tower
 from videor2_rl.run.shards import Fragment, StoredTensors
-from videor2_rl.visual import encode_clip, smallest_clip, without_tower
 from workers.engines.lora import add_adapters, parameter_groups, plain_weights
 from workers.engines.state import Piece, restore_state, state_of
 

@@ -10,7 +10,7 @@ import torch
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoraConfig
-from videor2_rl.model_family import part_of
+from videor2_rl.model.family import part_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,12 +18,12 @@ from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.evaluation.results import sample_result
 from videor2_rl.evaluation.summary import SampleResult, evaluation_dir, summarise, write_evaluation
-from videor2_rl.metrics import reward_metrics
 from videor2_rl.report.data import failures, read_report_data, report_numbers, series
 from videor2_rl.report.html import mode_tables, render
 from videor2_rl.report.plots import failed_shares, grpo_plots, with_gaps
 from videor2_rl.report.rollouts import ShownSample, shown_samples
 from videor2_rl.run.rollout_log import rollout_records
+from videor2_rl.training.metrics import reward_metrics
 from videor2_rl.types import Group, PromptHandle, Rollout, TrainGroup, VideoSample
 
 GOOD = "<think>At 00:03 a red circle appears. So the answer is A.</think><answer>A</answer>"

@@ -41,7 +41,7 @@ def main() -> None:
 
 def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_checkpointing: bool) -> int:
     from videor2_rl.config.sections import LoraConfig, ModelConfig
-    from videor2_rl.packing import MicroBatch
+    from videor2_rl.model.packing import MicroBatch
     from videor2_rl.types import PromptHandle, TrainGroup
     from workers.learner_worker import LearnerWorker
     from workers.verl_config import learner_worker_config

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from videor2_rl.config.sections import ModelConfig
 from videor2_rl.evaluation.probes.attention import PROBED, AttentionProbe, AttentionShare, attention_share, register
-from videor2_rl.packing import PixelNorm, pack
-from videor2_rl.prompt import PromptBuilder
+from videor2_rl.model.packing import PixelNorm, pack
+from videor2_rl.model.prompt import PromptBuilder
 from videor2_rl.types import Prompt
 
 

@@ -15,7 +15,7 @@ from videor2_rl.dataset import load_samples
 from videor2_rl.evaluation.probes.interventions import INTERVENTIONS, altered_clip
 from videor2_rl.evaluation.probes.model import ProbedModel
 from videor2_rl.evaluation.probes.run import is_right, run_probes
-from videor2_rl.packing import PixelNorm, pack
+from videor2_rl.model.packing import PixelNorm, pack
 from videor2_rl.types import Prompt, VideoSample
 from videor2_rl.video.load import load_clip
 

@@ -10,7 +10,7 @@ import pytest
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import ModelConfig, VideoConfig
-from videor2_rl.model_family import ModelFamily, check_frames, part_of, read_family
+from videor2_rl.model.family import ModelFamily, check_frames, part_of, read_family
 
 
 def test_a_family_is_read_from_the_config_alone(tiny_qwen3_vl_dir: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from videor2_rl.packing import PixelNorm
-from videor2_rl.visual import encode_clip, smallest_clip, without_tower
+from videor2_rl.model.packing import PixelNorm
+from videor2_rl.model.visual import encode_clip, smallest_clip, without_tower
 
 VIDEO = 10
 NORM = PixelNorm((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))

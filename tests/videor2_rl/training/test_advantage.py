@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videor2_rl.advantage import (
+from videor2_rl.config.sections import AdvantageName
+from videor2_rl.training.advantage import (
     Outcomes,
     advantages_of,
     bnpo_advantages,
@@ -18,7 +19,6 @@ from videor2_rl.advantage import (
     rloo_advantages,
     zero_variance,
 )
-from videor2_rl.config.sections import AdvantageName
 
 
 def advantages(rewards, group_ids, *, scale_by_std=True):

@@ -11,9 +11,10 @@ import pytest
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun, SftRun
 from videor2_rl.dataset import load_samples
-from videor2_rl.doctor import Machine, examine, main, sample_sizes
-from videor2_rl.prompt import PromptBuilder
-from videor2_rl.sizing import judge_load, model_shape, state_bytes, trainable_parameters
+from videor2_rl.doctor.__main__ import examine, main, sample_sizes
+from videor2_rl.doctor.needs import Machine
+from videor2_rl.doctor.sizing import judge_load, model_shape, state_bytes, trainable_parameters
+from videor2_rl.model.prompt import PromptBuilder
 from videor2_rl.video.load import load_clip
 
 

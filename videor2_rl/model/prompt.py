@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videor2_rl.config.sections import ModelConfig
-from videor2_rl.model_family import family_of
+from videor2_rl.model.family import family_of
 from videor2_rl.types import Clip, Prompt, VideoSample
 from videor2_rl.video.errors import VideoError
 

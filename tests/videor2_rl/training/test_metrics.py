@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rewards.types import Scored, Verdict
-from videor2_rl.metrics import gap_metrics, grpo_metrics, kl_to_reference, reward_metrics, rollout_metrics
+from videor2_rl.training.metrics import gap_metrics, grpo_metrics, kl_to_reference, reward_metrics, rollout_metrics
 from videor2_rl.types import FinishReason, Group, LogProbs, Rollout
 
 

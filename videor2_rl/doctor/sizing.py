@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rewards.judge import needs_judge
 from videor2_rl.config.judge import RulesJudge
 from videor2_rl.config.sections import GrpoRun, LearnerConfig, ModelConfig
-from videor2_rl.model_family import part_of
+from videor2_rl.model.family import part_of
 
 GIB = 1 << 30
 _FLOAT32, _BFLOAT16 = 4, 2

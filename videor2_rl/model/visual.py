@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from videor2_rl.prompt import normalize_patches
+from videor2_rl.model.prompt import normalize_patches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from videor2_rl.packing import PixelNorm
+    from videor2_rl.model.packing import PixelNorm
 
 
 def encode_clip(

@@ -11,8 +11,8 @@ import published
 import pytest
 import torch
 
-from videor2_rl.prompt import PromptBuilder, video_metadata
-from videor2_rl.sizing import SampleSize, model_shape, prompt_bytes, trainable_parameters
+from videor2_rl.doctor.sizing import SampleSize, model_shape, prompt_bytes, trainable_parameters
+from videor2_rl.model.prompt import PromptBuilder, video_metadata
 from videor2_rl.types import Clip, VideoSample
 from videor2_rl.video.sampling import choose_size
 

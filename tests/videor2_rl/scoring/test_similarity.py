@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from videor2_rl.similarity import SentenceEncoder
+from videor2_rl.scoring.similarity import SentenceEncoder
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_batch_larger_than_the_cache_is_complete(counting: tuple[SentenceEncod
 
 
 def test_importing_the_module_loads_no_torch() -> None:
-    code = "import sys, videor2_rl.similarity; sys.exit('torch' in sys.modules)"
+    code = "import sys, videor2_rl.scoring.similarity; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -17,17 +17,17 @@ import numpy as np
 
 from rewards.compose import reward_range
 from rewards.types import Scored
-from videor2_rl.advantage import Outcomes, advantages_of
 from videor2_rl.config.sections import AlgorithmConfig, GrpoRun
 from videor2_rl.dataset import SampleOrder
-from videor2_rl.evaluation.periodic import PeriodicEvaluation
 from videor2_rl.judge.breaker import JudgeDown
-from videor2_rl.metrics import grpo_metrics
 from videor2_rl.run.checkpoint import Checkpoint, Checkpoints
 from videor2_rl.run.files import FileSum
 from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.rollout_log import rollout_records
 from videor2_rl.run.tracking import PhaseTimer, Tracker
+from videor2_rl.training.advantage import Outcomes, advantages_of
+from videor2_rl.training.metrics import grpo_metrics
+from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
 from videor2_rl.types import (
     Group,
     LogProbs,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoraConfig, ModelConfig
-from videor2_rl.prompt import PromptBuilder, mrope_positions, normalize_patches, video_metadata
+from videor2_rl.model.prompt import PromptBuilder, mrope_positions, normalize_patches, video_metadata
 from videor2_rl.types import Clip, VideoSample
 from videor2_rl.video.errors import VideoError
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from videor2_rl.packed_attention import Segment
-from videor2_rl.prompt import normalize_patches
+from videor2_rl.model.packed_attention import Segment
+from videor2_rl.model.prompt import normalize_patches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,12 +54,12 @@ class PackedBatch:
     response_lengths: tuple[int, ...]
     """[B] in the order of the groups and their responses; they sum to S."""
     video_embeddings: Tensor | None = None
-    """[merged patches, E] what the vision tower makes of the clips, in their order (`videor2_rl.visual`)."""
+    """[merged patches, E] what the vision tower makes of the clips, in their order (`videor2_rl.model.visual`)."""
 
     def model_inputs(self) -> dict[str, Any]:
         """Keyword arguments of the model's forward; its logits come back as [1, S, V].
 
-        With `video_embeddings` the forward must run in `videor2_rl.visual.without_tower`.
+        With `video_embeddings` the forward must run in `videor2_rl.model.visual.without_tower`.
         """
         return {
             "input_ids": self.input_ids,

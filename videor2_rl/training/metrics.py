@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from videor2_rl.advantage import zero_variance
+from videor2_rl.training.advantage import zero_variance
 from videor2_rl.types import Group, LogProbs
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy as np
 
 from rewards.types import Scored, Verdict, abstained, failed
 from videor2_rl.config.sections import PeriodicEvaluationConfig
-from videor2_rl.evaluation.periodic import PeriodicEvaluation
 from videor2_rl.evaluation.summary import METRICS
+from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
 from videor2_rl.types import Group, PromptHandle, Rollout, VideoSample
 
 SAMPLES = [VideoSample(sample_id=name, video="v", question="Which?", solution="A") for name in ("up", "down")]

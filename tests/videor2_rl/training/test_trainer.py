@@ -12,13 +12,13 @@ import pytest
 from rewards.types import Scored, Verdict
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import AlgorithmConfig, GrpoRun
-from videor2_rl.evaluation.periodic import PeriodicEvaluation
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.files import FileSum, file_sum
 from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.tracking import Tracker, read_metrics
-from videor2_rl.trainer import (
+from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
+from videor2_rl.training.trainer import (
     LogProbGapError,
     Workers,
     check_gap,

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videor2_rl.packed_attention import PACKED_GROUPS, Segment, register_packed_attention
-from videor2_rl.packing import (
+from videor2_rl.model.packed_attention import PACKED_GROUPS, Segment, register_packed_attention
+from videor2_rl.model.packing import (
     PixelNorm,
     even_micro_batches,
     micro_batches,
@@ -379,7 +379,7 @@ def test_padded_repeats_are_the_smallest_group():
 
 
 def test_attention_refuses_masks_and_windows():
-    from videor2_rl.packed_attention import packed_group_attention
+    from videor2_rl.model.packed_attention import packed_group_attention
 
     states = torch.zeros(1, 1, 2, 4)
     with pytest.raises(ValueError, match="sliding window"):

@@ -1,0 +1,1 @@
+"""What the model reads: prompts, families, packed groups and their attention, visual embeddings."""
