@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 
 from benchmarks.score_rows import clear_caches, rows
-from rewards.claims import read_claims
 from rewards.compose import score_response, sentences_to_encode
-from rewards.parsing import read_blocks
+from rewards.text.claims import read_claims
+from rewards.text.parsing import read_blocks
 from rewards.types import Target
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import ScoreRun

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from rewards.accuracy import accuracy_verdict
-from rewards.consistency import gate
-from rewards.extra import check_terms, extra_verdict
-from rewards.format import format_verdict
 from rewards.official import compose as official
 from rewards.reading import Reading, read_response, read_target
-from rewards.temporal import temporal_verdict
+from rewards.terms.accuracy import accuracy_verdict
+from rewards.terms.consistency import gate
+from rewards.terms.extra import check_terms, extra_verdict
+from rewards.terms.format import format_verdict
+from rewards.terms.temporal import temporal_verdict
 from rewards.types import (
     NO_EVIDENCE,
     Evidence,

@@ -16,9 +16,9 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypeGuard
 
-from rewards.accuracy import target_options
 from rewards.official.answers import first_block
-from rewards.parsing import MAX_BLOCK_CHARS, read_blocks
+from rewards.terms.accuracy import target_options
+from rewards.text.parsing import MAX_BLOCK_CHARS, read_blocks
 from rewards.types import NO_EVIDENCE, Evidence, JudgeReply, OfficialConfig, RewardConfig, Target
 
 Purpose: TypeAlias = Literal["claims", "consistency", "conclusion", "answer", "vas"]

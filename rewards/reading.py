@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from rewards.accuracy import Answer, Kind, answer_kind, read_answer, reference_answer, target_options
-from rewards.choices import normalise
-from rewards.claims import Claim, read_claims
-from rewards.consistency import Conclusion, consistency_verdict, judged_consistency, read_conclusion
 from rewards.judge import read_claims_reply
-from rewards.parsing import Blocks, read_blocks
-from rewards.temporal import Candidates, Reference, claims_of_pairs, find_candidates, read_references
+from rewards.terms.accuracy import Answer, Kind, answer_kind, read_answer, reference_answer, target_options
+from rewards.terms.consistency import Conclusion, consistency_verdict, judged_consistency, read_conclusion
+from rewards.terms.temporal import Candidates, Reference, claims_of_pairs, find_candidates, read_references
+from rewards.text.choices import normalise
+from rewards.text.claims import Claim, read_claims
+from rewards.text.parsing import Blocks, read_blocks
 from rewards.types import NO_EVIDENCE, Evidence, Target, Verdict, VideoR2Config
 
 

@@ -54,7 +54,7 @@ class Target:
     options: tuple[str, ...] = ()
     """Texts of options A, B, C, ...; empty: read from the question where it lists them."""
     problem_type: str | None = None
-    """The dataset's name for the kind of answer (`rewards.accuracy.KINDS`); None: guessed from the solution."""
+    """The dataset's name for the kind of answer (`rewards.terms.accuracy.KINDS`); None: guessed from the solution."""
     temporal_grounding: Mapping[str, str] | None = None
     """Time key -> one short sentence. None: temporal alignment abstains."""
 
@@ -139,7 +139,7 @@ class TemporalAlignmentConfig:
     gate: bool
     """Multiply by the consistency gate."""
     statistic: Literal["precision", "recall", "f_beta", "interval_iou"]
-    """What the term pays for the matching (`rewards.alignment.paid_statistic`).
+    """What the term pays for the matching (`rewards.match.alignment.paid_statistic`).
 
     precision: credit / claims, the paper's; blind to what is left out, so one safe claim earns 1.
     recall: credit / references; blind to what is made up.
@@ -162,7 +162,7 @@ class TemporalAlignmentConfig:
     0: a range within the limit costs nothing.
     """
     contrast_guard: bool
-    """Sentences that tell of opposite or exchanged events never match, however similar (`rewards.contrast`).
+    """Sentences that tell of opposite or exchanged events never match, however similar (`rewards.match.contrast`).
 
     False: similarity alone decides, as in the paper.
     """
@@ -189,7 +189,7 @@ class ConsistencyConfig:
 
 @dataclass(frozen=True)
 class ExtraTermConfig:
-    """A term whose function stands elsewhere (`rewards.extra`)."""
+    """A term whose function stands elsewhere (`rewards.terms.extra`)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 

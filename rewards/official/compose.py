@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rewards.accuracy import Answer, Kind, read_answer, target_options
-from rewards.choices import normalise
-from rewards.claims import read_claims
-from rewards.consistency import read_conclusion
 from rewards.official import answers
 from rewards.official.alignment import (
     Event,
@@ -23,7 +19,11 @@ from rewards.official.alignment import (
     reply_object,
     touching,
 )
-from rewards.parsing import words
+from rewards.terms.accuracy import Answer, Kind, read_answer, target_options
+from rewards.terms.consistency import read_conclusion
+from rewards.text.choices import normalise
+from rewards.text.claims import read_claims
+from rewards.text.parsing import words
 from rewards.types import (
     Evidence,
     OfficialConfig,

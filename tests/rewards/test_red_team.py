@@ -16,7 +16,7 @@ except ImportError:  # Python 3.10
     from sre_parse import parse
 
 from rewards.compose import score_response
-from rewards.parsing import MAX_BLOCK_CHARS
+from rewards.text.parsing import MAX_BLOCK_CHARS
 from rewards.types import Similarity, Target, VideoR2Config
 
 TIMES = ("00:02", "00:08", "00:12")

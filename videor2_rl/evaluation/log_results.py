@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from rewards.accuracy import Answer
 from rewards.judge import read_vas_reply
+from rewards.terms.accuracy import Answer
 from rewards.types import JudgeReply
 from videor2_rl.evaluation import tac
 from videor2_rl.evaluation.judged import Replies

@@ -124,7 +124,7 @@ def own_case(row: Mapping[str, Any]) -> Case:
     Raises:
         ValueError: its target is no answer to its question.
     """
-    from rewards.accuracy import answer_kind, reference_answer, target_options
+    from rewards.terms.accuracy import answer_kind, reference_answer, target_options
     from rewards.types import Target
 
     doc = row["doc"]

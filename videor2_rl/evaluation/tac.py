@@ -12,11 +12,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewards.accuracy import Answer, Kind, answer_kind, read_answer
-from rewards.choices import normalise
-from rewards.consistency import read_conclusion
 from rewards.judge import read_answer_reply
-from rewards.parsing import words
+from rewards.terms.accuracy import Answer, Kind, answer_kind, read_answer
+from rewards.terms.consistency import read_conclusion
+from rewards.text.choices import normalise
+from rewards.text.parsing import words
 from rewards.types import Target
 from videor2_rl.evaluation.official.cases import Case
 from videor2_rl.evaluation.official.reading import BRACKETED, split_options
@@ -79,7 +79,7 @@ def question_of(case: Case) -> Question:
 
 
 def read_by_rules(case: Case, question: Question) -> Readings:
-    """Both blocks read by the rules of `rewards.consistency` and `rewards.accuracy`."""
+    """Both blocks read by the rules of `rewards.terms.consistency` and `rewards.terms.accuracy`."""
     conclusion = read_conclusion(normalise(case.think), kind=question.kind, options=question.options)
     return Readings(conclusion.answer, read_answer(case.answer, question.kind, question.options))
 

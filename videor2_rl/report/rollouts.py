@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from rewards.temporal import read_references
+from rewards.terms.temporal import read_references
 from videor2_rl.evaluation.results import TERM_OF
 from videor2_rl.evaluation.summary import SCORE_KEY
 from videor2_rl.report.data import STAGE_LABELS, STAGES, ReportData

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.claims import tidy
 from rewards.compose import score_response
+from rewards.text.claims import tidy
 from rewards.types import RewardConfig, Scored, Similarity, Verdict
 from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.evidence import gather_evidence

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rewards.parsing import options_in
+from rewards.text.parsing import options_in
 from rewards.types import Evidence, JudgeReply, Target
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.run.files import parse_json

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from rewards.choices import read_choice
+from rewards.text.choices import read_choice
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.run.files import read_json, read_jsonl
 from videor2_rl.types import VideoSample

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rewards.accuracy import Answer, Kind, answer_kind, mean_relative_accuracy, read_answer
-from rewards.parsing import read_blocks
+from rewards.terms.accuracy import Answer, Kind, answer_kind, mean_relative_accuracy, read_answer
+from rewards.text.parsing import read_blocks
 from rewards.types import Target
 from videor2_rl.evaluation import tac
 from videor2_rl.evaluation.benchmarks.common import Question

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from rewards.accuracy import answer_kind, read_answer, reference_answer, target_options
-from rewards.parsing import read_blocks
+from rewards.terms.accuracy import answer_kind, read_answer, reference_answer, target_options
+from rewards.text.parsing import read_blocks
 from videor2_rl.config.sections import ModelConfig, VideoConfig
 from videor2_rl.dataset import target_of
 from videor2_rl.evaluation import tac

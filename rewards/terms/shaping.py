@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rewards.parsing import words
 from rewards.reading import Reading
+from rewards.text.parsing import words
 from rewards.types import Verdict, scored
 
 

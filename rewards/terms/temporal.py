@@ -14,10 +14,10 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
-from rewards.alignment import Interval, chance, counts, paid_statistic, restrict, shifted
-from rewards.claims import MAX_CLAIMS, Claim, tidy
-from rewards.contrast import contrast
-from rewards.matching import Pair, match_greedy, match_optimal
+from rewards.match.alignment import Interval, chance, counts, paid_statistic, restrict, shifted
+from rewards.match.contrast import contrast
+from rewards.match.matching import Pair, match_greedy, match_optimal
+from rewards.text.claims import MAX_CLAIMS, Claim, tidy
 from rewards.types import Similarity, TemporalAlignmentConfig, Verdict, abstained, failed, scored
 
 _POINT = r"\d{1,6}:\d{1,2}(?::\d{1,2})?(?:\.\d+)?|\d{1,6}(?:\.\d+)?\s*(?:s|sec|secs|seconds?)?"

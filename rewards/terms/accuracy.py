@@ -9,9 +9,9 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from rewards.choices import normalise, read_choice
-from rewards.numerals import NUMBER, numbers
-from rewards.parsing import options_in, solution_text, words
+from rewards.text.choices import normalise, read_choice
+from rewards.text.numerals import NUMBER, numbers
+from rewards.text.parsing import options_in, solution_text, words
 from rewards.types import AccuracyConfig, Target, Verdict, scored
 
 Kind: TypeAlias = Literal["choice", "number", "text"]

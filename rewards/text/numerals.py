@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rewards.choices import normalise
-from rewards.parsing import NUMBER_WORDS, words
+from rewards.text.choices import normalise
+from rewards.text.parsing import NUMBER_WORDS, words
 
 _SCALES: Mapping[str, float] = MappingProxyType(
     {"k": 1e3, "thousand": 1e3, "million": 1e6, "mio": 1e6, "billion": 1e9, "bn": 1e9, "trillion": 1e12}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.contrast import contrasts, read_sentence
-from rewards.roles import compare_roles
+from rewards.match.contrast import contrasts, read_sentence
+from rewards.match.roles import compare_roles
 from rewards.types import VideoR2Config
 
 OPPOSITES = [

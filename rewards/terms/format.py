@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rewards.parsing import Blocks
+from rewards.text.parsing import Blocks
 from rewards.types import Verdict, scored
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from rewards.contrast_sets import RELATIONS, SYMMETRIC
-from rewards.english import FUNCTION_WORDS, stem, tokens
+from rewards.match.contrast_sets import RELATIONS, SYMMETRIC
+from rewards.text.english import FUNCTION_WORDS, stem, tokens
 
 _INTRODUCTION_WORDS = """
 in on at under behind near next beside inside outside above below after before from between during with to by beneath

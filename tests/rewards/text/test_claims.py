@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.claims import read_claims, tidy
+from rewards.text.claims import read_claims, tidy
 
 # Labelled by hand: text -> (start, end, claim).
 LABELLED: list[tuple[str, list[tuple[float, float, str]]]] = [

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.format import format_verdict
-from rewards.parsing import MAX_BLOCK_CHARS, options_in, read_blocks, sentences, solution_text, words
+from rewards.terms.format import format_verdict
+from rewards.text.parsing import MAX_BLOCK_CHARS, options_in, read_blocks, sentences, solution_text, words
 
 GOOD = "<think>It is red.</think>\n<answer>A</answer>"
 

@@ -24,7 +24,7 @@ from functools import lru_cache
 from itertools import islice, pairwise
 from typing import NamedTuple
 
-from rewards.parsing import NUMBER_WORDS, sentences
+from rewards.text.parsing import NUMBER_WORDS, sentences
 
 _CLOCK = r"\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6})?(?!\d|:\d)"
 _UNIT = r"(?:seconds?|secs?|s)(?![\w'])"

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from rewards.accuracy import Kind
-from rewards.choices import normalise
-from rewards.consistency import consistency_verdict, gate, read_conclusion
+from rewards.terms.accuracy import Kind
+from rewards.terms.consistency import consistency_verdict, gate, read_conclusion
+from rewards.text.choices import normalise
 from rewards.types import AccuracyConfig, ConsistencyConfig, Verdict, abstained, scored
 
 COLOURS = ("red", "green", "blue", "yellow")

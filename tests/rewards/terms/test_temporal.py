@@ -11,15 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rewards.claims import Claim
-from rewards.matching import match_greedy, match_optimal
-from rewards.temporal import (
-    Reference,
-    find_candidates,
-    parse_time_key,
-    read_references,
-    temporal_verdict,
-)
+from rewards.match.matching import match_greedy, match_optimal
+from rewards.terms.temporal import Reference, find_candidates, parse_time_key, read_references, temporal_verdict
+from rewards.text.claims import Claim
 from rewards.types import Similarity, TemporalAlignmentConfig, Verdict, VideoR2Config
 
 

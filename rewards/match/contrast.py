@@ -14,10 +14,19 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeAlias
 
-from rewards.contrast_sets import ABSENCES, DENIALS, DETAIL_SETS, EVENT_SETS, NEGATIONS, NEUTRAL, RELATIONS, THING_SETS
-from rewards.english import FUNCTION_WORDS, stem, tokens
-from rewards.parsing import NUMBER_WORDS
-from rewards.roles import compare_roles
+from rewards.match.contrast_sets import (
+    ABSENCES,
+    DENIALS,
+    DETAIL_SETS,
+    EVENT_SETS,
+    NEGATIONS,
+    NEUTRAL,
+    RELATIONS,
+    THING_SETS,
+)
+from rewards.match.roles import compare_roles
+from rewards.text.english import FUNCTION_WORDS, stem, tokens
+from rewards.text.parsing import NUMBER_WORDS
 
 _NO_COUNT_BEFORE_ONE = frozenset(
     {"the", "this", "that", "another", "each", "every", "first", "last", "next", "which", "no", "red", "other"}

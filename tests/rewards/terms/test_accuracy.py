@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.accuracy import (
+from rewards.terms.accuracy import (
     KINDS,
     accuracy_verdict,
     agreement,
@@ -15,8 +15,8 @@ from rewards.accuracy import (
     reference_answer,
     text_overlap,
 )
-from rewards.choices import read_choice
-from rewards.numerals import numbers
+from rewards.text.choices import read_choice
+from rewards.text.numerals import numbers
 from rewards.types import AccuracyConfig, Target
 
 COLOURS = ("red", "green", "blue", "yellow")

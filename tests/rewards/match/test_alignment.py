@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rewards.alignment import NUM_SHIFTS, counts, interval_iou, paid_statistic, shifted
-from rewards.claims import Claim
-from rewards.temporal import Reference, find_candidates, temporal_verdict
+from rewards.match.alignment import NUM_SHIFTS, counts, interval_iou, paid_statistic, shifted
+from rewards.terms.temporal import Reference, find_candidates, temporal_verdict
+from rewards.text.claims import Claim
 from rewards.types import Similarity, TemporalAlignmentConfig, Verdict, VideoR2Config
 
 POINTS = [(2.0, 2.0), (8.0, 8.0), (12.0, 12.0)]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rewards.accuracy import Answer, Kind, agreement, read_answer
-from rewards.choices import Mention, contradicts_itself, mentions, read_mentions
 from rewards.judge import read_consistency_reply
-from rewards.numerals import numbers
-from rewards.parsing import Span, sentences, words
+from rewards.terms.accuracy import Answer, Kind, agreement, read_answer
+from rewards.text.choices import Mention, contradicts_itself, mentions, read_mentions
+from rewards.text.numerals import numbers
+from rewards.text.parsing import Span, sentences, words
 from rewards.types import AccuracyConfig, ConsistencyConfig, JudgeReply, Verdict, abstained, failed, scored
 
 _CUE = re.compile(

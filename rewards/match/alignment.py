@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from rewards.matching import Pair
+from rewards.match.matching import Pair
 from rewards.types import TemporalAlignmentConfig
 
 Interval: TypeAlias = tuple[float, float]

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards import shaping
 from rewards.compose import check_config, score_response, term_weights
 from rewards.reading import Reading, read_response
+from rewards.terms import shaping
 from rewards.types import ExtraTermConfig, Similarity, Target, Verdict, VideoR2Config, abstained
 
-README = Path(__file__).parents[2] / "rewards" / "README.md"
+README = Path(__file__).parents[3] / "rewards" / "README.md"
 RESPONSE = "<think>At 00:02 a red square appears. The first is red (A).</think><answer>A</answer>"
 
 
@@ -108,8 +108,8 @@ def test_a_function_that_raises_fails_its_term_and_takes_the_reward_where_it_pay
         ("brevity", {}, "'brevity' names no module; give it as module.function"),
         ("own_terms.half", {"words": 3}, "reward.extra.mine.options: own_terms.half does not take"),
         ("own_terms.too_much", {}, "own_terms.too_much returned 3.0, which is no number in [0, 1]"),
-        ("rewards.shaping.length", {"min_words": 9, "max_words": 3, "zero_words": 5}, "min_words <= max_words"),
-        ("rewards.shaping.repetition", {"ngram": 0}, "repetition needs ngram >= 1"),
+        ("rewards.terms.shaping.length", {"min_words": 9, "max_words": 3, "zero_words": 5}, "min_words <= max_words"),
+        ("rewards.terms.shaping.repetition", {"ngram": 0}, "repetition needs ngram >= 1"),
     ],
 )
 def test_a_term_that_cannot_work_is_named_before_a_run(

@@ -1,0 +1,1 @@
+"""What a response says: blocks, sentences, choices, numbers, claims about times."""
