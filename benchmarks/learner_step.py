@@ -69,7 +69,7 @@ def one_rank_environment() -> None:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    from workers.verl_config import learner_env
+    from workers.learner.verl_config import learner_env
 
     os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="1", OMP_NUM_THREADS="1")
 
@@ -98,8 +98,8 @@ class Workers:
     def __init__(self, folder: Path, backend: str) -> None:
         from videor2_rl.app import compose_run
         from videor2_rl.config.sections import GrpoRun
-        from workers.learner_worker import LearnerWorker
-        from workers.verl_config import learner_worker_config, reference_worker_config
+        from workers.learner.rank import LearnerWorker
+        from workers.learner.verl_config import learner_worker_config, reference_worker_config
 
         self.run = compose_run(
             "grpo",
@@ -138,7 +138,7 @@ def make_groups(folder: Path, shape: Shape) -> list[Any]:
 
 def step(workers: Workers, groups: list[Any], case: Case) -> float:
     """CPU seconds of one step, all threads; the optimiser's too."""
-    from workers.verl_config import UpdateSpec
+    from workers.learner.verl_config import UpdateSpec
 
     tokens = sum(len(ids) for group in groups for ids in group.response_ids)
     spec = UpdateSpec(workers.run.algorithm, 0.9, tokens, len(groups) * GROUP_SIZE, 1, None)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from videor2_rl.run.folder import SkipLedger
     from videor2_rl.types import PromptHandle, SamplingSpec, VideoSample
     from workers.reward import RewardPool
-    from workers.rollout import RolloutPool
+    from workers.rollout.pool import RolloutPool
     from workers.video import VideoPool
 
 PROMPTS_PER_CALL = 64

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_held_out, checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import GrpoRun
-from workers.verl_config import check_algorithm, check_optimizer
+from workers.learner.verl_config import check_algorithm, check_optimizer
 
 if TYPE_CHECKING:
     from videor2_rl.training.periodic_evaluation import PeriodicEvaluation

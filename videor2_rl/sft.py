@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import SftRun
-from workers.verl_config import check_optimizer
+from workers.learner.verl_config import check_optimizer
 
 if TYPE_CHECKING:
     from videor2_rl.run.checkpoint import Checkpoints
     from videor2_rl.run.folder import SkipLedger
     from videor2_rl.run.tracking import Tracker
     from videor2_rl.types import TrainGroup, VideoSample
-    from workers.learner import Learner
+    from workers.learner.learner import Learner
     from workers.video import VideoPool
 
 logger = logging.getLogger(__name__)

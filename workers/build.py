@@ -13,12 +13,12 @@ from videor2_rl.model.prompt import banned_token_ids
 from videor2_rl.training.trainer import Workers
 from workers.cluster import connected
 from workers.judge_server import judge_access
-from workers.learner import Learner
-from workers.reference import BaseOfAdapter, Reference
+from workers.learner.learner import Learner
+from workers.learner.reference import BaseOfAdapter, Reference
+from workers.learner.verl_config import learner_env
 from workers.reward import RewardPool
-from workers.rollout import RolloutPool
-from workers.rollout_engine import EngineSpec
-from workers.verl_config import learner_env
+from workers.rollout.engine import EngineSpec
+from workers.rollout.pool import RolloutPool
 from workers.video import VideoPool
 
 logger = logging.getLogger(__name__)

@@ -33,10 +33,10 @@ def _start(learner: LearnerConfig, model: ModelConfig) -> None:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    from workers.verl_config import learner_env, learner_worker_config
+    from workers.learner.verl_config import learner_env, learner_worker_config
 
     os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="1")
-    from workers.learner_worker import LearnerWorker
+    from workers.learner.rank import LearnerWorker
 
     _worker = LearnerWorker(learner_worker_config(learner, model, total_steps=10))
     _worker.start(0)
@@ -65,6 +65,6 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def _share(groups: Sequence[TrainGroup]) -> list[Any]:
-    from workers.learner import plan
+    from workers.learner.learner import plan
 
     return list(plan(list(groups), num_ranks=1, max_tokens=100_000)[0])

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from videor2_rl.config.sections import RolloutConfig
-from workers.rollout import RolloutWorker
-from workers.rollout_engine import EngineSpec, rollout_env
+from workers.rollout.engine import EngineSpec, rollout_env
+from workers.rollout.worker import RolloutWorker
 
 T = TypeVar("T")
 

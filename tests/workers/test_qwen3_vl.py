@@ -16,9 +16,9 @@ from videor2_rl.config.sections import LoraConfig, ModelConfig
 from videor2_rl.model.family import part_of
 from videor2_rl.model.prompt import PromptBuilder, timed_metadata
 from videor2_rl.types import Clip, Group, LogProbs, Prompt, PromptHandle, SamplingSpec, TrainGroup, VideoSample
-from workers.rollout import GenerateRequest
-from workers.rollout_engine import EngineSpec
-from workers.weight_sync import pack_weights
+from workers.rollout.engine import EngineSpec
+from workers.rollout.worker import GenerateRequest
+from workers.weights.sync import pack_weights
 
 pytestmark = pytest.mark.slow
 

@@ -57,7 +57,7 @@ def test_parameters_are_counted_as_transformers_loads_them(tiny_model_dir: Path)
 def test_adapters_are_counted_as_peft_makes_them(tiny_model_dir: Path) -> None:
     from transformers import AutoModelForImageTextToText
 
-    from workers.engines.lora import add_adapters
+    from workers.learner.engines.lora import add_adapters
 
     run = compose_run(
         "sft",

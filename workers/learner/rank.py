@@ -1,6 +1,6 @@
 """One rank of the learner or of the reference: a verl training worker that takes packed groups.
 
-Runs inside Ray; `workers.learner` and `workers.reference` are the driver's side.
+Runs inside Ray; `workers.learner.learner` and `workers.learner.reference` are the driver's side.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from videor2_rl.model.packing import MicroBatch, PackedBatch, token_log_probs
 from videor2_rl.run.files import FileSum
 from videor2_rl.run.shards import StoredTensors
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
-from workers import losses
-from workers.engines.fsdp import PackedFSDPEngine
-from workers.engines.state import RankState, random_state, restore_random_state
-from workers.losses import LossSums
-from workers.verl_config import UpdateSpec, actor_config
-from workers.visual_store import EncodedClip
-from workers.weight_sync import expected_weights, publish_weights
+from workers.learner import losses
+from workers.learner.engines.fsdp import PackedFSDPEngine
+from workers.learner.engines.state import RankState, random_state, restore_random_state
+from workers.learner.losses import LossSums
+from workers.learner.verl_config import UpdateSpec, actor_config
+from workers.learner.visual_store import EncodedClip
+from workers.weights.sync import expected_weights, publish_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ class LearnerWorker(TrainingWorker):
 
     def __init__(self, config: TrainingWorkerConfig) -> None:
         if get_device_name() == "cpu" and not torch.distributed.is_initialized():
-            from workers.engines.cpu_platform import init_cpu_process_group
+            from workers.learner.engines.cpu_platform import init_cpu_process_group
 
             init_cpu_process_group()
         super().__init__(config=config)

@@ -46,7 +46,7 @@ ALGORITHM = AlgorithmConfig(
 def cluster() -> Iterator[None]:
     from videor2_rl.config.sections import ClusterConfig
     from workers.cluster import connected
-    from workers.verl_config import learner_env
+    from workers.learner.verl_config import learner_env
 
     # A short path: Ray's sockets live under it, and their names are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray_") as folder:
@@ -98,7 +98,7 @@ def groups(cluster: None, model: ModelConfig) -> list[TrainGroup]:
 
 @pytest.fixture(scope="module")
 def one_rank(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
-    from workers.learner import Learner
+    from workers.learner.learner import Learner
 
     learner = Learner(LEARNER, model, total_steps=10, seed=0)
     yield learner
@@ -108,7 +108,7 @@ def one_rank(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def two_ranks(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
     """Small micro-batches, unequally many: rank 1 gets repeats that weigh nothing; activations recomputed."""
-    from workers.learner import Learner
+    from workers.learner.learner import Learner
 
     config = replace(LEARNER, num_ranks=2, max_tokens_per_micro_batch=70, gradient_checkpointing=True)
     learner = Learner(config, model, total_steps=10, seed=0)
@@ -119,7 +119,7 @@ def two_ranks(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def ready(one_rank: Any, model: ModelConfig, groups: list[TrainGroup]) -> list[TrainGroup]:
     """The groups with old log-probs of the learner and those of a reference of the same weights."""
-    from workers.reference import Reference
+    from workers.learner.reference import Reference
 
     reference = Reference(
         ReferenceConfig(num_ranks=1, cpus_per_rank=1, gpus_per_rank=0),
@@ -348,7 +348,7 @@ def test_exported_folder_is_an_ordinary_checkpoint(two_ranks, ready, groups, mod
 
 
 def test_published_weights_are_the_checkpoints(one_rank, model):
-    from workers.weight_sync import expected_weights
+    from workers.weights.sync import expected_weights
 
     snapshot = one_rank.publish_weights(7)
     expected = expected_weights(model.path)

@@ -17,9 +17,9 @@ from verl.workers.engine import EngineRegistry
 
 from videor2_rl.model.packing import MicroBatch
 from videor2_rl.run.shards import Fragment, StoredTensors
-from workers.engines.fsdp import MODEL_TYPE, LossFunction, PackedFSDPEngine, PackedFSDPEngineConfig
-from workers.engines.lora import plain_weights
-from workers.engines.state import Piece, restore_state, state_of
+from workers.learner.engines.fsdp import MODEL_TYPE, LossFunction, PackedFSDPEngine, PackedFSDPEngineConfig
+from workers.learner.engines.lora import plain_weights
+from workers.learner.engines.state import Piece, restore_state, state_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

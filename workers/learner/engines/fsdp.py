@@ -24,8 +24,8 @@ from videor2_rl.model.packed_attention import PACKED_GROUPS, register_packed_att
 from videor2_rl.model.packing import MicroBatch, PackedBatch, PixelNorm, pack
 from videor2_rl.model.visual import encode_clip, smallest_clip, without_tower
 from videor2_rl.run.shards import Fragment, StoredTensors
-from workers.engines.lora import add_adapters, parameter_groups, plain_weights
-from workers.engines.state import Piece, restore_state, state_of
+from workers.learner.engines.lora import add_adapters, parameter_groups, plain_weights
+from workers.learner.engines.state import Piece, restore_state, state_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videor2_rl.types import WeightSnapshot
-from workers.weight_sync import (
+from workers.weights.sync import (
     ExpectedWeights,
     WeightsRefused,
     check_snapshot,

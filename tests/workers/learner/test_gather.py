@@ -12,7 +12,7 @@ import ray
 
 from videor2_rl.config.sections import ClusterConfig
 from workers.cluster import connected
-from workers.learner import RankLost, gather
+from workers.learner.learner import RankLost, gather
 from workers.pool import DeadlineExceeded
 
 pytestmark = pytest.mark.ray

@@ -19,7 +19,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = Path(__file__).parent / "programs" / "train_backend.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "train_backend.py"
 FULL = ("fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
 ADAPTED = ("fsdp2-lora", "deepspeed_zero2-lora", "deepspeed_zero3-lora", "fsdp2-dora")
 SGD = ("fsdp2-sgd", "deepspeed_zero2-sgd")

@@ -26,10 +26,11 @@ from videor2_rl.doctor.sizing import model_shape, rollout_worker_bytes
 from videor2_rl.model.packing import PixelNorm
 from videor2_rl.model.visual import encode_clip
 from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
-from workers import rollout
-from workers.rollout import GenerateRequest, RolloutPool, call_parts
-from workers.rollout_engine import EngineSpec, rollout_env, sample_seed
-from workers.weight_sync import WeightsRefused, load_into_engine, pack_weights, shared_file
+from workers.rollout import pool as rollout
+from workers.rollout.engine import EngineSpec, rollout_env, sample_seed
+from workers.rollout.pool import RolloutPool, call_parts
+from workers.rollout.worker import GenerateRequest
+from workers.weights.sync import WeightsRefused, load_into_engine, pack_weights, shared_file
 
 FLOAT32_LIMIT = 1e-4
 """Nats; the same weights and input differ by some 3e-6."""

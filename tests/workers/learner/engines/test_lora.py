@@ -12,8 +12,8 @@ import torch
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoraConfig
 from videor2_rl.model.family import part_of
-from workers.engines.fsdp import freeze
-from workers.engines.lora import add_adapters, parameter_groups, plain_weights
+from workers.learner.engines.fsdp import freeze
+from workers.learner.engines.lora import add_adapters, parameter_groups, plain_weights
 
 LORA = LoraConfig(rank=4, alpha=8, dropout=0.0, targets=("q_proj", "o_proj", "up_proj"), dora=False)
 

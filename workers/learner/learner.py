@@ -20,9 +20,9 @@ from videor2_rl.config.sections import AlgorithmConfig, LearnerConfig, ModelConf
 from videor2_rl.model.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
 from videor2_rl.run.files import FileSum
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
+from workers.learner.verl_config import UpdateSpec, check_algorithm, learner_worker_config
+from workers.learner.visual_store import VisualStore, encode_shares
 from workers.pool import DeadlineExceeded, fetch
-from workers.verl_config import UpdateSpec, check_algorithm, learner_worker_config
-from workers.visual_store import VisualStore, encode_shares
 
 if TYPE_CHECKING:
     from verl.workers.config import TrainingWorkerConfig
@@ -69,7 +69,7 @@ class RankGroup:
         """
         from verl.single_controller.ray.base import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
 
-        from workers.learner_worker import LearnerWorker
+        from workers.learner.rank import LearnerWorker
 
         self.name = name
         self.num_ranks = num_ranks
@@ -305,14 +305,14 @@ class Learner:
             max_response_tokens=self._max_response_tokens,
         )
         results = self._ranks.run("update", shares, spec, what="the policy update")
-        from workers.losses import update_metrics
+        from workers.learner.losses import update_metrics
 
         shared = {f"actor/{name}": value for name, value in results[0][1].items()}
         return {**update_metrics([sums for sums, _ in results]), **shared}
 
     def sft_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
         """One optimiser step on the mean negative log-likelihood of all response tokens; metrics named `sft/...`."""
-        from workers.losses import sft_metrics
+        from workers.learner.losses import sft_metrics
 
         tokens = _response_tokens(groups)
         results = self._ranks.run("sft_step", self._plan(groups), tokens, self._ranks.num_ranks, what="the SFT step")
@@ -321,7 +321,7 @@ class Learner:
 
     def sft_loss(self, groups: Sequence[TrainGroup]) -> float:
         """Mean negative log-likelihood of all response tokens, in nats, without training."""
-        from workers.losses import sft_metrics
+        from workers.learner.losses import sft_metrics
 
         tokens = _response_tokens(groups)
         results = self._ranks.run("sft_loss", self._plan(groups), tokens, self._ranks.num_ranks, what="the SFT loss")

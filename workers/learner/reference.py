@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.types import LogProbs, TrainGroup
-from workers.learner import DEADLINE_S, Learner, RankGroup, group_log_probs
-from workers.verl_config import reference_worker_config
+from workers.learner.learner import DEADLINE_S, Learner, RankGroup, group_log_probs
+from workers.learner.verl_config import reference_worker_config
 
 
 class BaseOfAdapter:

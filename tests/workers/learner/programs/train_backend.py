@@ -29,7 +29,7 @@ LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6
 def main() -> None:
     rank, port, model_folder, output, *cases = sys.argv[1:]
     os.environ.update(RANK=rank, WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    from workers.verl_config import learner_env
+    from workers.learner.verl_config import learner_env
 
     os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="2")
     groups = make_groups(model_folder)
@@ -41,7 +41,7 @@ def main() -> None:
 def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, groups: list[Any]) -> None:
     import torch
 
-    from workers.learner import plan
+    from workers.learner.learner import plan
 
     variant = case.partition("-")[2]
     worker = make_worker(model_folder, case=case)
@@ -90,7 +90,7 @@ def weights_of(worker: Any) -> dict[str, np.ndarray]:
 
 def two_steps(worker: Any, groups: list[Any], rank: int, *, state: str) -> dict[str, Any]:
     """Reference and old log-probs and the update, twice from a checkpoint; how often the tower ran on this rank."""
-    from workers.learner import plan
+    from workers.learner.learner import plan
 
     worker.load(state)
     share = plan(groups, num_ranks=2, max_tokens=70)[rank]
@@ -117,7 +117,7 @@ def with_embeddings(worker: Any, groups: list[Any], rank: int) -> list[Any]:
     """The groups with their clips' visual embeddings, each encoded by one of the two ranks."""
     import torch
 
-    from workers.visual_store import encode_shares
+    from workers.learner.visual_store import encode_shares
 
     share = encode_shares([group.prompt for group in groups], num_ranks=2)[rank]
     with worker.engine.eval_mode():
@@ -140,8 +140,8 @@ def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) ->
 
 def make_worker(model_folder: str, *, case: str) -> Any:
     from videor2_rl.config.sections import LoraConfig, ModelConfig, OptimizerConfig
-    from workers.learner_worker import LearnerWorker
-    from workers.verl_config import learner_worker_config
+    from workers.learner.rank import LearnerWorker
+    from workers.learner.verl_config import learner_worker_config
 
     backend, _, variant = case.partition("-")
     adapter = variant if variant in ADAPTERS else ""
@@ -175,7 +175,7 @@ def make_worker(model_folder: str, *, case: str) -> Any:
 
 def update_spec(*, batch_tokens: int, batch_responses: int) -> Any:
     from videor2_rl.config.sections import AlgorithmConfig
-    from workers.verl_config import UpdateSpec
+    from workers.learner.verl_config import UpdateSpec
 
     algorithm = AlgorithmConfig(
         num_steps=STEPS,
@@ -221,7 +221,7 @@ def make_groups(model_folder: str) -> list[Any]:
 
 def log_probs_of(worker: Any, groups: list[Any], **options: Any) -> list[tuple[np.ndarray, ...]]:
     """Of each group's responses; both ranks compute all groups, so that both know them."""
-    from workers.learner import plan
+    from workers.learner.learner import plan
 
     found = worker.log_probs(plan(groups, num_ranks=1, max_tokens=10_000)[0], 1.0, **options)
     return [values.at_temperature for values in found]

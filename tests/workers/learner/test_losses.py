@@ -61,8 +61,8 @@ def a_group(rng: np.random.Generator, group_id: int, lengths: tuple[int, ...]) -
 
 def run(ranks: list[list[MicroBatch]], logits: dict[int, torch.Tensor], algorithm: AlgorithmConfig) -> Any:
     """Metrics and the gradient with respect to the logits, averaged over ranks as FSDP does."""
-    from workers import losses
-    from workers.verl_config import UpdateSpec, actor_config
+    from workers.learner import losses
+    from workers.learner.verl_config import UpdateSpec, actor_config
 
     counted = [g for batches in ranks for batch in batches if batch.counts for g in batch.groups]
     lengths = [len(ids) for group in counted for ids in group.response_ids]
@@ -354,7 +354,7 @@ def test_splitting_a_batch_changes_neither_gradient_nor_metrics(groups, logits, 
 
 
 def test_every_supported_loss_is_covered():
-    from workers.verl_config import GLOBALLY_NORMALISED_LOSSES
+    from workers.learner.verl_config import GLOBALLY_NORMALISED_LOSSES
 
     assert {algorithm_of(name).policy_loss for name in (*NAMED, *OTHER_LOSSES)} == set(GLOBALLY_NORMALISED_LOSSES)
 

@@ -51,7 +51,7 @@ def rollout_env(config: RolloutConfig, device: str) -> dict[str, str]:
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Keyword arguments of vLLM's `AsyncEngineArgs`."""
-    from workers.vllm_extension import SHARED_MEMORY
+    from workers.weights.vllm_extension import SHARED_MEMORY
 
     config = spec.rollout
     arguments: dict[str, Any] = {
@@ -69,7 +69,7 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         "mm_processor_cache_gb": PIXEL_CACHE_GIB,
         "logprobs_mode": "raw_logprobs",
         "seed": 0,
-        "worker_extension_cls": "workers.vllm_extension.WeightExtension",
+        "worker_extension_cls": "workers.weights.vllm_extension.WeightExtension",
         "weight_transfer_config": {"backend": SHARED_MEMORY},
     }
     if spec.device == "cpu":

@@ -16,7 +16,7 @@ from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn, kl_penalty
 from verl.utils.torch_functional import entropy_from_logits
 
 from videor2_rl.model.packing import MicroBatch, PackedBatch, response_mask, to_padded, token_log_probs
-from workers.verl_config import UpdateSpec
+from workers.learner.verl_config import UpdateSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

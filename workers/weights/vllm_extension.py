@@ -66,7 +66,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
     @staticmethod
     def trainer_send_weights(iterator: Iterator[tuple[str, torch.Tensor]], trainer_args: Any) -> None:
         """Not used: the learner publishes through Ray's object store."""
-        raise NotImplementedError("publish weights with workers.weight_sync.publish_weights")
+        raise NotImplementedError("publish weights with workers.weights.sync.publish_weights")
 
 
 def _end_with_parent(parent: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import OptimizerConfig
-from workers.verl_config import check_optimizer
+from workers.learner.verl_config import check_optimizer
 
 
 @pytest.mark.slow

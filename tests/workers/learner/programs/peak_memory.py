@@ -20,7 +20,7 @@ from learner_configs import learner_config
 def main() -> None:
     port, warm_up, folder, *cases = sys.argv[1:]
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    from workers.verl_config import learner_env
+    from workers.learner.verl_config import learner_env
 
     os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="1")
     # Freed blocks of 128 KiB or more go back to the system at once, so that none is counted twice.
@@ -43,8 +43,8 @@ def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_c
     from videor2_rl.config.sections import LoraConfig, ModelConfig
     from videor2_rl.model.packing import MicroBatch
     from videor2_rl.types import PromptHandle, TrainGroup
-    from workers.learner_worker import LearnerWorker
-    from workers.verl_config import learner_worker_config
+    from workers.learner.rank import LearnerWorker
+    from workers.learner.verl_config import learner_worker_config
 
     learner = learner_config(learning_rate=1e-4, gradient_checkpointing=gradient_checkpointing)
     model = ModelConfig(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videor2_rl.types import PromptHandle
-from workers.visual_store import EncodedClip, VisualStore, encode_shares
+from workers.learner.visual_store import EncodedClip, VisualStore, encode_shares
 
 MIB = 1 << 20
 

@@ -36,7 +36,7 @@ def learner_env(device: Literal["cpu", "cuda"]) -> dict[str, str]:
     return {
         "VERL_PLATFORM": "cpu",
         "DS_ACCELERATOR": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": "workers.engines.cpu_platform",
+        "VERL_USE_EXTERNAL_MODULES": "workers.learner.engines.cpu_platform",
         # A rank's threads (Ray gives it as many as it has CPUs) sleep while the rollout engine works, not spin.
         "OMP_WAIT_POLICY": "passive",
     }
@@ -106,7 +106,7 @@ def _worker_config(
     from verl.trainer.config import CheckpointConfig
     from verl.workers.config import HFModelConfig, TrainingWorkerConfig
 
-    from workers.engines.fsdp import MODEL_TYPE
+    from workers.learner.engines.fsdp import MODEL_TYPE
 
     precision = _PRECISION[model.dtype]
     engine_config = _engine_config_type(backend)(
@@ -141,10 +141,10 @@ def _worker_config(
 def _engine_config_type(backend: str) -> Callable[..., Any]:
     """The engine's settings with the backend's own filled in; its module is imported, which registers the engine."""
     if backend == "fsdp2":
-        from workers.engines.fsdp import PackedFSDPEngineConfig
+        from workers.learner.engines.fsdp import PackedFSDPEngineConfig
 
         return partial(PackedFSDPEngineConfig, strategy="fsdp2")
-    from workers.engines.deepspeed import PackedDeepSpeedEngineConfig
+    from workers.learner.engines.deepspeed import PackedDeepSpeedEngineConfig
 
     return partial(PackedDeepSpeedEngineConfig, zero_stage=int(backend[-1]))
 

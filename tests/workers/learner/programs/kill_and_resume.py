@@ -127,7 +127,7 @@ class Rollouts:
         return {}
 
     def _group(self, group_id: int, prompt: Any, *, seed: int) -> Group:
-        from workers.rollout_engine import sample_seed
+        from workers.rollout.engine import sample_seed
 
         rngs = [np.random.default_rng(sample_seed(seed, group_id, place)) for place in range(GROUP_SIZE)]
         responses = np.empty((GROUP_SIZE, 0), dtype=np.int64)
@@ -185,7 +185,7 @@ def step_of(group_id: int) -> int:
 
 
 class ForkedRanks:
-    """`workers.learner.RankGroup` without Ray: each rank a forked process that answers through a pipe."""
+    """`workers.learner.learner.RankGroup` without Ray: each rank a forked process that answers through a pipe."""
 
     def __init__(self, name: str, config: Any, *, num_ranks: int, seed: int, kill: Kill, **_: Any) -> None:
         with socket.socket() as listener:
@@ -204,7 +204,7 @@ class ForkedRanks:
     def run(self, method: str, *args: Any, what: str) -> list[Any]:
         from verl.single_controller.base.decorator import MAGIC_ATTR
 
-        from workers.learner_worker import SHARES, LearnerWorker
+        from workers.learner.rank import SHARES, LearnerWorker
 
         is_shared = getattr(getattr(LearnerWorker, method), MAGIC_ATTR)["dispatch_mode"] is SHARES
         for rank, pipe in enumerate(self._pipes):
@@ -224,7 +224,7 @@ def serve(pipe: Any, config: Any, environment: Mapping[str, str], kill: Kill) ->
     """Be a rank until the driver says or is no more."""
     os.environ.update(environment, LOCAL_RANK="0", RAY_LOCAL_WORLD_SIZE=environment["WORLD_SIZE"])
     os.environ["MASTER_ADDR"] = "127.0.0.1"
-    from workers.learner_worker import LearnerWorker
+    from workers.learner.rank import LearnerWorker
 
     class Rank(LearnerWorker):
         """Publishes weights without an object store."""
@@ -260,7 +260,7 @@ def kill_in_update(engine: Any, kill: Kill) -> None:
 
 def kill_while_writing(kill: Kill) -> None:
     """With half of the rank's file on the disk."""
-    from workers.engines import state
+    from workers.learner.engines import state
 
     write = state.write_fragments
 
@@ -320,13 +320,13 @@ def launch(run: GrpoRun | SftRun, network: Any, video_processor: Any, kill: Kill
 def drive(run: GrpoRun | SftRun, network: Any, video_processor: Any, kill: Kill) -> None:
     """The app itself, with the parts above in place of those on Ray."""
     import workers.build
-    import workers.learner
+    import workers.learner.learner
     from videor2_rl.grpo import run_grpo
     from videor2_rl.sft import run_sft
     from videor2_rl.training.trainer import Workers
-    from workers.learner import Learner
+    from workers.learner.learner import Learner
 
-    workers.learner.RankGroup = partial(ForkedRanks, kill=kill)
+    workers.learner.learner.RankGroup = partial(ForkedRanks, kill=kill)
     kill_before_latest(kill)
     videos = Videos(network.config.video_token_id)
 
@@ -399,7 +399,7 @@ def play(case: str, folder: Path, network: Any, video_processor: Any) -> Iterato
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    from workers.verl_config import learner_env
+    from workers.learner.verl_config import learner_env
 
     os.environ.update(learner_env("cpu"))
     import deepspeed  # noqa: F401
@@ -407,7 +407,7 @@ def main() -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     import workers.build
-    import workers.learner_worker  # noqa: F401
+    import workers.learner.rank  # noqa: F401
     from videor2_rl.demo.model import make_model
 
     torch.set_num_threads(1)
