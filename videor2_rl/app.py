@@ -2,70 +2,146 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from videor2_rl.config.command_line import help_text, hydra_arguments, version_text
+from videor2_rl.config.composing import Composer
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
 from videor2_rl.config.loading import RunT, load
+from videor2_rl.config.overrides import composed, resolved
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.sweeping import FolderRunT, PlannedRun, plan
+from videor2_rl.run.resume import FINISHED, is_finished, start_run
 
 if TYPE_CHECKING:
     from videor2_rl.types import VideoSample
 
 
-def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], None]) -> Callable[[], None]:
+def hydra_app(
+    config_name: str,
+    run_type: type[FolderRunT],
+    body: Callable[[FolderRunT], None],
+    *,
+    about: str | None = None,
+    finishes: bool = True,
+) -> Callable[[], None]:
     """A console entry: composes `conf/<config_name>.yaml` with the command line and calls `body` with dataclasses.
 
     A mistake in the configuration or the data ends with one sentence on stderr and exit code 2, an interrupt with 130.
+
+    Args:
+        config_name: of the primary file.
+        run_type: what its tree becomes.
+        body: called once; with -m once for each run of the sweep.
+        about: heads the help, where the primary file is another app's too.
+        finishes: `body` marks its folder as finished; a sweep then passes over it.
     """
-    # Hydra then passes exceptions on instead of printing its own report of them.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig, OmegaConf
-
-    def job(config: DictConfig) -> None:
-        tree = OmegaConf.to_container(config, resolve=True)
-        if not isinstance(tree, dict):
-            raise ConfigError("configuration: the primary file is empty")
-        tree["output_dir"] = HydraConfig.get().runtime.output_dir
-        # In here too: an exception that leaves the job adds a line of Hydra's own.
-        with user_errors(config_name):
-            body(load(run_type, {str(key): value for key, value in tree.items()}))
-
-    task = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(job)
 
     def main() -> None:
         _quiet_logging()
-        with user_errors(config_name):
-            task()
+        argv = sys.argv[1:]
+        if "--version" in argv:
+            print(version_text())
+            return
+        with user_errors():
+            arguments = hydra_arguments(argv)
+            composer = Composer(
+                arguments.config_name or config_name,
+                config_dir=arguments.config_dir,
+                config_path=arguments.config_path,
+            )
+            if arguments.help or arguments.cfg or arguments.info:
+                # Of a mistake Hydra's own report is long.
+                composed(composer, run_type, arguments.overrides)
+            if arguments.help:
+                print(help_text(composer, arguments.overrides, header=about))
+            elif arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion:
+                _hydra_shows(config_name)
+            else:
+                runs = plan(composer, run_type, arguments.overrides, sweeps=arguments.multirun)
+                run_all(runs, body, finishes=finishes)
 
     return main
 
 
+def _hydra_shows(config_name: str) -> None:
+    """What Hydra itself offers: the configuration, its origin, shell completion."""
+    # Hydra then passes exceptions on instead of printing its own report of them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+
+    hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(lambda config: None)()
+
+
+def run_all(runs: Sequence[PlannedRun[FolderRunT]], body: Callable[[FolderRunT], None], *, finishes: bool) -> None:
+    """One run after the other; in a sweep, finished ones are passed over and the first that fails is the last."""
+    for planned in runs:
+        if planned.sweep_dir is None:
+            body(planned.run)
+            continue
+        folder = Path(planned.run.output_dir)
+        overwrites = isinstance(planned.run, (GrpoRun, SftRun)) and planned.run.checkpoint.overwrite
+        if finishes and is_finished(folder) and not overwrites:
+            print(f"{planned.title} is finished, passed over: {folder}", file=sys.stderr)
+            continue
+        print(f"{planned.title} -> {folder}", file=sys.stderr)
+        with _within_sweep(planned):
+            body(planned.run)
+    sweep_dirs = {planned.sweep_dir for planned in runs}
+    if len(sweep_dirs) == 1 and (sweep_dir := sweep_dirs.pop()) is not None:
+        end_of_sweep(sweep_dir)
+
+
+def end_of_sweep(sweep_dir: Path) -> None:
+    """Called once, when every run of a sweep is finished: the place for what compares them."""
+    print(f"all runs are finished; side by side: python -m videor2_rl.report {sweep_dir}", file=sys.stderr)
+
+
 @contextmanager
-def user_errors(config_name: str) -> Iterator[None]:
-    """End with one sentence on stderr: exit code 2 for the user's mistakes, 130 for an interrupt."""
+def _within_sweep(planned: PlannedRun[FolderRunT]) -> Iterator[None]:
+    """Say of what ends a run in which run of the sweep it was, and how to go on there."""
+    mend = f"the same command with output_dir={planned.sweep_dir} goes on there"
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{planned.name}: {error}; {mend}") from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"in {planned.name}; {mend}") from None
+    except Exception:
+        traceback.print_exc()
+        print(f"\nerror: {planned.name} failed; {mend}", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End with one sentence on stderr: exit code 2 for the user's mistakes and full disks, 130 for an interrupt."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         yield
     except ConfigError as error:
-        _fail(str(error), 2)
+        _fail(f"error: {error}", 2)
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(_one_sentence(error, config_name), 2)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
+        _fail(f"error: {' '.join(str(error).split())}", 2)
+    except KeyboardInterrupt as error:
+        _fail(f"\nstopped{f', {error}' if str(error) else ''}", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
 
 
 def _quiet_logging() -> None:
@@ -79,67 +155,14 @@ def _quiet_logging() -> None:
     warnings.filterwarnings("ignore", message=".* engine is not available")
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"error: {message}" if code != 130 else message, file=sys.stderr)
-    sys.exit(code)
-
-
-def _one_sentence(error: Exception, config_name: str) -> str:
-    """Hydra's and OmegaConf's errors as one line with the mend."""
-    message = " ".join(str(error).split())
-    named = [arg.lstrip("+~").split("=")[0] for arg in sys.argv[1:] if _names_culprit(arg, message)]
-    if not named:
-        return message
-    # The message about reward.format.wait holds the key of reward=video_r2 too.
-    wrong = max(named, key=len)
-    known = _known_keys(config_name)
-    close = difflib.get_close_matches(wrong, known, n=1)
-    if wrong in known:
-        return f"configuration: {wrong}: {message}"
-    mend = f"did you mean {close[0]}?" if close else f"see python -m videor2_rl.{config_name} --help"
-    return f"configuration: there is no key {wrong}; {mend}"
-
-
-def _names_culprit(arg: str, message: str) -> bool:
-    return "=" in arg and arg.lstrip("+~").split("=")[0] in message
-
-
-def _known_keys(config_name: str) -> list[str]:
-    """Every dotted key and group of an app's default configuration."""
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base="1.3"):
-        config = compose(config_name)
-
-    def walk(node: Any, prefix: str) -> list[str]:
-        keys: list[str] = []
-        for key in node:
-            name = f"{prefix}{key}"
-            keys.append(name)
-            if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
-                keys += walk(node[key], f"{name}.")
-        return keys
-
-    return walk(config, "")
-
-
-def compose_run(config_name: str, run_type: type[RunT], overrides: list[str]) -> RunT:
+def compose_run(config_name: str, run_type: type[RunT], overrides: Sequence[str]) -> RunT:
     """The configuration that the command line `overrides` would give, without running anything.
 
     Raises:
-        ConfigError: as `load` does.
+        ConfigError: a wrong name, an unknown key, a wrong type, a missing value or an impossible combination.
     """
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf
-
-    with initialize_config_module("conf", version_base="1.3"):
-        config = compose(config_name, overrides=overrides)
-    tree = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(tree, dict)
-    return load(run_type, {str(key): value for key, value in tree.items()})
+    composer = Composer(config_name)
+    return load(run_type, resolved(composed(composer, run_type, overrides)))
 
 
 def require_folder(path: str, *, key: str, holding: str) -> Path:
@@ -174,7 +197,8 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
             raise ConfigError(f"data.make_demo: {run.data.media_dir} could not be filled; see the message above")
     if isinstance(run, EvaluateRun):
         for name, folder in run.evaluation.folders.items():
-            require_folder(folder, key=f"evaluation.checkpoints, {name}", holding="config.json")
+            key = "model.path" if folder == run.model.path else f"evaluation.checkpoints, {name}"
+            require_folder(folder, key=key, holding="config.json")
             check_frames(replace(run.model, path=folder), run.video)
         from videor2_rl.evaluation.held_out import held_out
 
@@ -228,28 +252,34 @@ def _scorable(samples: list[VideoSample], file: str) -> list[VideoSample]:
 
 
 @contextmanager
-def open_run(run: GrpoRun | SftRun | EvaluateRun, run_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def open_run(
+    run: GrpoRun | SftRun | EvaluateRun, run_dir: Path, *, resume: bool, overwrite: bool | None
+) -> Iterator[None]:
     """Hold a run's folder, record its configuration, and say how to go on when it is interrupted."""
     from videor2_rl.run.folder import sole_writer, write_config
-    from videor2_rl.run.resume import start_run
+    from videor2_rl.run.storage import full_disk
 
     with sole_writer(run_dir):
         start_run(run_dir, resume=resume, overwrite=overwrite)
-        write_config(run_dir, run)
         try:
+            write_config(run_dir, run)
             yield
         except KeyboardInterrupt:
-            print(
-                f"\nstopped; go on from the newest checkpoint with the same command and output_dir={run_dir}",
-                file=sys.stderr,
-            )
-            raise
+            raise KeyboardInterrupt(
+                f"go on from the newest checkpoint with the same command and output_dir={run_dir}"
+            ) from None
+        except Exception as error:
+            fault = full_disk(error)
+            if fault is None:
+                raise
+            raise ConfigError(
+                f"output_dir: the run in {run_dir} cannot write any more ({fault}); make room, and the same command "
+                f"with output_dir={run_dir} goes on from the newest checkpoint"
+            ) from None
 
 
 def finish(run_dir: Path, *, export: Callable[[Path], None] | None) -> None:
     """Write the model to hf/ where asked for, and mark the run as finished."""
-    from videor2_rl.run.resume import FINISHED
-
     # A run killed between export and mark has written hf/ whole, from the same last step.
     if export is not None and not (run_dir / "hf").exists():
         export(run_dir / "hf")

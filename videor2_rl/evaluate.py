@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import EvaluateRun, LogsRun
+from videor2_rl.run.resume import check_run_dir
 
 if TYPE_CHECKING:
     from videor2_rl.evaluation.held_out import HeldOut
@@ -31,8 +32,9 @@ PROMPTS_PER_CALL = 64
 def run_evaluation(run: EvaluateRun) -> None:
     """Evaluate every checkpoint in every mode; writes evaluation/<name>/<mode>/ under `output_dir`."""
     run_dir = Path(run.output_dir)
+    check_run_dir(run_dir, resume=True, overwrite=None)
     samples = checked_inputs(run)
-    with open_run(run, run_dir, resume=True, overwrite=False):
+    with open_run(run, run_dir, resume=True, overwrite=None):
         from videor2_rl.evaluation.held_out import held_out
         from videor2_rl.run.folder import SkipLedger
         from workers.build import evaluation_workers

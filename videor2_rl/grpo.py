@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_held_out, checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import GrpoRun
+from videor2_rl.run.resume import check_run_dir
 from workers.learner.verl_config import check_algorithm, check_optimizer
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 def run_grpo(run: GrpoRun) -> None:
     """Train a policy from `model.path`; everything it leaves lies in `output_dir`."""
     run_dir = Path(run.output_dir)
+    check_run_dir(run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite)
     samples = checked_inputs(run)
     run = dataclasses.replace(run, algorithm=run.algorithm.with_steps(len(samples)))
     held_out = checked_held_out(run)

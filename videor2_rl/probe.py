@@ -53,7 +53,12 @@ def probe_all(run: EvaluateRun) -> None:
             )
 
 
-main = hydra_app("evaluate", EvaluateRun, probe_all)
+_ABOUT = """\
+python -m videor2_rl.probe: how far a checkpoint's responses rest on the video; no judge, no Ray, no vLLM.
+Give what videor2_rl.evaluate was given, and evaluation.probes=[attention,interventions]: it reads the evaluation
+under output_dir, at most evaluation.probe_samples of its responses, and writes probes.json and probes.jsonl there."""
+
+main = hydra_app("evaluate", EvaluateRun, probe_all, about=_ABOUT, finishes=False)
 
 if __name__ == "__main__":
     main()

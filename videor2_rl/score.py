@@ -14,10 +14,12 @@ import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videor2_rl.app import compose_run, user_errors
+from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import ScoreRun
 
@@ -60,6 +62,7 @@ def score_files(files: Sequence[Path], output: Path, run: ScoreRun) -> list[str]
     """
     from videor2_rl.judge.access import connected_judge
     from videor2_rl.run.files import json_line
+    from videor2_rl.run.storage import writing
     from videor2_rl.run.tracking import ProgressBar
     from videor2_rl.scoring.batch import result_record, score_rows
     from videor2_rl.scoring.rows import BadRow, ScoreRow, count_lines
@@ -69,29 +72,41 @@ def score_files(files: Sequence[Path], output: Path, run: ScoreRun) -> list[str]
     encoder, summary = SentenceEncoder(), Summary()
     faults: list[str] = []
     part = output.with_name(f"{output.name}.part")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    with writing("OUT", output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
     with (
         _rare_garbage_collection(),
         connected_judge(run.judge) as judge,
-        part.open("wb") as file,
+        part.open("wb", buffering=0) as file,
         ProgressBar("scored", sum(count_lines(path) for path in files)) as progress,
     ):
         for batch, num_lines in _batches(files):
             rows = [row for row in batch if isinstance(row, ScoreRow)]
             results = iter(score_rows(rows, run.reward, encoder, judge=judge))
+            lines: list[bytes] = []
             for row in batch:
                 result = next(results) if isinstance(row, ScoreRow) else row
                 if isinstance(result, BadRow):
                     faults.append(result.message)
                     continue
-                file.write(json_line(result_record(result)))
+                lines.append(json_line(result_record(result)))
                 summary.add(result)
-            file.flush()
+            with writing("OUT", output):
+                _write(file, b"".join(lines))
             progress.advance(num_lines)
-    os.replace(part, output)
+    with writing("OUT", output):
+        os.replace(part, output)
     for line in summary.lines():
         print(line)
     return faults
+
+
+def _write(file: RawIOBase, data: bytes) -> None:
+    """All of it: without a buffer, which would be written once more when the file is closed, disk full or not."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 @contextmanager
@@ -123,7 +138,7 @@ def _batches(files: Sequence[Path]) -> Iterator[tuple[list[ScoreRow | BadRow], i
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m videor2_rl.score",
         description="Score stored responses under a reward configuration, without a model.",
         epilog=_ROWS,
@@ -131,13 +146,17 @@ def main() -> None:
     )
     parser.add_argument("input", metavar="IN", type=Path, help="rows (.jsonl), a rollout log or a run's folder")
     parser.add_argument("output", metavar="OUT", type=Path, help="results (.jsonl), replaced if it is there")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="reward=NAME, reward.KEY=VALUE, judge=openai")
-    arguments = parser.parse_args()
-    with user_errors("score"):
+    parser.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="reward=NAME, reward.KEY=VALUE, judge=openai"
+    )
+    arguments = parser.parse_mixed(None)
+    with user_errors():
         from videor2_rl.scoring.rows import input_files
 
         run = compose_run("score", ScoreRun, arguments.overrides)
         files = input_files(arguments.input)
+        if arguments.output.is_dir():
+            raise ConfigError(f"OUT: {arguments.output} is a folder; give a file for the results")
         if arguments.output.resolve() in [file.resolve() for file in files]:
             raise ConfigError(f"{arguments.output} is the input too; give another file for the results")
         faults = score_files(files, arguments.output, run)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import SftRun
+from videor2_rl.run.resume import check_run_dir
 from workers.learner.verl_config import check_optimizer
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 def run_sft(run: SftRun) -> None:
     """Fine-tune `model.path` on `data.train_file`; everything it leaves lies in `output_dir`."""
     run_dir = Path(run.output_dir)
+    check_run_dir(run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite)
     samples = checked_inputs(run)
     run = dataclasses.replace(run, sft=run.sft.with_steps(len(samples)))
     check_optimizer(run.learner.optimizer)

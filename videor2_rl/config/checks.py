@@ -27,6 +27,10 @@ def require(is_met: bool, message: str) -> None:
 
 def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
     """Everything that must hold of a whole configuration."""
+    require(
+        isinstance(run, ScoreRun) or bool(run.output_dir.strip()),
+        "output_dir: is empty; give output_dir=FOLDER (a shell variable that is not set?)",
+    )
     if isinstance(run, LogsRun):
         require(
             not isinstance(run.judge, ManagedJudge),

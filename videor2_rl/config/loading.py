@@ -5,7 +5,8 @@ Unknown keys, wrong types and impossible combinations fail here with one sentenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from videor2_rl.config.checks import check, require
@@ -14,6 +15,11 @@ from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, ScoreRun, 
 
 RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun, ScoreRun, LogsRun)
 _UNION_MEMBERS = ("video_r2", "video_r2_official", "rules", "openai", "managed")
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_QUESTIONS = (
+    "configuration: there are no questions to evaluate on; give data.validation_file=FILE data.media_dir=FOLDER, or a "
+    "benchmark as evaluation.benchmark=NAME evaluation.benchmark_dir=FOLDER"
+)
 
 
 def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
@@ -24,17 +30,68 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    missing = next(_missing_keys(tree), None)
-    require(missing is None, f"{missing} is required and has no value; give it as {missing}=VALUE")
+    check_given(tree)
     try:
         run = TypeAdapter(run_type).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        # Of a union pydantic names the member too, which is no key of the user's.
-        key = ".".join(str(part) for part in first["loc"] if part not in _UNION_MEMBERS)
-        raise ConfigError(f"configuration: {key}: {_explain(first)}") from None
+        key = _dotted(first)
+        if run_type is EvaluateRun and key == "data.media_dir" and first["input"] is None:
+            raise ConfigError(_QUESTIONS) from None
+        raise ConfigError(f"configuration: {key}: {_explain(key, first, tree)}") from None
     check(run)
     return run
+
+
+def check_given(tree: dict[str, Any]) -> None:
+    """Every value that has to be given is there.
+
+    Raises:
+        ConfigError: names all that are not.
+    """
+    missing = list(_missing_keys(tree))
+    others = f", nor {'have' if len(missing) > 2 else 'has'} {' and '.join(missing[1:])}" if missing[1:] else ""
+    mend = " ".join(f"{key}=VALUE" for key in missing)
+    require(not missing, f"{''.join(missing[:1])} is required and has no value{others}; give it as {mend}")
+
+
+def unknown_keys(run_type: type[RunT], tree: dict[str, Any]) -> list[str]:
+    """Dotted keys of a tree, resolved or not, that `run_type` has no place for."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(run_type).validate_python(tree)
+    except ValidationError as error:
+        return [_dotted(each) for each in error.errors() if each["type"] in _UNKNOWN]
+    return []
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str | None:
+    """The known dotted key that was most likely meant, one of the same section first."""
+    keys = list(known)
+    section, _, name = wrong.rpartition(".")
+    siblings = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}
+    begun = [each for each in siblings if min(len(name), len(each)) > 2 and name[: len(each)] == each[: len(name)]]
+    close = difflib.get_close_matches(name, begun, n=1, cutoff=0.0) or difflib.get_close_matches(name, siblings, n=1)
+    if close:
+        return siblings[close[0]]
+    elsewhere = [key for key in keys if key.rpartition(".")[2] == name]
+    return next(iter(difflib.get_close_matches(wrong, elsewhere, n=1, cutoff=0.0)), None) or next(
+        iter(difflib.get_close_matches(wrong, keys, n=1)), None
+    )
+
+
+def dotted_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of a tree, sections included."""
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from dotted_keys(value, f"{prefix}{key}.")
+
+
+def _dotted(error: Any) -> str:
+    # Of a union pydantic names the member too, which is no key of the user's.
+    return ".".join(str(part) for part in error["loc"] if part not in _UNION_MEMBERS)
 
 
 def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -46,13 +103,17 @@ def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield from _missing_keys(value, f"{prefix}{key}.")
 
 
-def _explain(error: Any) -> str:
+def _explain(key: str, error: Any, tree: dict[str, Any]) -> str:
     """One pydantic error in words, with the value found and the mend."""
     kind = error["type"]
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return "no such key; take it out or mend its spelling"
+    if kind in _UNKNOWN:
+        close = nearest(key, (other for other in dotted_keys(tree) if not other.startswith(key)))
+        return f"no such key; {f'did you mean {close}?' if close else 'take it out or mend its spelling'}"
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return "is required and has no value; set it"
+        return f"is required and has no value; give it as {key}=VALUE"
     if kind == "string_type" and error["input"] is None:
-        return "is required and has no value; set it"
+        return f"is required and has no value; give it as {key}=VALUE"
+    if kind in ("tuple_type", "list_type") and not isinstance(error["input"], dict):
+        found = error["input"]
+        return f"found {found!r}, expected a list; give {key}=[{'' if found is None else found}]"
     return f"found {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.run.files import read_jsonl, write_jsonl_atomic
+from videor2_rl.run.storage import writing
 from videor2_rl.types import PromptHandle, SkippedSample
 
 PACKAGES = (
@@ -40,19 +41,39 @@ def sole_writer(run_dir: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock goes with the process, however it ends.
 
     Raises:
-        ConfigError: another live run writes into the folder; the message names its process.
+        ConfigError: the folder cannot be made or written into, or another live run writes into it; the message names
+            its process.
     """
     from filelock import FileLock, Timeout
 
-    run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / ".lock"
-    try:
-        with FileLock(path, timeout=0):
+    with ExitStack() as held:
+        with writing("output_dir", run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(FileLock(path, timeout=0))
+            except Timeout:
+                other = path.read_text(encoding="utf-8") or "another process"
+                raise ConfigError(f"output_dir: {other} is writing into {run_dir}; give another output_dir") from None
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-            yield
-    except Timeout:
-        other = path.read_text(encoding="utf-8") or "another process"
-        raise ConfigError(f"output_dir: {other} is writing into {run_dir}; give another output_dir") from None
+        yield
+
+
+def check_writable(run_dir: Path) -> None:
+    """Look whether a run could hold the folder, before anything slow is done; leaves nothing that was not there.
+
+    Raises:
+        ConfigError: as `sole_writer`.
+    """
+    made = [path for path in (run_dir / ".lock", run_dir, *run_dir.parents) if not path.exists()]
+    try:
+        with sole_writer(run_dir):
+            pass
+    finally:
+        for path in made:
+            # A folder that something else was put into meanwhile stays.
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
 
 
 def write_config(run_dir: Path, run: Any) -> None:

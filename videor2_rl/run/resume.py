@@ -10,6 +10,8 @@ from typing import Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun, SftRun
+from videor2_rl.run.folder import check_writable
+from videor2_rl.run.storage import writing
 from videor2_rl.types import VideoSample
 
 FINISHED = "finished"
@@ -19,25 +21,57 @@ _OUTPUTS = ("checkpoints", "metrics.jsonl", "rollouts", "skipped.jsonl", "evalua
 _EDGE_BYTES = 1 << 16
 
 
-def start_run(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
+def check_run_dir(run_dir: Path, *, resume: bool, overwrite: bool | None) -> None:
+    """Whether a run may begin or go on in a folder, before anything slow is done; nothing in it changes.
+
+    Args:
+        resume: a stopped run is gone on with.
+        overwrite: what a run left is removed; None: the app has no such option.
+
+    Raises:
+        ConfigError: as `start_run`, or the folder cannot be written into, or another live run writes into it.
+    """
+    with writing("output_dir", run_dir):
+        if not overwrite:
+            _refuse_taken(run_dir, resume=resume, has_overwrite=overwrite is not None)
+        check_writable(run_dir)
+
+
+def start_run(run_dir: Path, *, resume: bool, overwrite: bool | None) -> None:
     """Make a run's folder; where it holds a run that cannot be gone on with, `overwrite` removes what that run left.
+
+    Args:
+        resume: a stopped run is gone on with.
+        overwrite: None: the app has no such option.
 
     Raises:
         ConfigError: without `overwrite`, the folder holds a finished run, or a stopped one while `resume` is off.
     """
-    is_finished = (run_dir / FINISHED).exists()
-    if is_finished or ((run_dir / "metrics.jsonl").exists() and not resume):
-        if not overwrite:
-            mend = "" if is_finished else "go on with checkpoint.resume=true, "
-            raise ConfigError(
-                f"output_dir: {run_dir} holds a {'finished' if is_finished else 'stopped'} run; {mend}"
-                "give another output_dir, or begin anew with checkpoint.overwrite=true"
-            )
+    if not overwrite:
+        _refuse_taken(run_dir, resume=resume, has_overwrite=overwrite is not None)
+    elif is_finished(run_dir) or (not resume and (run_dir / "metrics.jsonl").exists()):
         for name in _OUTPUTS:
             _remove(run_dir / name)
         # Last: as long as it is there, a run killed in here is not taken for one to go on with.
         _remove(run_dir / FINISHED)
     run_dir.mkdir(parents=True, exist_ok=True)
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether the folder holds a run whose last step is done."""
+    return (run_dir / FINISHED).exists()
+
+
+def _refuse_taken(run_dir: Path, *, resume: bool, has_overwrite: bool) -> None:
+    if is_finished(run_dir):
+        state, mends = "finished", ["give another output_dir"]
+    elif not resume and (run_dir / "metrics.jsonl").exists():
+        state, mends = "stopped", ["go on with checkpoint.resume=true", "give another output_dir"]
+    else:
+        return
+    if has_overwrite:
+        mends.append("or begin anew with checkpoint.overwrite=true")
+    raise ConfigError(f"output_dir: {run_dir} holds a {state} run; {', '.join(mends)}")
 
 
 def origin_of(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> dict[str, Any]:
