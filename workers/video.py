@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from videor2_rl.config.sections import ModelConfig, VideoConfig
 from videor2_rl.types import PromptHandle, SkippedSample, VideoSample
 from workers.pool import ActorPool
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -20,6 +23,8 @@ class Prepared:
     outcome: PromptHandle | SkippedSample
     decodes: int
     """How often this clip was ever decoded into the cache; 0 for a skipped sample."""
+    cache_fault: str | None = None
+    """Why the clip could not be stored there."""
 
 
 class VideoWorker:
@@ -54,7 +59,7 @@ class VideoWorker:
             ref=ray.put(prompt),
             solution_ids=self._builder.encode_response(sample.solution) if self._encode_solutions else None,
         )
-        return Prepared(handle, decodes=stats.decodes)
+        return Prepared(handle, decodes=stats.decodes, cache_fault=stats.cache_fault)
 
 
 class VideoPool:
@@ -78,13 +83,26 @@ class VideoPool:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._ahead: tuple[tuple[str, ...], Future[list[Prepared]]] | None = None
         self._decodes: dict[str, int] = {}
+        self._cache_dir = video.cache_dir
+        self._warned = False
 
     def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
         """One outcome for each sample, in order; those of the last `prefetch` are taken from it."""
         prepared = self._take(samples)
         for item in prepared:
             if isinstance(item.outcome, PromptHandle):
-                self._decodes[item.outcome.clip_key] = item.decodes
+                key = item.outcome.clip_key
+                # What was not stored was not counted there either.
+                before = self._decodes.get(key, 0) if item.cache_fault else 0
+                self._decodes[key] = item.decodes + before
+            if item.cache_fault and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "video.cache_dir: cannot write to %s (%s); the run goes on without, and decodes clips again when "
+                    "they come back",
+                    self._cache_dir,
+                    item.cache_fault,
+                )
         return [item.outcome for item in prepared]
 
     def prefetch(self, samples: Sequence[VideoSample]) -> None:

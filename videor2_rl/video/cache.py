@@ -1,5 +1,7 @@
 """Processed clips on disk, addressed by content: decoded once, whoever asks and however often.
 
+It saves work and nothing else: where it cannot be written, clips are made anew each time, and callers are told why.
+
 <cache_dir>/clips/ab/<key>.npz       frames and times
 <cache_dir>/clips/ab/<key>.decodes   one byte for every time the clip was decoded
 <cache_dir>/files/ab/<name>          hash of a file, by path, size and modification time
@@ -13,7 +15,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +35,23 @@ class ClipStats:
     """How a clip came about."""
 
     decodes: int
-    """How often its content was ever decoded into this cache; 1 unless an entry was lost."""
+    """How often its content was ever decoded into this cache; 1 unless an entry was lost, or could not be stored."""
     is_cached: bool
     """It was there already."""
     seconds: float
     """Wall time of the call."""
+    cache_fault: str | None
+    """Why the clip could not be stored; None: it was."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A clip, and what the cache had to do with it."""
+
+    clip: Clip
+    decodes: int
+    is_cached: bool
+    cache_fault: str | None
 
 
 def clip_key(settings: dict[str, Any]) -> str:
@@ -47,31 +61,60 @@ def clip_key(settings: dict[str, Any]) -> str:
 
 def load_or_make(
     cache_dir: Path, key: str, make: Callable[[], tuple[NDArray[np.uint8], NDArray[np.float64]]]
-) -> tuple[Clip, int, bool]:
+) -> Stored:
     """The clip stored under `key`, or `make()`'s frames [F, 3, H, W] and times [F], stored for everyone.
 
     Of several processes that miss the same key at once, one calls `make` and the others wait for it.
-
-    Returns:
-        The clip, how often it was ever made, and whether it was there already.
     """
-    from filelock import FileLock
-
     entry = cache_dir / "clips" / key[:2] / f"{key}.npz"
-    counter = entry.with_suffix(".decodes")
     clip = _load(entry, key)
     if clip is not None:
-        return clip, counter.stat().st_size, True
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(entry.with_suffix(".lock")):
+        return Stored(clip, _count(entry), is_cached=True, cache_fault=None)
+    with _sole_maker(entry) as fault:
         clip = _load(entry, key)
         if clip is not None:
-            return clip, counter.stat().st_size, True
+            return Stored(clip, _count(entry), is_cached=True, cache_fault=None)
         frames, times_s = make()
-        with counter.open("ab") as file:
+        if fault is None:
+            fault = _store(entry, frames, times_s)
+        decodes = _count(entry) if fault is None else 1
+        return Stored(_clip(key, frames, times_s), decodes, is_cached=False, cache_fault=fault)
+
+
+@contextlib.contextmanager
+def _sole_maker(entry: Path) -> Iterator[str | None]:
+    """Hold an entry's lock; without it where it cannot be had, with the reason."""
+    from filelock import FileLock
+
+    with contextlib.ExitStack() as held:
+        fault: str | None = None
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(entry.with_suffix(".lock")))
+        except (OSError, NotImplementedError) as error:
+            fault = _fault(error)
+        yield fault
+
+
+def _store(entry: Path, frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> str | None:
+    """Count the clip and store it; why that could not be done, else None."""
+    try:
+        with entry.with_suffix(".decodes").open("ab") as file:
             file.write(b".")
         _publish(entry, lambda file: np.savez(file, frames=frames, timestamps_s=times_s))
-        return _clip(key, frames, times_s), counter.stat().st_size, False
+    except OSError as error:
+        return _fault(error)
+    return None
+
+
+def _count(entry: Path) -> int:
+    """How often the entry was made, as far as that could be written down."""
+    counter = entry.with_suffix(".decodes")
+    return counter.stat().st_size if counter.exists() else 0
+
+
+def _fault(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def file_hash(path: Path, cache_dir: Path) -> str:
@@ -83,15 +126,17 @@ def file_hash(path: Path, cache_dir: Path) -> str:
     stat = path.stat()
     name = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
     memo = cache_dir / "files" / name[:2] / name
-    with contextlib.suppress(FileNotFoundError):
+    # Of the cache, not of `path`: what cannot be remembered is read again.
+    with contextlib.suppress(OSError):
         return memo.read_text(encoding="ascii")
     content = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             content.update(block)
     digest = content.hexdigest()
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    _publish(memo, lambda file: file.write(digest.encode("ascii")))
+    with contextlib.suppress(OSError):
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        _publish(memo, lambda file: file.write(digest.encode("ascii")))
     return digest
 
 

@@ -40,8 +40,13 @@ def load_clip(sample: VideoSample, config: VideoConfig) -> tuple[Clip, ClipStats
             "config": {name: value for name, value in asdict(config).items() if name not in _NOT_IN_KEY},
         }
     )
-    clip, decodes, is_cached = load_or_make(cache_dir, key, lambda: _make(sample, config, subtitles))
-    return clip, ClipStats(decodes=decodes, is_cached=is_cached, seconds=time.perf_counter() - started)
+    stored = load_or_make(cache_dir, key, lambda: _make(sample, config, subtitles))
+    return stored.clip, ClipStats(
+        decodes=stored.decodes,
+        is_cached=stored.is_cached,
+        seconds=time.perf_counter() - started,
+        cache_fault=stored.cache_fault,
+    )
 
 
 def _hash(video: Path, cache_dir: Path) -> str:

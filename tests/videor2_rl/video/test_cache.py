@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import VideoSample
 from videor2_rl.video import decode
-from videor2_rl.video.cache import file_hash
+from videor2_rl.video.cache import file_hash, load_or_make
 from videor2_rl.video.load import load_clip
 
 TIMES = [i / 4 for i in range(32)]
@@ -106,6 +107,58 @@ def test_a_damaged_entry_is_made_again_and_counted(write_video: Callable[..., Pa
     again, stats = load_clip(sample(path), video_config)
     assert np.array_equal(clip.frames, again.frames)
     assert (stats.is_cached, stats.decodes) == (False, 2)
+
+
+def test_a_cache_below_a_file_is_done_without(
+    tmp_path: Path, write_video: Callable[..., Path], video_config: VideoConfig
+) -> None:
+    path, srt = write_video("a.mp4", TIMES), tmp_path / "a.srt"
+    srt.write_text("1\n00:00:00,000 --> 00:00:09,000\nHello\n")
+    stored, _ = load_clip(sample(path, subtitles=str(srt)), video_config)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "cache", Path("/proc/cache")):
+        without = replace(video_config, cache_dir=str(folder))
+        for _ in range(2):
+            clip, stats = load_clip(sample(path, subtitles=str(srt)), without)
+            assert clip.key == stored.key and np.array_equal(clip.frames, stored.frames)
+            assert (stats.is_cached, stats.decodes) == (False, 1) and stats.cache_fault
+
+
+def test_a_full_cache_is_done_without(write_video: Callable[..., Path], video_config: VideoConfig) -> None:
+    path = write_video("a.mp4", TIMES)
+    stored, stats = load_clip(sample(path), video_config)
+    assert stats.cache_fault is None
+    (entry,) = Path(video_config.cache_dir).glob("clips/*/*.npz")
+    entry.unlink()
+    entry.with_suffix(".decodes").unlink()
+    entry.with_suffix(".decodes").symlink_to("/dev/full")
+    clip, stats = load_clip(sample(path), video_config)
+    assert np.array_equal(clip.frames, stored.frames)
+    assert (stats.is_cached, stats.decodes, stats.cache_fault) == (False, 1, "No space left on device")
+    assert not list(entry.parent.glob(".part-*"))
+
+
+def test_what_a_cache_holds_is_read_where_nothing_can_be_written(
+    write_video: Callable[..., Path], video_config: VideoConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video("a.mp4", TIMES)
+    load_clip(sample(path), video_config)
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("videor2_rl.video.cache._publish", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    _, stats = load_clip(sample(path), video_config)
+    assert (stats.is_cached, stats.decodes, stats.cache_fault) == (True, 1, None)
+
+
+def test_an_error_of_the_clip_itself_is_no_fault_of_the_cache(tmp_path: Path, video_config: VideoConfig) -> None:
+    def make() -> NoReturn:
+        raise PermissionError(13, "of the clip")
+
+    with pytest.raises(PermissionError, match="of the clip"):
+        load_or_make(tmp_path, "ab" * 32, make)
 
 
 def _load_at_once(arguments: tuple[str, VideoConfig]) -> tuple[int, bool]:
