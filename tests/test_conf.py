@@ -86,6 +86,7 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
         (["algorithm.prompts_per_step=1", "learner.num_ranks=9"], "algorithm.prompts_per_step: found 1"),
         (["reference.num_ranks=0"], "reference.num_ranks: found 0 with algorithm.kl_coefficient=0.04"),
         (["learner.visual_cache_mib=-1"], "learner.visual_cache_mib: found -1"),
+        (["video.min_pixels=500", "video.max_pixels=500"], "video.max_pixels: found 500 with video.size_multiple=28"),
         (["video.min_frames=64"], "video.min_frames: found 64 with video.max_frames=32"),
         (["rollout.max_response_tokens=99999"], "rollout.max_response_tokens: found 99999"),
         (["algorithm.importance_cap=2"], "algorithm.importance_cap: found 2.0 with rollout.temperature=0.9"),

@@ -19,7 +19,7 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
 from videor2_rl.config.loading import RunT, load
 from videor2_rl.config.overrides import composed, resolved
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, SftRun
 from videor2_rl.config.sweeping import FolderRunT, PlannedRun, plan
 from videor2_rl.run.resume import FINISHED, is_finished, start_run
 
@@ -190,11 +190,7 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
 
     if not isinstance(run, SftRun):
         _check_judge_server(run.judge)
-    if run.data.make_demo is not None:
-        from videor2_rl import make_demo
-
-        if make_demo.main(["--output", run.data.media_dir, *run.data.make_demo]) != 0:
-            raise ConfigError(f"data.make_demo: {run.data.media_dir} could not be filled; see the message above")
+    make_data(run.data)
     if isinstance(run, EvaluateRun):
         for name, folder in run.evaluation.folders.items():
             key = "model.path" if folder == run.model.path else f"evaluation.checkpoints, {name}"
@@ -209,6 +205,19 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
         raise ConfigError("data.train_file is required for training; give it as data.train_file=FILE")
     samples = load_samples(run.data.train_file, data=run.data)
     return _scorable(samples, run.data.train_file) if isinstance(run, GrpoRun) else samples
+
+
+def make_data(data: DataConfig) -> None:
+    """Fill `media_dir` where the configuration says how.
+
+    Raises:
+        ConfigError: it could not be filled.
+    """
+    if data.make_demo is not None:
+        from videor2_rl import make_demo
+
+        if make_demo.main(["--output", data.media_dir, *data.make_demo]) != 0:
+            raise ConfigError(f"data.make_demo: {data.media_dir} could not be filled; see the message above")
 
 
 def _check_judge_server(judge: JudgeConfig) -> None:

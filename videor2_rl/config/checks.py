@@ -57,6 +57,11 @@ def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
         0 < video.min_pixels <= video.max_pixels,
         f"video.min_pixels: found {video.min_pixels} with video.max_pixels={video.max_pixels}; needs min <= max",
     )
+    require(
+        video.size_multiple**2 <= video.max_pixels,
+        f"video.max_pixels: found {video.max_pixels} with video.size_multiple={video.size_multiple}; needs at least "
+        f"one cell of {video.size_multiple} x {video.size_multiple}",
+    )
     require(video.num_workers >= 1, f"video.num_workers: found {video.num_workers}, needs at least 1")
     require(
         0 <= run.data.max_skipped_frac <= 1,

@@ -8,45 +8,71 @@ of each clip one frame is decoded. Exits with 1 when something does not fit, and
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videor2_rl.app import compose_run, make_data, require_folder
+from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun, SftRun
+from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.run.storage import writing
 
 if TYPE_CHECKING:
-    from videor2_rl.doctor.needs import Machine
+    from videor2_rl.doctor.machine import AnyRun, Machine
     from videor2_rl.doctor.sizing import ModelShape, Need, SampleSize
     from videor2_rl.types import VideoSample
 
+_APPS = ("grpo", "sft", "evaluate")
+_OF_GPUS = ("GPUs", "learner rank memory", "rollout worker memory", "reference rank memory")
+_FITS = "everything fits"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments, overrides = _parser().parse_known_args(argv)
-    from videor2_rl.doctor.needs import Machine
+    arguments = _parser().parse_mixed(argv)
+    from videor2_rl.doctor.machine import Machine
 
-    machine = Machine(arguments.gpus, arguments.gpu_gib, arguments.cpus, arguments.gpu_flops)
+    machine = Machine(
+        gpus=arguments.gpus,
+        gpu_gib=arguments.gpu_gib,
+        cpus=arguments.cpus,
+        gpu_flops=arguments.gpu_flops,
+        memory_gib=arguments.memory_gib,
+    )
     try:
-        report = examine(arguments.app, overrides, machine, num_samples=arguments.samples)
+        report = examine(arguments.app, arguments.overrides, machine, num_samples=arguments.samples)
+        if arguments.json is not None:
+            with writing("--json", arguments.json):
+                arguments.json.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     print(report.text())
     return 1 if report.misfits else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="doctor", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("app", choices=("grpo", "sft"), help="whose configuration the KEY=VALUE overrides are")
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m videor2_rl.doctor",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Exit code 0: everything fits; 1: something does not; 2: a mistake, told in one sentence. "
+        "Without --gpus, --gpu-gib, --cpus and --memory-gib this machine is looked at.",
+    )
+    parser.add_argument("app", choices=_APPS, help="whose configuration the KEY=VALUE overrides are")
+    parser.add_argument(
+        "overrides",
+        metavar="KEY=VALUE",
+        nargs="*",
+        default=[],
+        help="what the app would be given, e.g. experiment=demo model.path=FOLDER; see the app's own --help",
+    )
     parser.add_argument("--gpus", type=int, help="GPUs there are")
     parser.add_argument("--gpu-gib", type=float, help="memory of one GPU (or, on CPUs, for each process) in GiB")
     parser.add_argument("--cpus", type=int, help="CPU cores there are")
+    parser.add_argument("--memory-gib", type=float, help="memory of the host in GiB")
     parser.add_argument("--gpu-flops", type=float, help="FLOP/s that one GPU really reaches, e.g. 2e14")
     parser.add_argument("--samples", type=int, default=256, help="samples looked at (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -60,6 +86,10 @@ class Report:
     lengths: dict[str, float]
     needs: list[Need]
     skipped: list[str]
+    notes: list[str]
+    """What the figures rest on."""
+    mends: dict[str, str]
+    """For a need that is not met, the one KEY=VALUE with which it would be."""
 
     @property
     def misfits(self) -> list[Need]:
@@ -69,7 +99,13 @@ class Report:
         rows = {
             need.name: {"needed": need.needed, "available": need.available, "unit": need.unit} for need in self.needs
         }
-        return {"lengths": self.lengths, "needs": rows, "misfits": [need.name for need in self.misfits]}
+        return {
+            "lengths": self.lengths,
+            "needs": rows,
+            "misfits": [need.name for need in self.misfits],
+            "mends": self.mends,
+            "notes": self.notes,
+        }
 
     def text(self) -> str:
         lines = [f"{name:<42}{value:>14,.0f}" for name, value in self.lengths.items()]
@@ -80,8 +116,15 @@ class Report:
             mark = " " if need.fits else "!"
             lines.append(f"{mark} {need.name:<40}{need.needed:>14,.4g}{there} {need.unit:<8} {need.explanation}")
         first = next(iter(self.misfits), None)
-        lines.append("")
-        lines.append("everything fits" if first is None else f"does not fit first: {first.name}: {first.explanation}")
+        lines += ["", *self.notes, ""]
+        lines += [f"{name} would fit with {change}" for name, change in self.mends.items()]
+        if first is not None:
+            lines.append(f"does not fit first: {first.name}: {first.explanation}")
+        else:
+            has_gpus = any(need.name == "GPUs" and need.needed > 0 for need in self.needs)
+            open_ = [need.name for need in self.needs if need.available is None and need.name in _OF_GPUS and has_gpus]
+            unknown = ", ".join(open_)
+            lines.append(f"everything that could be compared fits; not compared: {unknown}" if unknown else _FITS)
         return "\n".join(lines)
 
 
@@ -91,42 +134,104 @@ def examine(app: str, overrides: Sequence[str], machine: Machine, *, num_samples
     Raises:
         ConfigError: the configuration, the dataset or the checkpoint cannot be read.
     """
-    from videor2_rl.app import compose_run, require_folder
-    from videor2_rl.dataset import load_samples
-    from videor2_rl.doctor.needs import grpo_needs, sft_needs
-    from videor2_rl.doctor.sizing import model_shape
+    from videor2_rl.doctor.lengths import BYTES_PER_TOKEN, is_complete
+    from videor2_rl.doctor.machine import machine_for
+    from videor2_rl.doctor.mends import mends
     from videor2_rl.model.family import check_frames
 
-    run: GrpoRun | SftRun = (
-        compose_run("grpo", GrpoRun, list(overrides)) if app == "grpo" else compose_run("sft", SftRun, list(overrides))
-    )
-    require_folder(run.model.path, key="model.path", holding="config.json")
-    check_frames(run.model, run.video)
-    if run.data.train_file is None:
-        raise ConfigError("data.train_file is required; give it as data.train_file=FILE")
-    samples = load_samples(run.data.train_file, data=run.data)
+    run = _composed(app, overrides)
+    make_data(run.data)
+    folders = list(run.evaluation.folders.items()) if isinstance(run, EvaluateRun) else [("model.path", run.model.path)]
+    for name, folder in folders:
+        key = "model.path" if folder == run.model.path else f"evaluation.checkpoints, {name}"
+        require_folder(folder, key=key, holding="config.json")
+        check_frames(replace(run.model, path=folder), run.video)
+    run = replace(run, model=replace(run.model, path=folders[0][1]))
+    file, samples = _samples(run)
+    machine = machine_for(run, machine)
     sizes, seconds, skipped = sample_sizes(run, samples[:: max(1, len(samples) // num_samples)][:num_samples])
     if not sizes:
-        raise ConfigError(f"{run.data.train_file}: no clip of the samples looked at can be used; first: {skipped[0]}")
-    shape = model_shape(run.model)
-    needs = (
-        grpo_needs(run, shape, sizes, machine, decode_s=seconds)
-        if isinstance(run, GrpoRun)
-        else sft_needs(run, shape, sizes, machine)
-    )
-    return Report(_lengths(sizes, shape, len(samples)), needs, skipped)
+        raise ConfigError(f"{file}: no clip of the samples looked at can be used; first: {skipped[0]}")
+    shape, needs_of = _needs(run, [folder for _, folder in folders], sizes, machine, seconds, len(samples))
+    needs = needs_of(run)
+    notes = [machine.text()]
+    if not is_complete(run.model.path):
+        notes.append(
+            f"lengths are estimates: {run.model.path} has no tokenizer or processor, so text counts a token for "
+            f"{BYTES_PER_TOKEN} bytes; the video's tokens are exact"
+        )
+    return Report(_lengths(sizes, shape, len(samples)), needs, skipped, notes, mends(run, needs, needs_of))
 
 
-def sample_sizes(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> tuple[list[SampleSize], float, list[str]]:
+def _composed(app: str, overrides: Sequence[str]) -> AnyRun:
+    if app == "grpo":
+        return compose_run("grpo", GrpoRun, overrides)
+    return compose_run("sft", SftRun, overrides) if app == "sft" else compose_run("evaluate", EvaluateRun, overrides)
+
+
+def _samples(run: AnyRun) -> tuple[str, list[VideoSample]]:
+    """The rows that the app would read, and where from.
+
+    Raises:
+        ConfigError: there are none, or one is malformed.
+    """
+    from videor2_rl.dataset import load_samples
+
+    if isinstance(run, EvaluateRun):
+        from videor2_rl.evaluation.held_out import held_out
+
+        return run.data.validation_file or str(run.evaluation.benchmark_dir), list(held_out(run).samples)
+    if run.data.train_file is None:
+        raise ConfigError("data.train_file is required; give it as data.train_file=FILE")
+    return run.data.train_file, load_samples(run.data.train_file, data=run.data)
+
+
+def _needs(
+    run: AnyRun,
+    folders: Sequence[str],
+    sizes: Sequence[SampleSize],
+    machine: Machine,
+    seconds: float,
+    num_samples: int,
+) -> tuple[ModelShape, Callable[[AnyRun], list[Need]]]:
+    """The largest checkpoint's shape, and what a configuration needs for it."""
+    from videor2_rl.doctor.needs import evaluate_needs, grpo_needs, sft_needs
+    from videor2_rl.doctor.sizing import model_shape
+    from videor2_rl.evaluate import PROMPTS_PER_CALL
+
+    shapes = [model_shape(replace(run.model, path=folder)) for folder in folders]
+    shape = max(shapes, key=lambda each: each.parameters)
+
+    def needs_of(changed: AnyRun) -> list[Need]:
+        if isinstance(changed, EvaluateRun):
+            return evaluate_needs(
+                changed,
+                shape,
+                sizes,
+                machine,
+                decode_s=seconds,
+                num_samples=num_samples,
+                prompts_per_call=PROMPTS_PER_CALL,
+            )
+        if isinstance(changed, GrpoRun):
+            return grpo_needs(changed, shape, sizes, machine, decode_s=seconds)
+        return sft_needs(changed, shape, sizes, machine)
+
+    return shape, needs_of
+
+
+def sample_sizes(
+    run: GrpoRun | SftRun | EvaluateRun, samples: Sequence[VideoSample]
+) -> tuple[list[SampleSize], float, list[str]]:
     """Exact token counts; seconds that decoding takes on the mean of a few clips; why samples were left out."""
     import time
 
+    from videor2_rl.doctor.lengths import lengths_of
     from videor2_rl.doctor.sizing import SampleSize
-    from videor2_rl.model.prompt import PromptBuilder
     from videor2_rl.video.decode import decode, probe
     from videor2_rl.video.errors import VideoError
 
-    builder = PromptBuilder(run.model)
+    builder = lengths_of(run.model)
     sizes: list[SampleSize] = []
     seconds: list[float] = []
     skipped: list[str] = []
@@ -142,7 +247,7 @@ def sample_sizes(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> tuple
             skipped.append(str(error))
             continue
         prompt, vision = builder.num_tokens(sample.question, timestamps_s=times_s, height=height, width=width)
-        response = None if isinstance(run, GrpoRun) else len(builder.encode_response(sample.solution))
+        response = None if not isinstance(run, SftRun) else len(builder.encode_response(sample.solution))
         sizes.append(SampleSize(prompt, vision, response, len(times_s)))
     return sizes, sum(seconds) / max(1, len(seconds)), skipped
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from videor2_rl.config.judge import ManagedJudge
-from videor2_rl.config.sections import GrpoRun, SftRun
+from rewards.judge import needs_judge
+from videor2_rl.config.judge import ManagedJudge, RulesJudge
+from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.doctor.machine import Machine
 from videor2_rl.doctor.sizing import (
     GIB,
     ModelShape,
@@ -16,22 +17,12 @@ from videor2_rl.doctor.sizing import (
     judge_load,
     learner_rank_bytes,
     object_store_bytes,
+    prompt_bytes,
     rollout_worker_bytes,
     state_bytes,
     step_flops,
     width_of,
 )
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the user says there is; None: not said, so nothing is held against it."""
-
-    gpus: int | None
-    gpu_gib: float | None
-    cpus: int | None
-    gpu_flops: float | None
-    """FLOP/s that one GPU really reaches."""
 
 
 def grpo_needs(
@@ -43,21 +34,22 @@ def grpo_needs(
     response = run.rollout.max_response_tokens
     budget = run.learner.max_tokens_per_micro_batch
     tokens = max(longest + response, min(budget, longest + algorithm.group_size * response))
+    learner = _memory(
+        run, shape, machine, tokens=tokens, response_tokens=min(tokens - longest, algorithm.group_size * response)
+    )
+    rollout = _rollout_memory(run, shape, machine)
+    reference = [_reference_memory(run, shape, machine, tokens=tokens)] if _has_reference(run) else []
+    processes = [(run.learner.num_ranks, learner), (_rollout_processes(run), rollout)]
+    processes += [(run.reference.num_ranks, need) for need in reference]
     return [
-        Need(
-            "longest prompt",
-            longest,
-            run.rollout.max_model_tokens - response,
-            "tokens",
-            "rollout.max_model_tokens minus response; longer ones are skipped",
-        ),
+        _longest_prompt(run, longest),
         Need("GPUs", _gpus(run), machine.gpus, "", "rollout workers, learner and reference ranks, a managed judge"),
-        _memory(
-            run, shape, machine, tokens=tokens, response_tokens=min(tokens - longest, algorithm.group_size * response)
-        ),
-        _rollout_memory(run, shape, machine),
-        *([_reference_memory(run, shape, machine, tokens=tokens)] if _has_reference(run) else []),
+        _cpus(run, machine),
+        learner,
+        rollout,
+        *reference,
         _object_store(run, shape, sizes),
+        _host_memory(run, shape, machine, processes),
         _checkpoints(run, shape),
         Need(
             "decoding a step",
@@ -70,7 +62,17 @@ def grpo_needs(
     ]
 
 
-def _rollout_memory(run: GrpoRun, shape: ModelShape, machine: Machine) -> Need:
+def _longest_prompt(run: GrpoRun | EvaluateRun, tokens: int) -> Need:
+    room = run.rollout.max_model_tokens - run.rollout.max_response_tokens
+    what = "rollout.max_model_tokens minus response; longer ones are skipped"
+    return Need("longest prompt", tokens, room, "tokens", what)
+
+
+def _rollout_processes(run: GrpoRun | EvaluateRun) -> int:
+    return run.rollout.num_workers * run.rollout.tensor_parallel_size
+
+
+def _rollout_memory(run: GrpoRun | EvaluateRun, shape: ModelShape, machine: Machine) -> Need:
     is_cpu = run.cluster.device == "cpu"
     return Need(
         "rollout worker memory",
@@ -93,6 +95,79 @@ def _reference_memory(run: GrpoRun, shape: ModelShape, machine: Machine, *, toke
         "GiB",
         "a GPU: weights and one layer's activations",
     )
+
+
+def _cpus(run: GrpoRun | SftRun | EvaluateRun, machine: Machine) -> Need:
+    """Logical ones, in which Ray places actors: it waits for ever where there are too few."""
+    cpus = float(run.video.num_workers)
+    if not isinstance(run, EvaluateRun):
+        cpus += run.learner.num_ranks * run.learner.cpus_per_rank
+    if not isinstance(run, SftRun):
+        cpus += run.rollout.num_workers * run.rollout.cpus_per_worker
+        cpus += run.reward_workers.num_workers * run.reward_workers.cpus_per_worker
+        cpus += run.judge.num_cpus if isinstance(run.judge, ManagedJudge) else 0
+    if isinstance(run, GrpoRun) and _has_reference(run):
+        cpus += run.reference.num_ranks * run.reference.cpus_per_rank
+    own_cluster = run.cluster.address is None and run.cluster.num_cpus is not None
+    there = run.cluster.num_cpus if own_cluster else machine.cpus
+    return Need("CPUs", cpus, there, "", "logical ones of all actors" + ("; cluster.num_cpus" if own_cluster else ""))
+
+
+def _host_memory(
+    run: GrpoRun | SftRun | EvaluateRun, shape: ModelShape, machine: Machine, processes: Sequence[tuple[int, Need]]
+) -> Need:
+    """`processes`: how many of a kind, and the memory of one, which is the host's where there are no GPUs."""
+    needed = run.cluster.object_store_mib / 1024
+    if run.cluster.device == "cpu":
+        needed += sum(number * need.needed for number, need in processes)
+    if not isinstance(run, EvaluateRun):
+        needed += run.learner.num_ranks * state_bytes(shape, run.model, run.learner).host / GIB
+    what = "models, caches and object store; each process takes its libraries' share besides"
+    return Need("host memory", needed, machine.memory_gib, "GiB", what)
+
+
+def evaluate_needs(
+    run: EvaluateRun,
+    shape: ModelShape,
+    sizes: Sequence[SampleSize],
+    machine: Machine,
+    *,
+    decode_s: float,
+    num_samples: int,
+    prompts_per_call: int,
+) -> list[Need]:
+    """Of the evaluation of every checkpoint in every mode, in the order in which it would come to grief."""
+    longest = max(size.prompt_tokens for size in sizes)
+    judge = run.judge if isinstance(run.judge, ManagedJudge) else None
+    gpus = run.rollout.num_workers * run.rollout.gpus_per_worker + (judge.num_gpus if judge else 0)
+    rollout = _rollout_memory(run, shape, machine)
+    largest = sorted((prompt_bytes(shape, size) for size in sizes), reverse=True)[:prompts_per_call]
+    responses = num_samples * len(run.evaluation.modes) * len(run.evaluation.folders)
+    needs = [
+        _longest_prompt(run, longest),
+        Need("GPUs", gpus, machine.gpus, "", "rollout workers, a managed judge"),
+        _cpus(run, machine),
+        rollout,
+        Need(
+            "object store",
+            sum(largest) / len(largest) * min(prompts_per_call, num_samples) / GIB,
+            run.cluster.object_store_mib / 1024,
+            "GiB",
+            f"{prompts_per_call} prompts at a time; cluster.object_store_mib",
+        ),
+        _host_memory(run, shape, machine, [(_rollout_processes(run), rollout)]),
+        Need("decoding", num_samples * decode_s, None, "core-s", "once for all; video.num_workers share it"),
+        Need("responses", responses, None, "", "samples x modes x checkpoints"),
+    ]
+    if not isinstance(run.judge, RulesJudge):
+        calls = responses * len(needs_judge(run.reward))
+        needs.append(Need("judge calls", calls, None, "calls", "at most; missing blocks and cached replies ask less"))
+    if machine.gpu_flops is not None:
+        tokens = sum(size.prompt_tokens for size in sizes) / len(sizes) + run.rollout.max_response_tokens
+        seconds = 2.0 * shape.parameters * tokens * responses / run.rollout.num_workers / machine.gpu_flops
+        what = f"at {machine.gpu_flops:.3g} FLOP/s a GPU, responses of full length"
+        needs.append(Need("the evaluation", seconds, None, "s", what))
+    return needs
 
 
 def _object_store(run: GrpoRun, shape: ModelShape, sizes: Sequence[SampleSize]) -> Need:
@@ -153,6 +228,7 @@ def sft_needs(run: SftRun, shape: ModelShape, sizes: Sequence[SampleSize], machi
     response = max(size.response_tokens or 0 for size in sizes)
     budget = run.learner.max_tokens_per_micro_batch
     tokens = max(longest, min(budget, sum(size.prompt_tokens for size in sizes[: run.sft.batch_size])))
+    learner = _memory(run, shape, machine, tokens=tokens, response_tokens=response * max(1, tokens // longest))
     needs = [
         Need(
             "longest prompt",
@@ -162,7 +238,9 @@ def sft_needs(run: SftRun, shape: ModelShape, sizes: Sequence[SampleSize], machi
             "learner.max_tokens_per_micro_batch; longer ones are skipped",
         ),
         Need("GPUs", run.learner.num_ranks * run.learner.gpus_per_rank, machine.gpus, "", "learner ranks"),
-        _memory(run, shape, machine, tokens=tokens, response_tokens=response * max(1, tokens // longest)),
+        _cpus(run, machine),
+        learner,
+        _host_memory(run, shape, machine, [(run.learner.num_ranks, learner)]),
         _checkpoints(run, shape),
     ]
     if machine.gpu_flops is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rewards.judge import needs_judge
 from videor2_rl.config.judge import RulesJudge
-from videor2_rl.config.sections import GrpoRun, LearnerConfig, ModelConfig
+from videor2_rl.config.sections import EvaluateRun, GrpoRun, LearnerConfig, ModelConfig
 from videor2_rl.model.family import part_of
 
 GIB = 1 << 30
@@ -205,7 +205,7 @@ def learner_rank_bytes(
     return state_bytes(shape, model, learner).device + gathered_bytes(shape, model, learner) + passes
 
 
-def rollout_worker_bytes(shape: ModelShape, model: ModelConfig, run: GrpoRun) -> float:
+def rollout_worker_bytes(shape: ModelShape, model: ModelConfig, run: GrpoRun | EvaluateRun) -> float:
     """Weights and KV cache of each of a worker's processes, above what it needs without a model.
 
     On CPUs an engine reserves the cache it is told to; on GPUs it takes what there is: here that of one whole

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from published import FOLDER, TOTALS
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun, SftRun
 from videor2_rl.dataset import load_samples
 from videor2_rl.doctor.__main__ import examine, main, sample_sizes
-from videor2_rl.doctor.needs import Machine
+from videor2_rl.doctor.machine import Machine
 from videor2_rl.doctor.sizing import judge_load, model_shape, state_bytes, trainable_parameters
 from videor2_rl.model.prompt import PromptBuilder
 from videor2_rl.video.load import load_clip
@@ -103,3 +107,150 @@ def test_a_dataset_that_is_not_there_ends_with_one_sentence(
     arguments = ["grpo", "experiment=demo", *overrides(demo_dir, tmp_path), "data.train_file=/nowhere.json"]
     assert main(arguments) == 2
     assert "/nowhere.json" in capsys.readouterr().err
+
+
+def run_main(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["grpo", "experiment=nope"], "experiment=nope: there is none of this name; choose demo,"),
+        (["sft", "experiment=demo"], "experiment=demo: is an experiment of grpo"),
+        (["evaluate", "experiment=demo"], "choose demo_evaluate here"),
+        (["grpo", "experiment=demo", "algorithm.grop_size=2"], "did you mean algorithm.group_size?"),
+        (["grpo", "--gpu_gib", "80", "experiment=demo"], "there is no option --gpu_gib, did you mean --gpu-gib?"),
+        (["grpo", "--gpus", "many"], "argument --gpus: invalid int value: 'many'"),
+        (["grop"], "invalid choice: 'grop'"),
+        ([], "the following arguments are required: app"),
+        (["grpo", "experiment=demo", "model.path=/nowhere"], "model.path: there is no folder /nowhere"),
+        (
+            ["evaluate", "experiment=demo_evaluate"],
+            "evaluation.checkpoints, base: there is no folder",
+        ),
+    ],
+)
+def test_every_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and sentence in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_help_names_the_program_and_its_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m videor2_rl.doctor ") and "[KEY=VALUE ...]" in text and "evaluate" in text
+    assert run_main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("videor2-rl ")
+
+
+@pytest.mark.parametrize("gpus", [0, 8])
+def test_without_a_description_this_machine_is_looked_at(
+    gpus: int, demo_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    properties = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    folders = [*overrides(demo_dir, tmp_path), f"data.train_file={demo_dir}/grpo.json"]
+    on_gpus = ["grpo", "video=demo", "cluster.num_cpus=9", *folders]
+    assert run_main(on_gpus) == (0 if gpus else 1)
+    text = capsys.readouterr().out
+    assert f"compared with this machine: {gpus} GPUs, " in text
+    assert ("everything fits" in text) == bool(gpus) and ("does not fit first: GPUs" in text) == (not gpus)
+    assert run_main(["grpo", "experiment=demo", *folders]) == 0
+    # Described by one figure, it is another machine, of which the rest is not known.
+    assert run_main([*on_gpus, "--gpu-gib", "80"]) == 0
+    text = capsys.readouterr().out
+    assert "not said, not compared: GPUs, CPU cores, GiB of memory" in text
+    assert text.endswith("everything that could be compared fits; not compared: GPUs\n")
+    assert run_main([*on_gpus, "cluster.address=auto"]) == 0
+    assert "compared with no machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["Qwen2.5-VL-7B-Instruct", "Qwen3-VL-8B-Instruct"])
+def test_a_config_alone_sizes_a_model_and_lengths_are_said_to_be_estimates(
+    name: str,
+    demo_dir: Path,
+    tmp_path: Path,
+    published_folder: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shutil.copy(FOLDER / name / "config.json", folder)
+    data = [f"data.media_dir={demo_dir}", f"data.train_file={demo_dir}/sft.json", f"model.path={folder}"]
+    data += ["video=demo", "video.max_pixels=4096", *(["model=qwen3_vl"] if "Qwen3" in name else [])]
+    assert run_main(["sft", "--gpus", "1", "--gpu-gib", "1000", *data]) == 0
+    text = capsys.readouterr().out
+    assert "lengths are estimates: " in text and f"{TOTALS[name]:,}" in text
+    run = compose_run("sft", SftRun, data)
+    samples = load_samples(str(demo_dir / "sft.json"), data=run.data)
+    estimated, _, _ = sample_sizes(run, samples)
+    exact, _, _ = sample_sizes(replace(run, model=replace(run.model, path=str(published_folder(name)))), samples)
+    assert [size.vision_tokens for size in estimated] == [size.vision_tokens for size in exact]
+    # The published folder's stand-in tokenizer has a token a byte.
+    for guess, bytes_ in zip(estimated, exact, strict=True):
+        assert bytes_.response_tokens is not None and guess.response_tokens is not None
+        assert guess.response_tokens == pytest.approx(bytes_.response_tokens / 4, abs=2)
+        assert guess.prompt_tokens < bytes_.prompt_tokens
+
+
+def test_one_change_that_would_make_it_fit_is_named(demo_dir: Path, tmp_path: Path) -> None:
+    common = ["experiment=demo", *overrides(demo_dir, tmp_path), "learner.max_tokens_per_micro_batch=256"]
+    small = Machine(gpus=None, gpu_gib=None, cpus=None, gpu_flops=None, memory_gib=64.0)
+
+    def mends(*changes: str, machine: Machine = small, app: str = "grpo") -> dict[str, str]:
+        return examine(app, [*common, *changes], machine, num_samples=2).mends
+
+    assert mends() == {}
+    assert mends("cluster.object_store_mib=4") == {"object store": "cluster.object_store_mib=9"}
+    assert mends("rollout.max_model_tokens=70", "rollout.max_response_tokens=20") == {
+        "longest prompt": "rollout.max_model_tokens=75"
+    }
+    assert mends("cluster.num_cpus=3") == {"CPUs": "cluster.num_cpus=5"}
+    gpus = ["rollout.num_workers=3", "rollout.gpus_per_worker=1", "learner.gpus_per_rank=1"]
+    assert mends(*gpus, machine=replace(small, gpus=3)) == {"GPUs": "rollout.num_workers=2"}
+    assert mends(*gpus, machine=replace(small, gpus=0)) == {}
+    assert mends("rollout.kv_cache_gib=4", machine=replace(small, gpu_gib=2.0)) == {
+        "rollout worker memory": "rollout.kv_cache_gib=1"
+    }
+
+
+def test_an_evaluation_is_sized(demo_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = demo_dir / "model"
+    common = ["experiment=demo_evaluate", *overrides(demo_dir, tmp_path)]
+    common.append(f"evaluation.checkpoints=[a:{model},b:{model}]")
+    file = tmp_path / "needs.json"
+    assert run_main(["evaluate", *common, "--gpu-gib", "4", "--gpu-flops", "1e10", "--json", str(file)]) == 0
+    needs = json.loads(file.read_text())["needs"]
+    rows = len(json.loads((demo_dir / "heldout.json").read_text()))
+    assert needs["responses"]["needed"] == rows * 2 * 2 and needs["CPUs"]["needed"] == 3
+    assert needs["the evaluation"]["needed"] > 0 and "everything fits" in capsys.readouterr().out
+    judge = ["judge=managed", f"judge.model_path={model}", "judge.num_gpus=2", "judge.num_cpus=1"]
+    nobody = Machine(gpus=1, gpu_gib=None, cpus=None, gpu_flops=None)
+    report = examine("evaluate", [*common, *judge], nobody, num_samples=2)
+    assert [need.name for need in report.misfits] == ["GPUs"]
+    assert report.as_json()["needs"]["judge calls"]["needed"] == rows * 2 * 2 * 2
+
+
+def test_data_that_a_run_makes_itself_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_main(["grpo", "experiment=smoke", "--gpu-gib", "4"]) == 0
+    assert "13 clips" in capsys.readouterr().out and (tmp_path / "outputs" / "smoke_data" / "manifest.json").exists()
