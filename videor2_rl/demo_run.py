@@ -6,7 +6,6 @@ interrupted demo goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import subprocess
 import sys
@@ -15,7 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videor2_rl.config.command_line import Parser
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.run.resume import FINISHED
+from videor2_rl.run.storage import writing
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,17 @@ def stages(output: Path, *, seed: int) -> list[Stage]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="demo_run", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m videor2_rl.demo_run", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of data, training and sampling (default: %(default)s)")
     arguments = parser.parse_args(argv)
     output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with writing("--output", output):
+            output.mkdir(parents=True, exist_ok=True)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     todo = stages(output, seed=arguments.seed)
     for number, stage in enumerate(todo, start=1):
         code = run_stage(stage, output, number=number, total=len(todo))

@@ -24,9 +24,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from videor2_rl.config.command_line import Parser
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.demo.events import KINDS, Faults
 from videor2_rl.demo.splits import Split, make_rows, write_clip
 from videor2_rl.model.family import FamilyName
+from videor2_rl.run.storage import writing
 
 _CLIPS_PER_TASK = 16
 
@@ -44,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     splits = _splits(arguments)
     try:
         make_demo(output, manifest, splits=splits, faults=_faults(arguments), num_workers=arguments.num_workers)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\nstopped; {output} is incomplete, and the same command makes it anew", file=sys.stderr)
         return 130
@@ -56,8 +62,10 @@ def make_demo(
 ) -> None:
     """Fill `output` anew; the manifest is marked complete at the very end."""
     seed, family = manifest["arguments"]["seed"], manifest["arguments"]["family"]
-    output.mkdir(parents=True, exist_ok=True)
-    _write_json(output / "manifest.json", {**manifest, "is_complete": False})
+    with writing("--output", output):
+        output.mkdir(parents=True, exist_ok=True)
+    with writing("--output", output):
+        _write_json(output / "manifest.json", {**manifest, "is_complete": False})
     for folder in ("clips", "model"):
         shutil.rmtree(output / folder, ignore_errors=True)
     for split in splits:
@@ -168,7 +176,9 @@ def _faults(arguments: argparse.Namespace) -> Faults:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make_demo", description="Write the demo's clips, dataset files and model.")
+    parser = Parser(
+        prog="python -m videor2_rl.make_demo", description="Write the demo's clips, dataset files and model."
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/demo_data"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=_natural, default=0, help="of clips, questions, faults and weights")
     parser.add_argument(
