@@ -90,4 +90,5 @@ def video_config(tmp_path: Path) -> VideoConfig:
         subtitles=False,
         cache_dir=str(tmp_path / "video_cache"),
         num_workers=1,
+        cpus_per_worker=1,
     )

@@ -97,6 +97,7 @@ class VideoConfig(Section):
     """Processed clips by content address, shared by all stages and runs."""
     num_workers: int
     """Video workers (Ray actors) that decode."""
+    cpus_per_worker: float
 
 
 @dataclass(frozen=True)
@@ -312,11 +313,17 @@ class ClusterConfig(Section):
     address: str | None
     """None: RAY_ADDRESS where it is set (`ray job submit` sets it), else a new local one; "auto" or host:port."""
     device: Literal["cpu", "cuda"]
+    gpus_per_process: float
+    """What `rollout.gpus_per_worker`, `learner.gpus_per_rank` and `reference.gpus_per_rank` default to."""
     num_cpus: int | None
     """Logical CPUs of a new local cluster, in which actors are sized; None: the machine's."""
     object_store_mib: int
     temp_dir: str | None
     """Ray's own folder for a local cluster; None: a new one under the system's."""
+    autoscaler: bool
+    """The cluster adds nodes when they are asked for: wait for what it lacks, rather than refuse."""
+    wait_s: float
+    """Seconds to wait for nodes, or for what other jobs hold."""
 
 
 @dataclass(frozen=True)

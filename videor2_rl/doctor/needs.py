@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from videor2_rl.config.judge import ManagedJudge
+from videor2_rl.config.resources import has_reference, parts_of, total
 from videor2_rl.config.sections import GrpoRun, SftRun
 from videor2_rl.doctor.sizing import (
     GIB,
@@ -51,12 +51,18 @@ def grpo_needs(
             "tokens",
             "rollout.max_model_tokens minus response; longer ones are skipped",
         ),
-        Need("GPUs", _gpus(run), machine.gpus, "", "rollout workers, learner and reference ranks, a managed judge"),
+        Need(
+            "GPUs",
+            total(parts_of(run))["GPU"],
+            machine.gpus,
+            "",
+            "rollout workers, learner and reference ranks, a managed judge",
+        ),
         _memory(
             run, shape, machine, tokens=tokens, response_tokens=min(tokens - longest, algorithm.group_size * response)
         ),
         _rollout_memory(run, shape, machine),
-        *([_reference_memory(run, shape, machine, tokens=tokens)] if _has_reference(run) else []),
+        *([_reference_memory(run, shape, machine, tokens=tokens)] if has_reference(run) else []),
         _object_store(run, shape, sizes),
         _checkpoints(run, shape),
         Need(
@@ -141,7 +147,7 @@ def _step_flops_of_a_gpu(run: GrpoRun, shape: ModelShape, sizes: Sequence[Sample
         prompt_tokens=sum(size.prompt_tokens for size in sizes) / len(sizes),
         response_tokens=run.rollout.max_response_tokens,
         responses=run.algorithm.group_size,
-        has_reference=_has_reference(run),
+        has_reference=has_reference(run),
     )
     trained = flops["learner"] / run.learner.num_ranks + flops["rollout"] / run.rollout.num_workers
     return run.algorithm.prompts_per_step * (trained + flops["reference"] / max(1, run.reference.num_ranks))
@@ -161,7 +167,7 @@ def sft_needs(run: SftRun, shape: ModelShape, sizes: Sequence[SampleSize], machi
             "tokens",
             "learner.max_tokens_per_micro_batch; longer ones are skipped",
         ),
-        Need("GPUs", run.learner.num_ranks * run.learner.gpus_per_rank, machine.gpus, "", "learner ranks"),
+        _gpus(run, machine, "learner ranks"),
         _memory(run, shape, machine, tokens=tokens, response_tokens=response * max(1, tokens // longest)),
         _checkpoints(run, shape),
     ]
@@ -180,16 +186,8 @@ def _memory(run: GrpoRun | SftRun, shape: ModelShape, machine: Machine, *, token
     return Need("learner rank memory", needed / GIB, machine.gpu_gib, "GiB", what)
 
 
-def _gpus(run: GrpoRun) -> float:
-    rollouts = run.rollout.num_workers * run.rollout.gpus_per_worker
-    learner = run.learner.num_ranks * run.learner.gpus_per_rank
-    reference = run.reference.num_ranks * run.reference.gpus_per_rank if _has_reference(run) else 0
-    return rollouts + learner + reference + (run.judge.num_gpus if isinstance(run.judge, ManagedJudge) else 0)
-
-
-def _has_reference(run: GrpoRun) -> bool:
-    """Whether reference ranks are started: under an adapter the learner is its own reference."""
-    return run.algorithm.kl_coefficient > 0 and run.model.lora.rank == 0
+def _gpus(run: GrpoRun | SftRun, machine: Machine, whose: str) -> Need:
+    return Need("GPUs", total(parts_of(run))["GPU"], machine.gpus, "", whose)
 
 
 def _times(value: float | None, factor: float) -> float | None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+from cluster_configs import cluster_config
 
-from videor2_rl.config.sections import ClusterConfig
 from workers.cluster import connected
 from workers.learner.learner import RankLost, gather
 from workers.pool import DeadlineExceeded
@@ -36,7 +36,7 @@ class Rank:
 def ranks() -> Iterator[list[ray.actor.ActorHandle]]:
     # A short path: Ray's sockets live under it, and their names are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray_", ignore_cleanup_errors=True) as folder:
-        config = ClusterConfig(address="local", device="cpu", num_cpus=2, object_store_mib=100, temp_dir=folder)
+        config = cluster_config(folder, num_cpus=2, object_store_mib=100)
         with connected(config, worker_env={}):
             yield [Rank.remote() for _ in range(3)]
 

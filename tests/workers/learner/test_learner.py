@@ -44,13 +44,14 @@ ALGORITHM = AlgorithmConfig(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    from videor2_rl.config.sections import ClusterConfig
+    from cluster_configs import cluster_config
+
     from workers.cluster import connected
     from workers.learner.verl_config import learner_env
 
     # A short path: Ray's sockets live under it, and their names are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray_") as folder:
-        config = ClusterConfig(address="local", device="cpu", num_cpus=8, object_store_mib=256, temp_dir=folder)
+        config = cluster_config(folder, object_store_mib=256)
         with connected(config, worker_env={**learner_env("cpu"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}):
             yield
 
