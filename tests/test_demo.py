@@ -241,7 +241,8 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
     from videor2_rl.run.checkpoint import Checkpoints
     from videor2_rl.run.folder import SkipLedger
     from videor2_rl.run.tracking import Tracker
-    from videor2_rl.training.trainer import progress_of, train
+    from videor2_rl.training.trainer import train
+    from videor2_rl.training.upkeep import Upkeep, progress_of
     from workers.build import grpo_workers, max_prompt_tokens
     from workers.pool import reset_received_bytes
     from workers.video import VideoPool
@@ -263,17 +264,18 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
             )
             with Tracker(folder, run.logging, total_steps=1) as tracker:
                 reset_received_bytes()
-                train(
-                    replace(run, output_dir=str(folder)),
-                    replace(workers, videos=videos),
-                    samples,
+                run, parts = replace(run, output_dir=str(folder)), replace(workers, videos=videos)
+                upkeep = Upkeep(
+                    run,
+                    parts,
+                    num_samples=len(samples),
                     checkpoints=Checkpoints(folder, keep=1),
-                    start=progress_of(None),
                     tracker=tracker,
                     ledger=SkipLedger(folder, num_samples=len(samples), max_frac=0.0),
                     received_bytes=reset_received_bytes,
                     evaluation=None,
                 )
+                train(run, parts, samples, start=progress_of(None), upkeep=upkeep)
             videos.shutdown()
             received[frames] = read_metrics(folder)[0]["perf/driver_received_bytes"]
             [line, *_] = (folder / "rollouts" / "step_000001.jsonl").open()

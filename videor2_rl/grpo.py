@@ -17,7 +17,7 @@ from workers.learner.verl_config import check_algorithm, check_optimizer
 
 if TYPE_CHECKING:
     from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
-    from videor2_rl.training.trainer import Workers
+    from videor2_rl.training.protocols import Workers
     from videor2_rl.types import VideoSample
 
 
@@ -35,7 +35,8 @@ def run_grpo(run: GrpoRun) -> None:
         from videor2_rl.run.resume import origin_of
         from videor2_rl.run.rollout_log import remove_rollouts_after
         from videor2_rl.run.tracking import Tracker
-        from videor2_rl.training.trainer import progress_of, restore, train
+        from videor2_rl.training.trainer import train
+        from videor2_rl.training.upkeep import Upkeep, progress_of, restore
         from workers.build import grpo_workers
         from workers.pool import reset_received_bytes
 
@@ -55,12 +56,11 @@ def run_grpo(run: GrpoRun) -> None:
             restore(workers, newest)
             reset_received_bytes()
             with periodic_evaluation(run, workers, held_out) as evaluation, checkpoints.completed():
-                train(
+                upkeep = Upkeep(
                     run,
                     workers,
-                    samples,
+                    num_samples=len(samples),
                     checkpoints=checkpoints,
-                    start=start,
                     tracker=tracker,
                     ledger=SkipLedger(
                         run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac, keep=start.skipped
@@ -68,6 +68,7 @@ def run_grpo(run: GrpoRun) -> None:
                     received_bytes=reset_received_bytes,
                     evaluation=evaluation,
                 )
+                train(run, workers, samples, start=start, upkeep=upkeep)
             finish(run_dir, export=workers.learner.export if run.checkpoint.export else None)
 
 

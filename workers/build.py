@@ -10,7 +10,7 @@ from typing import Literal
 
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, ModelConfig, RolloutConfig, SftRun
 from videor2_rl.model.prompt import banned_token_ids
-from videor2_rl.training.trainer import Workers
+from videor2_rl.training.protocols import Workers
 from workers.cluster import connected
 from workers.judge_server import judge_access
 from workers.learner.learner import Learner

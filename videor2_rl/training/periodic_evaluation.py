@@ -9,30 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from videor2_rl.config.sections import PeriodicEvaluationConfig
 from videor2_rl.evaluation.results import sample_result
 from videor2_rl.evaluation.summary import METRICS, SampleResult, evaluation_dir, summarise, write_evaluation
 from videor2_rl.run.folder import SkipLedger
-from videor2_rl.types import Group, PromptHandle, SamplingSpec, SkippedSample, VideoSample
-
-if TYPE_CHECKING:
-    from rewards.types import Scored
-
-
-class Videos(Protocol):
-    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]: ...
-
-
-class Rollouts(Protocol):
-    def generate(
-        self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
-    ) -> list[Group]: ...
-
-
-class Rewards(Protocol):
-    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]: ...
+from videor2_rl.training.protocols import Rewards, Rollouts, Videos
+from videor2_rl.types import Group, SamplingSpec, VideoSample
 
 
 class PeriodicEvaluation:

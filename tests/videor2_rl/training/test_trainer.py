@@ -18,16 +18,9 @@ from videor2_rl.run.files import FileSum, file_sum
 from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.tracking import Tracker, read_metrics
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
-from videor2_rl.training.trainer import (
-    LogProbGapError,
-    Workers,
-    check_gap,
-    progress_of,
-    restore,
-    train,
-    update_batches,
-    with_advantages,
-)
+from videor2_rl.training.protocols import Workers
+from videor2_rl.training.trainer import LogProbGapError, check_gap, train, update_batches, with_advantages
+from videor2_rl.training.upkeep import Upkeep, progress_of, restore
 from videor2_rl.types import (
     Group,
     LogProbs,
@@ -169,17 +162,17 @@ def run_loop(run: GrpoRun, fakes: Fakes, *, num_samples: int = 8) -> None:
         Tracker(run_dir, logging, total_steps=steps, first_step=start.step + 1) as tracker,
         checkpoints.completed(),
     ):
-        train(
+        upkeep = Upkeep(
             run,
             workers,
-            samples(num_samples),
+            num_samples=num_samples,
             checkpoints=checkpoints,
-            start=start,
             tracker=tracker,
             ledger=ledger,
             received_bytes=lambda: 7,
             evaluation=evaluation(run, fakes) if run.evaluation.every_steps else None,
         )
+        train(run, workers, samples(num_samples), start=start, upkeep=upkeep)
 
 
 def evaluation(run: GrpoRun, fakes: Fakes) -> PeriodicEvaluation:

@@ -1,6 +1,6 @@
 """Killed with SIGKILL in every phase of a step, a run goes on with the same samples and numbers, whatever the backend.
 
-`pytest tests/workers/test_kill_and_resume.py -s` prints the matrix of docs/checkpoints.md.
+`pytest tests/workers/learner/test_kill_and_resume.py -s` prints the matrix of docs/checkpoints.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """FSDP2 and DeepSpeed compute the same training, adapters included: two gloo ranks each, no Ray.
 
-`pytest tests/workers/test_engines.py -s` prints the table of docs/backends.md.
+`pytest tests/workers/learner/engines/test_engines.py -s` prints the table of docs/backends.md.
 """
 
 from __future__ import annotations

@@ -323,7 +323,7 @@ def drive(run: GrpoRun | SftRun, network: Any, video_processor: Any, kill: Kill)
     import workers.learner.learner
     from videor2_rl.grpo import run_grpo
     from videor2_rl.sft import run_sft
-    from videor2_rl.training.trainer import Workers
+    from videor2_rl.training.protocols import Workers
     from workers.learner.learner import Learner
 
     workers.learner.learner.RankGroup = partial(ForkedRanks, kill=kill)

@@ -1,0 +1,74 @@
+"""What the GRPO loop needs of the workers: ordinary methods; what lies behind them is the workers' own.
+
+Nothing here imports Ray: prompts, groups and weights pass as handles and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rewards.types import Scored
+from videor2_rl.config.sections import AlgorithmConfig
+from videor2_rl.run.files import FileSum
+from videor2_rl.types import (
+    Group,
+    LogProbs,
+    PromptHandle,
+    SamplingSpec,
+    SkippedSample,
+    TrainGroup,
+    VideoSample,
+    WeightSnapshot,
+)
+
+
+class Videos(Protocol):
+    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]: ...
+    def prefetch(self, samples: Sequence[VideoSample]) -> None: ...
+    def decodes_per_clip(self) -> float: ...
+
+
+class Rollouts(Protocol):
+    def generate(
+        self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
+    ) -> list[Group]: ...
+    def update_weights(self, snapshot: WeightSnapshot) -> Mapping[str, float]: ...
+
+
+class Rewards(Protocol):
+    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]: ...
+    def judge_metrics(self) -> Mapping[str, float]: ...
+    def write_rollouts(
+        self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]
+    ) -> None: ...
+
+
+class Reference(Protocol):
+    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]: ...
+
+
+class Learner(Reference, Protocol):
+    def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]: ...
+    def visual_metrics(self) -> Mapping[str, float]: ...
+    def update(
+        self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
+    ) -> dict[str, float]: ...
+    def publish_weights(self, policy_version: int) -> WeightSnapshot: ...
+    def save(self, path: Path) -> None: ...
+    def finish_save(self) -> Mapping[str, FileSum]: ...
+    def load(self, path: Path) -> None: ...
+    def export(self, path: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The parts of a run; `reference` is None when there is no KL term."""
+
+    videos: Videos
+    rollouts: Rollouts
+    rewards: Rewards
+    learner: Learner
+    reference: Reference | None
