@@ -66,6 +66,7 @@ def sft_run(data: Path, short_temp: Path, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("sft") / "run"
     overrides = ["experiment=demo_base", f"model.path={data}/model", f"output_dir={folder}"]
     sizes = [f"sft.num_steps={SFT_STEPS}", "sft.validate_every=30", "learner.warmup_steps=5"]
+    sizes += ["logging.trackers=[tensorboard]"]
     run(app("sft", *overrides, *sizes, data=data, temp=short_temp))
     return folder
 
@@ -79,7 +80,8 @@ def grpo(sft: Path, output: Path, *overrides: str, data: Path, temp: Path) -> li
 @pytest.fixture(scope="module")
 def grpo_run(sft_run: Path, data: Path, short_temp: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("grpo") / "run"
-    run(grpo(sft_run, folder, data=data, temp=short_temp))
+    command = grpo(sft_run, folder, "logging.trackers=[wandb,tensorboard]", data=data, temp=short_temp)
+    run(command, env={**os.environ, "WANDB_MODE": "offline"})
     return folder
 
 
@@ -94,6 +96,17 @@ def test_sft_lowers_training_and_validation_loss_and_exports_a_checkpoint(sft_ru
 
     AutoProcessor.from_pretrained(sft_run / "hf")
     AutoModelForImageTextToText.from_pretrained(sft_run / "hf")
+
+
+def test_trackers_get_what_metrics_jsonl_has(sft_run: Path, grpo_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for folder, metric in ((sft_run, "sft/loss"), (grpo_run, "reward/mean")):
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        logged = [(event.step, event.value) for event in events.Scalars(metric)]
+        assert logged == [(row["step"], pytest.approx(row[metric])) for row in read_metrics(folder)]
+    assert len(list((grpo_run / "wandb").glob("offline-run-*"))) == 1
 
 
 def test_grpo_trains_from_the_policy_it_samples_from(grpo_run: Path) -> None:

@@ -6,6 +6,7 @@ python -m videor2_rl.grpo experiment=demo
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_held_out, checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import GrpoRun
-from workers.learner.verl_config import check_algorithm, check_optimizer
+from workers.learner.verl_config import check_algorithm, check_optimizer, learner_env
 
 if TYPE_CHECKING:
     from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
@@ -29,6 +30,8 @@ def run_grpo(run: GrpoRun) -> None:
     held_out = checked_held_out(run)
     check_algorithm(run.algorithm, max_response_tokens=run.rollout.max_response_tokens)
     check_optimizer(run.learner.optimizer)
+    # verl, which trackers import too, looks for its platform in the environment.
+    os.environ.update(learner_env(run.cluster.device))
     with open_run(run, run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite):
         from videor2_rl.run.checkpoint import Checkpoints
         from videor2_rl.run.folder import SkipLedger

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import SftRun
-from workers.learner.verl_config import check_optimizer
+from workers.learner.verl_config import check_optimizer, learner_env
 
 if TYPE_CHECKING:
     from videor2_rl.run.checkpoint import Checkpoints
@@ -32,6 +33,8 @@ def run_sft(run: SftRun) -> None:
     samples = checked_inputs(run)
     run = dataclasses.replace(run, sft=run.sft.with_steps(len(samples)))
     check_optimizer(run.learner.optimizer)
+    # verl, which trackers import too, looks for its platform in the environment.
+    os.environ.update(learner_env(run.cluster.device))
     with open_run(run, run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite):
         from videor2_rl.dataset import load_samples
         from videor2_rl.run.checkpoint import Checkpoints

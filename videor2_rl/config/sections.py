@@ -326,11 +326,17 @@ class ClusterConfig(Section):
     """Seconds to wait for nodes, or for what other jobs hold."""
 
 
+TrackerName: TypeAlias = Literal[
+    "tensorboard", "wandb", "mlflow", "swanlab", "vemlp_wandb", "clearml", "trackio", "rl_insight"
+]
+"""verl's, without those that only repeat metrics.jsonl and the console."""
+
+
 @dataclass(frozen=True)
 class LoggingConfig(Section):
     """Where metrics go besides metrics.jsonl and the console."""
 
-    trackers: tuple[Literal["tensorboard", "wandb"], ...]
+    trackers: tuple[TrackerName, ...]
     project: str
     name: str
     rollouts: bool

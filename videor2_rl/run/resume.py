@@ -14,7 +14,17 @@ from videor2_rl.types import VideoSample
 
 FINISHED = "finished"
 """This file in a run's folder says that its last step is done."""
-_OUTPUTS = ("checkpoints", "metrics.jsonl", "rollouts", "skipped.jsonl", "evaluation", "hf", "tensorboard", "wandb")
+_OUTPUTS = (
+    "checkpoints",
+    "metrics.jsonl",
+    "rollouts",
+    "skipped.jsonl",
+    "evaluation",
+    "hf",
+    "tensorboard",
+    "wandb",
+    "wandb_run_id",
+)
 """What a run leaves beside config.yaml, which is written anew, and the mark, which goes last."""
 _EDGE_BYTES = 1 << 16
 
