@@ -5,18 +5,21 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
 from videor2_rl.config.loading import RunT, load
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.run.stopping import Stopped
 
 if TYPE_CHECKING:
     from videor2_rl.types import VideoSample
@@ -46,7 +49,7 @@ def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], Non
 
     def main() -> None:
         _quiet_logging()
-        with user_errors(config_name):
+        with user_errors(config_name), _terminable():
             task()
 
     return main
@@ -65,7 +68,23 @@ def user_errors(config_name: str) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         _fail(_one_sentence(error, config_name), 2)
     except KeyboardInterrupt:
-        _fail("stopped", 130)
+        _end("stopped", 130)
+    except Stopped as stop:
+        _end(stop.reason, stop.exit_code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, through every `finally`."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped("stopped (SIGTERM)", exit_code=128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _quiet_logging() -> None:
@@ -80,7 +99,11 @@ def _quiet_logging() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"error: {message}" if code != 130 else message, file=sys.stderr)
+    _end(f"error: {message}", code)
+
+
+def _end(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
     sys.exit(code)
 
 
@@ -232,18 +255,17 @@ def open_run(run: GrpoRun | SftRun | EvaluateRun, run_dir: Path, *, resume: bool
     """Hold a run's folder, record its configuration, and say how to go on when it is interrupted."""
     from videor2_rl.run.folder import sole_writer, write_config
     from videor2_rl.run.resume import start_run
+    from videor2_rl.run.stopping import going_on
 
     with sole_writer(run_dir):
         start_run(run_dir, resume=resume, overwrite=overwrite)
         write_config(run_dir, run)
         try:
             yield
+        except Stopped as stop:
+            raise Stopped(f"stopped ({stop.reason}); {going_on(run_dir)}", exit_code=stop.exit_code) from None
         except KeyboardInterrupt:
-            print(
-                f"\nstopped; go on from the newest checkpoint with the same command and output_dir={run_dir}",
-                file=sys.stderr,
-            )
-            raise
+            raise Stopped(f"stopped (SIGINT); {going_on(run_dir)}", exit_code=130) from None
 
 
 def finish(run_dir: Path, *, export: Callable[[Path], None] | None) -> None:

@@ -37,6 +37,7 @@ def run_grpo(run: GrpoRun) -> None:
         from videor2_rl.run.folder import SkipLedger
         from videor2_rl.run.resume import origin_of
         from videor2_rl.run.rollout_log import remove_rollouts_after
+        from videor2_rl.run.stopping import Stopping
         from videor2_rl.run.tracking import Tracker
         from videor2_rl.training.trainer import train
         from videor2_rl.training.upkeep import Upkeep, progress_of, restore
@@ -54,14 +55,16 @@ def run_grpo(run: GrpoRun) -> None:
             first_step=start.step + 1,
             config=dataclasses.asdict(run),
         )
+        stopping = Stopping(limit_s=run.checkpoint.stop_within_s, max_hours=run.checkpoint.max_hours)
         # The tracker first: where it cannot start, no engine should have.
-        with tracker, grpo_workers(run) as workers:
+        with stopping, tracker, grpo_workers(run) as workers:
             restore(workers, newest)
             reset_received_bytes()
             with periodic_evaluation(run, workers, held_out) as evaluation, checkpoints.completed():
                 upkeep = Upkeep(
                     run,
                     workers,
+                    start=start,
                     num_samples=len(samples),
                     checkpoints=checkpoints,
                     tracker=tracker,
@@ -70,8 +73,10 @@ def run_grpo(run: GrpoRun) -> None:
                     ),
                     received_bytes=reset_received_bytes,
                     evaluation=evaluation,
+                    stopping=stopping,
                 )
-                train(run, workers, samples, start=start, upkeep=upkeep)
+                with upkeep.saved_if_stopped():
+                    train(run, workers, samples, start=start, upkeep=upkeep)
             finish(run_dir, export=workers.learner.export if run.checkpoint.export else None)
 
 

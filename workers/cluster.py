@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -171,10 +173,14 @@ def _init(address: str, options: dict[str, Any]) -> None:
     """ray.init, tried again where a local cluster did not come up: Ray gives it 30 s, too few on a busy machine."""
     import ray
 
+    # Ray puts a handler of its own, which ends the process without a word; the run's own stays.
+    handler = signal.getsignal(signal.SIGTERM)
     for attempt in range(START_ATTEMPTS):
         try:
             # Workers' own output stays in Ray's logs; what went wrong in one reaches the driver as its exception.
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
+            if callable(handler) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)
             return
         except Exception as error:
             if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS - 1:

@@ -357,6 +357,10 @@ class CheckpointConfig(Section):
     """Where the folder holds a run that cannot be gone on with (finished, or resume is off), remove what it left."""
     export: bool
     """Write hf/ at the end."""
+    max_hours: float | None
+    """Stop with a checkpoint before this many hours of the process are over; None: when the steps are done."""
+    stop_within_s: float
+    """SIGTERM and Ctrl-C stop with a checkpoint of the last whole step; after so many seconds without one."""
 
 
 @dataclass(frozen=True)
