@@ -86,7 +86,7 @@ def trained(model: ModelConfig, prompts: list[Prompt], engine_spec: EngineSpec, 
         ) -> tuple[Stage, list[TrainGroup]]:
             request = GenerateRequest(tuple(range(len(prompts))), SAMPLING, 0, version)
             groups = engine.run(engine.worker.generate(request, *prompts, *embeddings))
-            visual = embeddings or [None] * len(prompts)
+            visual: Sequence[torch.Tensor | None] = embeddings or [None] * len(prompts)
             to_train = [train_group(*parts) for parts in zip(groups, prompts, visual, strict=True)]
             weights = {name: torch.tensor(array) for name, array in process.submit(one_rank.weights).result().items()}
             return Stage(groups, process.submit(one_rank.log_probs, to_train).result(), weights), to_train

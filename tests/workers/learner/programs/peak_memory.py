@@ -12,9 +12,13 @@ import gc
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from learner_configs import learner_config
+
+if TYPE_CHECKING:
+    from videor2_rl.types import Prompt
 
 
 def main() -> None:
@@ -77,7 +81,7 @@ def peak_kib() -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
-def a_prompt(length: int, folder: str) -> object:
+def a_prompt(length: int, folder: str) -> Prompt:
     """One pair of frames and text."""
     from transformers import AutoConfig
 
@@ -95,7 +99,7 @@ def a_prompt(length: int, folder: str) -> object:
         patches=rng.integers(0, 256, (16, 3 * 2 * 7 * 7), dtype=np.uint8),
         video_grid_thw=np.array([[1, 4, 4]]),
         second_per_grid_s=1.0,
-        timestamps_s=np.arange(2.0),
+        timestamps_s=np.arange(2, dtype=np.float64),
     )
 
 

@@ -61,14 +61,14 @@ def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, 
             # Written in the background: what the steps after it change must not reach it.
             state.mkdir(exist_ok=True)
             worker.save(str(state))
-    weights = weights_of(worker)
+    weights: dict[str, Any] = weights_of(worker)
     at_end = log_probs_of(worker, groups)
     without_adapter = log_probs_of(worker, groups, use_adapter=False) if variant in ADAPTERS else at_start
     worker.finish_save()
     torch.distributed.barrier()
     worker.load(str(state))
     again = [one_step(worker, share, groups, stage=stage) for _ in range(STEPS // 2 + 1, STEPS)]
-    restored = weights_of(worker)
+    restored: dict[str, Any] = weights_of(worker)
     from_pixels = from_embeddings = encodings = None
     if variant in ADAPTERS:
         from_pixels = two_steps(worker, groups, rank, state=str(state))
@@ -77,7 +77,11 @@ def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, 
         encodings = sum(passes)
         from_embeddings = two_steps(worker, encoded, rank, state=str(state))
     if rank == 0:
-        log_probs = {"at_start": flat(at_start), "at_end": flat(at_end), "without_adapter": flat(without_adapter)}
+        log_probs: dict[str, Any] = {
+            "at_start": flat(at_start),
+            "at_end": flat(at_end),
+            "without_adapter": flat(without_adapter),
+        }
         log_probs |= {"reuse": {"pixels": from_pixels, "embeddings": from_embeddings, "encodings": encodings}}
         (output / f"{case}_{stage}.json").write_text(json.dumps({"steps": steps, "again": again, **log_probs}))
         np.savez(output / f"{case}_{stage}.npz", **weights)
