@@ -19,6 +19,7 @@ from workers.pool import DeadlineExceeded
 pytestmark = pytest.mark.ray
 
 
+@ray.remote(num_cpus=0)
 class Rank:
     def answer(self, value: int, delay_s: float = 0.0) -> int:
         time.sleep(delay_s)
@@ -32,7 +33,8 @@ class Rank:
         os._exit(1)
 
 
-ACTOR: Any = ray.remote(num_cpus=0)(Rank)
+# The decorator's type is the plain class's.
+ACTOR: Any = Rank
 
 
 @pytest.fixture(scope="module")
