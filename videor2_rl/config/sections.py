@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator
 
-from rewards.types import RewardConfig
-from videor2_rl.config.errors import Section
+from rewards.types import RewardConfig, Section
 from videor2_rl.config.judge import JudgeConfig
 
 
