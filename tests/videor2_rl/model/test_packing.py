@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import packed_prompts
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,7 +26,7 @@ from videor2_rl.model.packing import (
 )
 from videor2_rl.types import Prompt, PromptHandle, TrainGroup
 
-VIDEO_TOKEN, VOCABULARY, PATCH_VALUES = 10, 96, 3 * 2 * 7 * 7
+VIDEO_TOKEN, VOCABULARY = 10, 96
 NORM = PixelNorm(mean=(0.48, 0.45, 0.40), std=(0.26, 0.25, 0.27))
 
 
@@ -102,24 +104,7 @@ def qwen3_vl() -> Any:
     return Qwen3VLConfig(text_config=text, vision_config=vision, **TOKENS, tie_word_embeddings=True)
 
 
-def a_prompt(rng: np.random.Generator, *, frames: int, side: int, text: int) -> Prompt:
-    """A clip of 2 x `frames` frames, `side` merged patches square, between random text tokens."""
-    grid = np.array([[frames, 2 * side, 2 * side]])
-    before, after = rng.integers(20, VOCABULARY, 3), rng.integers(20, VOCABULARY, text)
-    video = np.stack([axis.ravel() for axis in np.indices((frames, side, side))]) * np.array([[2], [1], [1]])
-    positions = [np.tile(np.arange(3), (3, 1)), video + 3]
-    positions.append(np.tile(positions[-1].max() + 1 + np.arange(text), (3, 1)))
-    return Prompt(
-        sample_id="s",
-        clip_key="c",
-        text="",
-        token_ids=np.concatenate([before, np.full(frames * side * side, VIDEO_TOKEN), after]),
-        position_ids=np.concatenate(positions, axis=1),
-        patches=rng.integers(0, 256, (int(grid.prod()), PATCH_VALUES), dtype=np.uint8),
-        video_grid_thw=grid,
-        second_per_grid_s=1.0,
-        timestamps_s=np.arange(2 * frames, dtype=np.float64),
-    )
+a_prompt = partial(packed_prompts.a_prompt, video_token=VIDEO_TOKEN, vocabulary=VOCABULARY)
 
 
 def some_responses(rng: np.random.Generator, lengths: list[int]) -> list[np.ndarray]:

@@ -11,38 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import packed_prompts
 import pytest
-from learner_configs import learner_config
+from learner_configs import algorithm_config, learner_config, model_config
+from packed_prompts import LENGTHS
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import AlgorithmConfig, LoraConfig, ModelConfig, ReferenceConfig
+from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.run.files import file_sum
-from videor2_rl.types import PromptHandle, TrainGroup
+from videor2_rl.types import TrainGroup
 
 if TYPE_CHECKING:
     from workers.learner.learner import Learner
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
 LEARNER = learner_config(lr_schedule="cosine", min_lr_frac=0.1, weight_decay=0.01, visual_cache_mib=64)
-ALGORITHM = AlgorithmConfig(
-    num_steps=10,
-    prompts_per_step=5,
-    group_size=4,
-    updates_per_batch=1,
-    advantage="grpo",
-    policy_loss="vanilla",
-    clip_low=0.2,
-    clip_high=0.2,
-    ratio_cap=None,
-    loss_aggregation="token-mean",
-    kl_coefficient=0.04,
-    kl_estimator="low_var_kl",
-    filter_zero_variance=False,
-    mask_truncated=False,
-    importance_cap=2.0,
-    max_log_prob_gap=1e-4,
-)
+ALGORITHM = algorithm_config(importance_cap=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -64,39 +47,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
     folder = tmp_path_factory.mktemp("model")
     make_model(folder, seed=0)
-    return ModelConfig(
-        path=str(folder),
-        dtype="float32",
-        freeze_vision_tower=True,
-        freeze_merger=True,
-        freeze_language_model=False,
-        lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
-        system_prompt="",
-        instruction="",
-        text_timestamps=False,
-    )
+    return model_config(str(folder))
 
 
 @pytest.fixture(scope="module")
 def groups(cluster: None, model: ModelConfig) -> list[TrainGroup]:
     """Five groups of four responses, their prompts in Ray's object store."""
     import ray
-    from transformers import AutoConfig
 
-    video_token = AutoConfig.from_pretrained(model.path).video_token_id
-    rng = np.random.default_rng(0)
-    groups = []
-    for group_id, lengths in enumerate(LENGTHS):
-        prompt = packed_prompts.a_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
-        groups.append(
-            TrainGroup(
-                group_id=group_id,
-                prompt=PromptHandle("s", f"clip-{group_id}", len(prompt.token_ids), ray.put(prompt)),
-                response_ids=tuple(rng.integers(20, 300, length) for length in lengths),
-                advantages=rng.normal(size=len(lengths)).astype(np.float32),
-            )
-        )
-    return groups
+    return packed_prompts.make_groups(model.path, put=ray.put)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 import numpy as np
 import pytest
 import torch
+from learner_configs import algorithm_config
 from torch import Tensor
 
 import conf
@@ -24,24 +25,7 @@ from videor2_rl.types import PromptHandle, TrainGroup
 pytestmark = pytest.mark.slow
 
 VOCABULARY = 12
-ALGORITHM = AlgorithmConfig(
-    num_steps=1,
-    prompts_per_step=3,
-    group_size=2,
-    updates_per_batch=1,
-    advantage="grpo",
-    policy_loss="vanilla",
-    clip_low=0.1,
-    clip_high=0.2,
-    ratio_cap=None,
-    loss_aggregation="token-mean",
-    kl_coefficient=0.1,
-    kl_estimator="low_var_kl",
-    filter_zero_variance=False,
-    mask_truncated=False,
-    importance_cap=1.5,
-    max_log_prob_gap=1.0,
-)
+ALGORITHM = algorithm_config(prompts_per_step=3, group_size=2, clip_low=0.1, kl_coefficient=0.1, importance_cap=1.5)
 
 
 def a_group(rng: np.random.Generator, group_id: int, lengths: tuple[int, ...]) -> TrainGroup:

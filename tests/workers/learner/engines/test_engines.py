@@ -144,17 +144,11 @@ def test_frozen_visual_embeddings_computed_once_give_the_same_training(trained: 
 
 def plain_log_probs(network: Any, folder: Path) -> list[float]:
     """Of the program's responses by transformers alone."""
-    import importlib.util
-
     from transformers import AutoProcessor
 
-    spec = importlib.util.spec_from_file_location("train_backend", PROGRAM)
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
     processor = AutoProcessor.from_pretrained(folder / "model").video_processor
     found: list[float] = []
-    for group in program.make_groups(str(folder / "model")):
+    for group in packed_prompts.make_groups(folder / "model"):
         for values in packed_prompts.plain_log_probs(
             network, processor, group.prompt.ref, group.response_ids, temperature=1.0
         ):
