@@ -13,9 +13,10 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import learner_configs
 import pytest
 
-from videor2_rl.config.sections import LoraConfig, ModelConfig, VideoConfig
+from videor2_rl.config.sections import ModelConfig, VideoConfig
 
 DEMO_ARGUMENTS = [
     "--base-clips=6",
@@ -63,17 +64,7 @@ def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
 
 @pytest.fixture
 def model_config(tiny_model_dir: Path) -> ModelConfig:
-    return ModelConfig(
-        path=str(tiny_model_dir),
-        dtype="float32",
-        freeze_vision_tower=True,
-        freeze_merger=True,
-        freeze_language_model=False,
-        lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
-        system_prompt="",
-        instruction="",
-        text_timestamps=False,
-    )
+    return learner_configs.model_config(str(tiny_model_dir))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from rewards.types import NO_EVIDENCE, Evidence, JudgeReply, Target, VideoR2Conf
 RESPONSE = "<think>At 00:05 a door opens. So it is B.</think><answer>B</answer>"
 TARGET = Target("Which? A. red B. blue", "<answer>B</answer>", temporal_grounding={"00:05": "A door opens."})
 # What a model may write around its verdict: no JSON of its own, no word that is a verdict.
-prose = st.text(alphabet=st.characters(blacklist_characters="{}", blacklist_categories=("Cs",)), max_size=80).filter(
+prose = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="{}"), max_size=80).filter(
     lambda text: "</think>" not in text
 )
 

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator
 
-from rewards.types import RewardConfig
-from videor2_rl.config.errors import Section
+from rewards.types import RewardConfig, Section
 from videor2_rl.config.judge import JudgeConfig
 
 
@@ -193,6 +192,9 @@ class RewardWorkersConfig(Section):
 
 
 AdvantageName: TypeAlias = Literal["grpo", "dr_grpo", "rloo", "reinforce_plus_plus_baseline", "opo", "mapo", "bnpo"]
+LossAggregation: TypeAlias = Literal[
+    "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
+]
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ class AlgorithmConfig(Section):
     ratio_cap: float | None
     """vanilla: the ratio counts at most this where the advantage is negative (dual clip, arXiv:1912.09729); dppo_tv and
     dppo_kl: anywhere (arXiv:2602.04879). None: as it is."""
-    loss_aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+    loss_aggregation: LossAggregation
     kl_coefficient: float
     """0 switches the reference off."""
     kl_estimator: Literal["kl", "abs", "mse", "low_var_kl"]

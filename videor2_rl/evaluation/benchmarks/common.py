@@ -150,6 +150,39 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
+def with_subtitles(*, videos: str, subtitles: str) -> Callable[[Row, Path], Question]:
+    """Reads rows as Video-MME publishes them: `question_id`, `videoID`, `question`, `options` with letters, `answer`.
+
+    Args:
+        videos: the folder of the clips, named by `videoID`.
+        subtitles: the folder of their `.srt` files, relative to the benchmark's too.
+    """
+
+    def question(row: Row, file: Path) -> Question:
+        options = without_letters(row["options"])
+        return Question(
+            row_id=str(row["question_id"]),
+            videos=clip_files(f"{videos}/{row['videoID']}"),
+            text=row["question"],
+            options=options,
+            truth=true_letter(row["answer"], options),
+            kind="choice",
+            subtitles=f"{subtitles}/{row['videoID']}.srt",
+        )
+
+    return question
+
+
+def clip_files(stem: str, *others: str) -> tuple[str, ...]:
+    """`stem` with the endings that clips are published with, and `others`."""
+    return tuple(f"{stem}.{ending}" for ending in ("mp4", "MP4", "mkv", *others))
+
+
+def mapped_options(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """`{"A": "red", "B": "green", "C": None}` -> `("red", "green")`."""
+    return tuple(str(options[letter]) for letter in LETTERS if options.get(letter) is not None)
+
+
 def lettered(options: Sequence[str]) -> list[str]:
     """`["red", "green"]` -> `["A. red", "B. green"]`."""
     return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import learner_configs
 import numpy as np
 import pytest
 import torch
 
-from videor2_rl.config.sections import DataConfig, LoraConfig, ModelConfig, VideoConfig
+from videor2_rl.config.sections import DataConfig, ModelConfig, VideoConfig
 from videor2_rl.dataset import load_samples
 from videor2_rl.evaluation.probes.interventions import INTERVENTIONS, altered_clip
 from videor2_rl.evaluation.probes.model import ProbedModel
@@ -24,10 +25,7 @@ RESPONSE = "<think>At 00:05 a red square appears. The first is red (A).</think>\
 
 @pytest.fixture(scope="module")
 def probed(tiny_model_dir: Path) -> ProbedModel:
-    no_adapters = LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False)
-    return ProbedModel(
-        ModelConfig(str(tiny_model_dir), "float32", True, True, False, no_adapters, "", "", False), device="cpu"
-    )
+    return ProbedModel(learner_configs.model_config(str(tiny_model_dir)), device="cpu")
 
 
 @pytest.fixture
