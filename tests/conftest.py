@@ -8,6 +8,10 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# verl looks for its platform when it is first imported, by whichever test comes first.
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "workers.learner.engines.cpu_platform")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import functools
 from collections.abc import Callable
