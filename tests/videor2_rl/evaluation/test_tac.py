@@ -62,7 +62,7 @@ def derived(rows: list[Consistency]) -> list[Any]:
 
 
 def test_each_statistic_counts_its_own_rows() -> None:
-    assert means(RIGHT_WRONG) == {
+    expected: dict[str, Any] = {
         # Both right 4 times and both wrong 3 times, of 10 rows in which both can be read.
         "agreement": (pytest.approx(7 / 10), 2),
         # The answer is right 7 times: the think block is right in 4, wrong in 2, unreadable in 1.
@@ -71,6 +71,7 @@ def test_each_statistic_counts_its_own_rows() -> None:
         "answer_accuracy": (pytest.approx(7 / 11), 1),
         "think_accuracy": (pytest.approx(6 / 11), 1),
     }
+    assert means(RIGHT_WRONG) == expected
 
 
 def test_disagreement_is_negative_where_the_think_block_is_right_less_often() -> None:

@@ -41,8 +41,9 @@ def test_options_may_carry_their_letters(options: Any, tmp_path: Path) -> None:
 
 
 def test_letters_that_are_no_marks_stay(tmp_path: Path) -> None:
-    row = read_one(tmp_path, options=["B. Lugosi", "A. Hitchcock"])
-    assert isinstance(row, ScoreRow) and row.target.options == ("B. Lugosi", "A. Hitchcock")
+    for options in (["B. Lugosi", "A. Hitchcock"], ["B. Lugosi", "C. Chaplin"], ["A. Hitchcock", "red"]):
+        row = read_one(tmp_path, options=options)
+        assert isinstance(row, ScoreRow) and row.target.options == tuple(options)
 
 
 def test_a_number_is_a_solution_and_a_null_sentence_is_empty(tmp_path: Path) -> None:

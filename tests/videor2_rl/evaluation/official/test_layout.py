@@ -112,7 +112,8 @@ def test_of_several_files_of_a_benchmark_the_first_is_named_and_numbers_that_jso
 
 
 @pytest.mark.parametrize(
-    ("score", "band"), [(0, "0-2"), (2, "0-2"), (3, "3-5"), (5, "3-5"), (6, "6-8"), (8, "6-8"), (9, "9-10"), (10, "9-10")]
+    ("score", "band"),
+    [(0, "0-2"), (2, "0-2"), (3, "3-5"), (5, "3-5"), (6, "6-8"), (8, "6-8"), (9, "9-10"), (10, "9-10")],
 )
 def test_a_score_lies_in_one_band(score: int, band: str) -> None:
     (entry,) = vas.summarise({"mlvu": [score]})["per_benchmark"].values()
