@@ -332,6 +332,21 @@ def test_a_part_of_a_clip_is_shown_from_its_start_to_its_end(tmp_path: Path) -> 
     assert (whole.sample.clip_start_s, whole.sample.clip_end_s) == (None, None)
 
 
+def test_bounds_apply_to_a_whole_clip_and_not_to_one_that_is_cut_already(tmp_path: Path) -> None:
+    file, row = layout("mvbench")
+    write(tmp_path, file, [{**row, "start": 3.0, "end": 7.5}])
+    bounds = {}
+    # The cut one is found last and yet taken first.
+    for folder in ("Charades_v1_480", "Charades_segment"):
+        clip = tmp_path / "video/star" / folder / "ZS9XR.mp4"
+        clip.parent.mkdir(parents=True)
+        clip.touch()
+        (item,) = load_items(BENCHMARKS["mvbench"], tmp_path)
+        assert item.sample.video == str(clip)
+        bounds[folder] = (item.sample.clip_start_s, item.sample.clip_end_s)
+    assert bounds == {"Charades_v1_480": (3.0, 7.5), "Charades_segment": (None, None)}
+
+
 @pytest.mark.parametrize(
     ("question_type", "options", "truth", "problem_type"),
     [("object_counting", None, "4", "number"), ("object_rel_distance", LINES, "C", "multiple choice")],
