@@ -229,6 +229,8 @@ def test_rows_of_several_files_stay_with_their_file_and_files_of_one_benchmark_a
         "resps": [["<think>So it is green (B).</think><answer>B</answer>"]],
         "filtered_resps": ["B"],
         "videor2_score": {},
+        "input": "Which?",
+        "judge": {"vas": '{"score": 3}'},
     }
     files = {"a/samples_mlvu_1.jsonl": [row, wrong], "b/samples_mlvu_2.jsonl": [half_judged], "c/samples.jsonl": [own]}
     for name, rows in files.items():
@@ -252,3 +254,4 @@ def test_rows_of_several_files_stay_with_their_file_and_files_of_one_benchmark_a
     # A judge has read a row when both of its blocks were read, and the paper has no files for rows of ours.
     assert summary["card"]["read_by"] == {"judge": 0, "rules": 4}
     assert list(summary["official"]["tac"]["summaries"]) == ["mlvu/samples_mlvu_1", "mlvu/samples_mlvu_2"]
+    assert (summary["overall"]["vas"]["mean"], summary["official"]["vas"]["overall"]) == (3.0, {})

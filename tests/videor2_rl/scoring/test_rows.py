@@ -140,9 +140,10 @@ def test_a_rollout_log_without_responses_is_named(tmp_path: Path) -> None:
 def test_input_is_a_file_a_run_or_its_rollouts(tmp_path: Path) -> None:
     rollouts = tmp_path / "run" / "rollouts"
     rollouts.mkdir(parents=True)
-    files = [rollouts / "step_000002.jsonl", rollouts / "step_000010.jsonl"]
-    for file in reversed(files):
-        file.touch()
+    files = [rollouts / f"step_{step:06}.jsonl" for step in (1, 2, 3, 7, 8, 9, 10, 20)]
+    # In an order that no file system lists them in by itself.
+    for place in (4, 1, 6, 0, 7, 2, 5, 3):
+        files[place].touch()
     assert input_files(tmp_path / "run") == input_files(rollouts) == files
     assert input_files(files[0]) == [files[0]]
     with pytest.raises(ConfigError, match="does not exist"):
