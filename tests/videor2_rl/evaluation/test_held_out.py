@@ -156,7 +156,7 @@ def test_only_the_first_rows_are_asked_and_synthetic_clips_lie_in_their_own_fold
     for file in ("rows.json", "heldout.json"):
         (tmp_path / file).write_text(json.dumps(rows))
     dataset = [f"data.validation_file={tmp_path / 'rows.json'}", f"data.media_dir={tmp_path}"]
-    synthetic = ["evaluation.benchmark=synthetic", f"evaluation.benchmark_dir={tmp_path}"]
+    synthetic = ["evaluation.benchmark=synthetic", f"evaluation.benchmark_dir={tmp_path}", "data.media_dir=/elsewhere"]
     for overrides in (dataset, synthetic):
         samples = held_out(run_of(*overrides, "evaluation.num_samples=2")).samples
         assert [sample.video for sample in samples] == [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
