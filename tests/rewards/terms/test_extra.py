@@ -216,32 +216,40 @@ def test_a_bound_on_accuracy_is_itself_not_above_it(
 
 
 @pytest.mark.parametrize(
-    ("override", "is_allowed"),
+    ("section", "key", "value", "is_allowed"),
     [
-        ("reward.temporal_alignment.similarity_threshold=-1", True),
-        ("reward.temporal_alignment.similarity_threshold=-1.01", False),
-        ("reward.temporal_alignment.max_range_excess_seconds=0", True),
-        ("reward.temporal_alignment.max_range_excess_seconds=null", True),
-        ("reward.temporal_alignment.max_range_excess_seconds=-0.1", False),
-        ("reward.temporal_alignment.buffer_seconds=0", True),
-        ("reward.accuracy.number_relative_tolerance=0", True),
-        ("reward.accuracy.number_relative_tolerance=-0.001", False),
-        ("reward.format.weight=-1", True),
-        ("reward.format.weight=inf", False),
-        ("+reward.only_above_accuracy.format=0", True),
-        ("+reward.only_above_accuracy.format=-0.1", False),
-        ("+reward.only_above_accuracy.format=0.99", True),
+        ("temporal_alignment", "similarity_threshold", -1.0, True),
+        ("temporal_alignment", "similarity_threshold", -1.01, False),
+        ("temporal_alignment", "max_range_excess_seconds", 0.0, True),
+        ("temporal_alignment", "max_range_excess_seconds", None, True),
+        ("temporal_alignment", "max_range_excess_seconds", -0.1, False),
+        ("temporal_alignment", "buffer_seconds", 0.0, True),
+        ("accuracy", "number_relative_tolerance", 0.0, True),
+        ("accuracy", "number_relative_tolerance", -0.001, False),
+        ("format", "weight", -1.0, True),
+        ("format", "weight", math.inf, False),
     ],
 )
 def test_the_least_value_itself_is_allowed(
-    override: str, is_allowed: bool, reward_config: Callable[..., VideoR2Config]
+    section: str, key: str, value: float | None, is_allowed: bool, config: VideoR2Config
 ) -> None:
-    config = reward_config("video_r2", override)
+    changed: Any = replace(getattr(config, section), **{key: value})
+    checked = replace(config, **{section: changed})
     if is_allowed:
-        check_config(config)
+        check_config(checked)
     else:
-        with pytest.raises(ValueError, match=r"^reward\."):
-            check_config(config)
+        with pytest.raises(ValueError, match=rf"^reward\.{section}\.{key}: found {value}"):
+            check_config(checked)
+
+
+@pytest.mark.parametrize(("bound", "is_allowed"), [(-0.1, False), (0.0, True), (0.99, True), (1.0, False)])
+def test_a_bound_lies_from_0_to_below_1(bound: float, is_allowed: bool, config: VideoR2Config) -> None:
+    bounded = replace(config, only_above_accuracy={"format": bound})
+    if is_allowed:
+        check_config(bounded)
+    else:
+        with pytest.raises(ValueError, match=rf"only_above_accuracy\.format: found {bound}"):
+            check_config(bounded)
 
 
 def wholly(reading: Reading) -> float:

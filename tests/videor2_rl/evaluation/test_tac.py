@@ -91,7 +91,9 @@ def test_without_a_row_in_which_both_can_be_read_there_is_no_disagreement(rows: 
     assert means(rows)["agreement"] == (None, len(rows))
 
 
-@given(st.lists(st.tuples(*[st.sampled_from([None, 0.0, 1.0])] * 3).map(lambda values: Consistency(*values))))
+@given(
+    st.lists(st.tuples(*[st.sampled_from([None, 0.0, 1.0])] * 3).map(lambda values: Consistency(*values)), max_size=8)
+)
 def test_the_order_of_the_rows_does_not_matter(rows: list[Consistency]) -> None:
     assert derived(rows) == pytest.approx(derived(rows[::-1]))
     assert means(rows) == means(rows[::-1])
