@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +103,7 @@ def test_the_card_holds_the_values_of_its_own_checkpoint_mode_and_questions(mine
     shared = [
         "evaluation.checkpoints=[sft:/sft,grpo:/grpo]",
         "evaluation.num_samples=7",
+        "seed=5",
         "rollout.max_response_tokens=300",
         "rollout.max_model_tokens=2000",
     ]
@@ -127,6 +128,8 @@ def test_the_card_holds_the_values_of_its_own_checkpoint_mode_and_questions(mine
         "max_samples": 7,
     }
     assert sampled["data"]["source"] == str(minerva)
+    assert greedy["reward"] == asdict(rows.reward) and greedy["judge"] == asdict(rows.judge)
+    assert (greedy["seed"], greedy["device"]) == (5, rows.cluster.device)
     # Where frames are kept and how many processes decode them shapes no score.
     assert not {"cache_dir", "num_workers"} & sampled["video"].keys()
     with pytest.raises(ConfigError, match=r"evaluation.checkpoints has no 'model'; it names sft, grpo"):

@@ -84,6 +84,9 @@ def test_the_paper_s_reader_is_given_bare_answers() -> None:
     judged = replies(think=said('{"answer": null}'), answer=said('{"answer": "a truck"}'))
     official = evaluate_row({}, OPEN, judged).official
     assert (official.think.prediction, official.answer.prediction) == ("UNKNOWN", "a truck")
+    # Where nothing could be read there is nothing to give.
+    empty = evaluate_row({}, replace(OPEN, think="", answer=""), NOT_ASKED).official
+    assert (empty.think.prediction, empty.answer.prediction) == ("", "")
     # Any other reply goes through as it is, and a failed one is empty.
     other = replies(think=said('{"answer": "a", "reason": "b"}'), answer=DOWN)
     official = evaluate_row({}, OPEN, other).official

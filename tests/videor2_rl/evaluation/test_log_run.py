@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -236,7 +237,7 @@ def test_rows_of_several_files_stay_with_their_file_and_files_of_one_benchmark_a
     for name, rows in files.items():
         (tmp_path / "logs" / name).parent.mkdir(parents=True)
         (tmp_path / "logs" / name).write_text("".join(json.dumps(each) + "\n" for each in rows))
-    run_logs(logs_run(tmp_path / "logs", tmp_path / "out"))
+    run_logs(replace(logs_run(tmp_path / "logs", tmp_path / "out"), seed=5))
     lines = [json.loads(line) for line in (tmp_path / "out/readings.jsonl").read_text().splitlines()]
     found = [(Path(line["file"]).name, line["row"], line["answer"]["answer"], line["answer_right"]) for line in lines]
     assert found == [
@@ -247,6 +248,7 @@ def test_rows_of_several_files_stay_with_their_file_and_files_of_one_benchmark_a
     ]
     summary = read(tmp_path / "out/summary.json")
     assert (summary["num_samples"], summary["num_files"]) == (4, 3)
+    assert (summary["interval"]["seed"], summary["card"]["seed"], summary["interval"]["resamples"]) == (5, 5, 20)
     counted = {name: section["num_samples"] for name, section in summary["benchmarks"].items()}
     assert counted == {"mlvu": 3, "videor2": 1}
     assert summary["benchmarks"]["mlvu"]["tac"]["answer_accuracy"]["mean"] == pytest.approx(1 / 3)

@@ -91,5 +91,8 @@ def test_options_beside_the_question_and_an_open_question_are_read_too() -> None
     assert (listed.kind, listed.options, listed.truth) == ("letter", ("red", "green", "blue"), "B")
     counted = own_case({**OWN_ROW, "doc": {"question": "How many?"}, "target": "12"})
     assert (counted.kind, counted.options, float(counted.truth)) == ("open", (), 12.0)
+    # The dataset's own word on the kind of answer goes before a guess.
+    spelt = own_case({**OWN_ROW, "doc": {"question": "Which letter is on the sign?", "problem_type": "text"}})
+    assert (spelt.kind, spelt.truth) == ("open", "B")
     unread = own_case({**OWN_ROW, "filtered_resps": [None]})
     assert unread.logged is None

@@ -78,3 +78,10 @@ def test_each_metric_is_its_own() -> None:
     values = {name: place / 10 for place, name in enumerate(METRICS) if name != "response_tokens"}
     result = sample_result(SAMPLE, ROLLOUT, replace(score(abstained("none")), metrics=values))
     assert {name: getattr(result, name) for name in values} == values
+
+
+def test_what_is_known_of_the_sample_and_the_end_of_the_response_are_kept() -> None:
+    sample, rollout = replace(SAMPLE, problem_type="number"), replace(ROLLOUT, finish_reason="length")
+    result = sample_result(sample, rollout, score(abstained("none")))
+    assert (result.sample_id, result.video, result.question) == ("clip-1", "/clips/1.mp4", "Which?")
+    assert (result.problem_type, result.finish_reason, result.response) == ("number", "length", "text")

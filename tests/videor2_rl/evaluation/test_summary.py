@@ -148,6 +148,7 @@ def test_summary_counts_samples_truncations_and_unscored_values() -> None:
 def test_an_evaluation_of_no_samples_has_null_means() -> None:
     summary = summarise([], resamples=100, seed=0, card={})
     assert summary["num_samples"] == 0
+    assert summary["truncated_frac"] is None
     assert summary["metrics"]["accuracy"]["mean"] is None
     json.dumps(summary, allow_nan=False)
 
@@ -214,3 +215,40 @@ def test_the_fields_of_a_benchmark_stand_instead_of_ours(tmp_path: Path) -> None
     write_evaluation(tmp_path, [result(0)], summary={}, log_fields=lambda _: {"target": "B", "mlvu": 1})
     (row,) = read_evaluation(tmp_path)[1]
     assert (row["target"], row["mlvu"], row["filtered_resps"]) == ("B", 1, ["A"])
+
+
+def test_a_row_holds_the_sample_the_response_and_what_led_to_its_scores() -> None:
+    claim, reference = {"start_s": 5.0, "text": "A."}, {"start_s": 6.0, "text": "B."}
+    full = result(
+        3,
+        response="what it said",
+        answer="C",
+        problem_type="number",
+        duration_s=16.5,
+        claims=(claim,),
+        references=(reference,),
+        failed={"tac": "the judge is down"},
+        finish_reason="length",
+    )
+    row = sample_row(full, doc_id=8)
+    scores = row.pop("videor2_score")
+    assert row == {
+        "doc_id": 8,
+        "doc": {
+            "id": "clip-3",
+            "video": "3.mp4",
+            "question": "Which?",
+            "problem_type": "number",
+            "duration_s": 16.5,
+        },
+        "target": "<answer>A</answer>",
+        "input": "Which?",
+        "resps": [["what it said"]],
+        "filtered_resps": ["C"],
+    }
+    assert {key: value for key, value in scores.items() if key not in METRICS} == {
+        "finish_reason": "length",
+        "claims": [claim],
+        "references": [reference],
+        "failed": {"tac": "the judge is down"},
+    }
