@@ -272,9 +272,16 @@ def test_a_prompt_refused_for_itself_does_not_end_structured_replies(start: Star
     assert "response_format" in asked.server.requests[-1]
 
 
-@pytest.mark.parametrize("kind", ["down", "500", "401", "garbage", "never"])
+@pytest.mark.parametrize("kind", ["down", "500", "401", "404", "garbage", "never"])
 def test_an_outage_pauses_and_costs_no_reply(start: Start, kind: str) -> None:
-    outage = {"500": status(500), "401": status(401), "garbage": raw("?"), "never": NEVER, "down": CUT}[kind]
+    outage = {
+        "500": status(500),
+        "401": status(401),
+        "404": status(404),
+        "garbage": raw("?"),
+        "never": NEVER,
+        "down": CUT,
+    }[kind]
     is_back = threading.Event()
     asked = start(lambda *_: reply(AGREE, delay_s=0.01) if is_back.is_set() else outage, deadline_s=1.0)
     if kind == "down":
