@@ -321,3 +321,8 @@ def test_vas_replies(reply: str, score: float | None) -> None:
 @given(prose, st.text(max_size=60), st.integers(0, 10))
 def test_a_score_survives_any_rationale(before: str, rationale: str, score: int) -> None:
     assert read_vas_reply(before + json.dumps({"rationale": rationale, "score": score})) == score
+
+
+@pytest.mark.parametrize(("length", "is_read"), [(200, True), (201, False)])
+def test_an_answer_without_json_is_one_line_of_at_most_200_characters(length: int, is_read: bool) -> None:
+    assert (read_answer_reply("x" * length) is not None) == is_read

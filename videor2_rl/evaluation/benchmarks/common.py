@@ -36,6 +36,8 @@ class Question:
     """Where the clip's `.srt` may lie, relative to the benchmark's folder."""
     bounds_s: tuple[float, float] | None = None
     """Only this part of the clip is shown."""
+    cut_videos: tuple[str, ...] = ()
+    """Those of `videos` that hold nothing but that part, so that the bounds do not apply to them."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,10 @@ def _item(benchmark: Benchmark, folder: Path, file: Path, number: int, row: Row)
             f"{file}, row {number}: is not in the layout of {benchmark.title} ({type(error).__name__}: {error}); fetch "
             f"{benchmark.source} again or mend the row"
         ) from None
-    video = next((path for name in question.videos if (path := folder / name).exists()), folder / question.videos[0])
+    name = next((name for name in question.videos if (folder / name).exists()), question.videos[0])
+    video = folder / name
     subtitles = None if question.subtitles is None else folder / question.subtitles
-    start_s, end_s = question.bounds_s or (None, None)
+    start_s, end_s = (None, None) if name in question.cut_videos else question.bounds_s or (None, None)
     sample = VideoSample(
         sample_id=question.row_id,
         video=str(video.absolute()),
