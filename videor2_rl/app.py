@@ -24,6 +24,8 @@ from videor2_rl.run.stopping import Stopped
 if TYPE_CHECKING:
     from videor2_rl.types import VideoSample
 
+logger = logging.getLogger(__name__)
+
 
 def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], None]) -> Callable[[], None]:
     """A console entry: composes `conf/<config_name>.yaml` with the command line and calls `body` with dataclasses.
@@ -258,7 +260,7 @@ def open_run(run: GrpoRun | SftRun | EvaluateRun, run_dir: Path, *, resume: bool
     from videor2_rl.run.stopping import going_on
 
     with sole_writer(run_dir):
-        start_run(run_dir, resume=resume, overwrite=overwrite)
+        start_run(run_dir, resume=resume, overwrite=overwrite, num_steps=_num_steps(run))
         write_config(run_dir, run)
         try:
             yield
@@ -266,6 +268,12 @@ def open_run(run: GrpoRun | SftRun | EvaluateRun, run_dir: Path, *, resume: bool
             raise Stopped(f"stopped ({stop.reason}); {going_on(run_dir)}", exit_code=stop.exit_code) from None
         except KeyboardInterrupt:
             raise Stopped(f"stopped (SIGINT); {going_on(run_dir)}", exit_code=130) from None
+
+
+def _num_steps(run: GrpoRun | SftRun | EvaluateRun) -> int | None:
+    if isinstance(run, GrpoRun):
+        return run.algorithm.num_steps
+    return run.sft.num_steps if isinstance(run, SftRun) else None
 
 
 def finish(run_dir: Path, *, export: Callable[[Path], None] | None) -> None:
@@ -276,3 +284,6 @@ def finish(run_dir: Path, *, export: Callable[[Path], None] | None) -> None:
     if export is not None and not (run_dir / "hf").exists():
         export(run_dir / "hf")
     (run_dir / FINISHED).touch()
+    left = {"model": "hf", "metrics": "metrics.jsonl", "rollouts": "rollouts", "skipped samples": "skipped.jsonl"}
+    places = [f"{what} in {run_dir / name}" for what, name in left.items() if (run_dir / name).exists()]
+    logger.info("finished: %s; report: python -m videor2_rl.report %s", ", ".join(places), run_dir)

@@ -10,6 +10,7 @@ from typing import Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun, SftRun
+from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.types import VideoSample
 
 FINISHED = "finished"
@@ -29,16 +30,24 @@ _OUTPUTS = (
 _EDGE_BYTES = 1 << 16
 
 
-def start_run(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
+def start_run(run_dir: Path, *, resume: bool, overwrite: bool, num_steps: int | None = None) -> None:
     """Make a run's folder; where it holds a run that cannot be gone on with, `overwrite` removes what that run left.
+
+    Args:
+        num_steps: of this run: a finished one with fewer is gone on with. None: a run without steps.
 
     Raises:
         ConfigError: without `overwrite`, the folder holds a finished run, or a stopped one while `resume` is off.
     """
     is_finished = (run_dir / FINISHED).exists()
-    if is_finished or ((run_dir / "metrics.jsonl").exists() and not resume):
+    if is_finished and resume and _is_longer(run_dir, num_steps):
+        # What was exported is not this run's result. The mark goes last, as below.
+        _remove(run_dir / "hf")
+        _remove(run_dir / FINISHED)
+    elif is_finished or ((run_dir / "metrics.jsonl").exists() and not resume):
         if not overwrite:
-            mend = "" if is_finished else "go on with checkpoint.resume=true, "
+            mend = "give more steps, " if is_finished and num_steps else ""
+            mend = mend if is_finished else "go on with checkpoint.resume=true, "
             raise ConfigError(
                 f"output_dir: {run_dir} holds a {'finished' if is_finished else 'stopped'} run; {mend}"
                 "give another output_dir, or begin anew with checkpoint.overwrite=true"
@@ -48,6 +57,12 @@ def start_run(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
         # Last: as long as it is there, a run killed in here is not taken for one to go on with.
         _remove(run_dir / FINISHED)
     run_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _is_longer(run_dir: Path, num_steps: int | None) -> bool:
+    """Whether there are steps left after the newest checkpoint of a finished run."""
+    newest = Checkpoints(run_dir, keep=1).newest()
+    return num_steps is not None and newest is not None and newest.step < num_steps
 
 
 def origin_of(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> dict[str, Any]:
