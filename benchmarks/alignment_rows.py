@@ -12,7 +12,8 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from benchmarks.score_rows import clear_caches, rows
 from rewards.compose import score_response, sentences_to_encode
@@ -43,21 +44,21 @@ def main() -> None:
     targets = [Target(row["question"], row["solution"], (), None, row["temporal_grounding"]) for row in made]
     sample = list(zip(texts, targets, strict=True))[:NUM_ENCODED]
 
-    def score(encoder: SentenceEncoder, *, batched: bool) -> None:
+    def score(encoders: Iterator[SentenceEncoder], *, batched: bool) -> None:
+        encoder = next(encoders)
         if batched:
             encoder.encode(sentences_to_encode([text for text, _ in sample], [target for _, target in sample], reward))
         for text, target in sample:
             score_response(text, target, reward, similarity=encoder.similarity)
 
     full = loaded_encoder()
-    score(full, batched=True)
+    score(iter([full]), batched=True)
     for name, batched, encoders in (
         ("one encoder call for all", True, [loaded_encoder() for _ in range(REPEATS)]),
         ("one for each response", False, [loaded_encoder() for _ in range(REPEATS)]),
         ("every sentence cached", True, [full] * REPEATS),
     ):
-        waiting = iter(encoders)
-        seconds = cpu_s(lambda batched=batched, waiting=waiting: score(next(waiting), batched=batched))
+        seconds = cpu_s(partial(score, iter(encoders), batched=batched))
         print(f"{name:28} {len(sample) / seconds:6.0f} responses/s")
 
 

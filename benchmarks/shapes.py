@@ -116,7 +116,7 @@ def make_prompts(folder: Path, shape: Shape) -> tuple[list[Prompt], list[list[np
                 patches=rng.integers(0, 256, (int(np.prod(shape.grid)), 3 * 2 * PATCH**2), dtype=np.uint8),
                 video_grid_thw=np.array([shape.grid]),
                 second_per_grid_s=1.0,
-                timestamps_s=np.arange(2.0 * shape.grid[0]),
+                timestamps_s=np.arange(2 * shape.grid[0], dtype=np.float64),
             )
         )
     responses = [[rng.integers(20, 300, shape.response_tokens) for _ in range(GROUP_SIZE)] for _ in prompts]

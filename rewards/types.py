@@ -102,20 +102,22 @@ class Scored:
     """What the judge said, by purpose."""
 
 
-@dataclass(frozen=True)
-class FormatConfig:
-    """A think block followed by an answer block, nothing else."""
+class Section:
+    """A part of the configuration; a key that it does not name is an error."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class FormatConfig(Section):
+    """A think block followed by an answer block, nothing else."""
 
     weight: float
 
 
 @dataclass(frozen=True)
-class AccuracyConfig:
+class AccuracyConfig(Section):
     """The answer block against the solution."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     weight: float
     number_score: Literal["tolerance", "mean_relative_accuracy"]
@@ -128,10 +130,8 @@ class AccuracyConfig:
 
 
 @dataclass(frozen=True)
-class TemporalAlignmentConfig:
+class TemporalAlignmentConfig(Section):
     """Timestamped claims of the think block against the references (TAR)."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     weight: float
     claims: Literal["rules", "judge"]
@@ -174,10 +174,8 @@ class TemporalAlignmentConfig:
 
 
 @dataclass(frozen=True)
-class ConsistencyConfig:
+class ConsistencyConfig(Section):
     """Does the think block conclude what the answer block says?"""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     weight: float
     """As a term of its own; 0: only as the gate of temporal alignment."""
@@ -188,10 +186,8 @@ class ConsistencyConfig:
 
 
 @dataclass(frozen=True)
-class ExtraTermConfig:
+class ExtraTermConfig(Section):
     """A term whose function stands elsewhere (`rewards.terms.extra`)."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     function: str
     """`module.function`, importable where the reward workers run."""
@@ -202,10 +198,8 @@ class ExtraTermConfig:
 
 
 @dataclass(frozen=True)
-class VideoR2Config:
+class VideoR2Config(Section):
     """The default reward: which terms pay how much, and how each is judged. Values stand in `conf/reward/`."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     rule: Literal["video_r2"]
     answer_block: Literal["last", "first"]
@@ -221,19 +215,15 @@ class VideoR2Config:
 
 
 @dataclass(frozen=True)
-class OfficialWeight:
+class OfficialWeight(Section):
     """A term of the official reward that has no options."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     weight: float
 
 
 @dataclass(frozen=True)
-class OfficialAlignmentConfig:
+class OfficialAlignmentConfig(Section):
     """The official temporal alignment; it always has the gate."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     weight: float
     claims: Literal["rules", "judge"]
@@ -244,20 +234,16 @@ class OfficialAlignmentConfig:
 
 
 @dataclass(frozen=True)
-class OfficialConsistencyConfig:
+class OfficialConsistencyConfig(Section):
     """The official gate."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     reader: Literal["rules", "judge"]
     """Who reads consistency where there is no reply of a judge; judge: a missing reply pays 0."""
 
 
 @dataclass(frozen=True)
-class OfficialConfig:
+class OfficialConfig(Section):
     """The reward that the code of arXiv:2511.23478 pays, faults included (`rewards.official`)."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     rule: Literal["video_r2_official"]
     format: OfficialWeight

@@ -8,14 +8,19 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# verl looks for its platform when it is first imported, by whichever test comes first.
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "workers.learner.engines.cpu_platform")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import learner_configs
 import pytest
 
-from videor2_rl.config.sections import LoraConfig, ModelConfig, VideoConfig
+from videor2_rl.config.sections import ModelConfig, VideoConfig
 
 DEMO_ARGUMENTS = [
     "--base-clips=6",
@@ -63,17 +68,7 @@ def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
 
 @pytest.fixture
 def model_config(tiny_model_dir: Path) -> ModelConfig:
-    return ModelConfig(
-        path=str(tiny_model_dir),
-        dtype="float32",
-        freeze_vision_tower=True,
-        freeze_merger=True,
-        freeze_language_model=False,
-        lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
-        system_prompt="",
-        instruction="",
-        text_timestamps=False,
-    )
+    return learner_configs.model_config(str(tiny_model_dir))
 
 
 @pytest.fixture
@@ -90,4 +85,5 @@ def video_config(tmp_path: Path) -> VideoConfig:
         subtitles=False,
         cache_dir=str(tmp_path / "video_cache"),
         num_workers=1,
+        cpus_per_worker=1,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -217,6 +218,15 @@ def test_what_hydra_shows_is_still_there(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("app", ["grpo", "evaluate", "probe", "score", "doctor"])
+def test_help_takes_little_time(app: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", f"videor2_rl.{app}", "-h"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor: the clock would count what else the machine does.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
 @pytest.mark.parametrize(
     ("path", "name"), [("rewards.py", "rewards"), ("workers.py", "workers"), ("conf/__init__.py", "conf")]
 )
@@ -253,9 +263,13 @@ def test_a_plain_folder_conf_beside_the_user_is_named_or_does_no_harm(tmp_path: 
         "sys.argv = ['-m', 'experiment=nope']\n"
         "runpy.run_module('videor2_rl.grpo', run_name='__main__', alter_sys=True)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    kwargs = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-    editable = subprocess.run([sys.executable, "-c", program], check=False, **kwargs)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    editable = run("-c", program)
     assert editable.returncode == 2 and f"error: {tmp_path}/conf hides this project's package conf" in editable.stderr
-    on_the_path = subprocess.run([sys.executable, "-m", "videor2_rl.grpo", "experiment=nope"], check=False, **kwargs)
+    on_the_path = run("-m", "videor2_rl.grpo", "experiment=nope")
     assert on_the_path.returncode == 2 and "experiment=nope: there is none of this name" in on_the_path.stderr

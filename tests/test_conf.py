@@ -1,10 +1,12 @@
 """Every shipped configuration composes into dataclasses; mistakes are named before anything starts."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import conf
+from rewards.types import VideoR2Config
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
@@ -69,7 +71,8 @@ def test_the_papers_grpo_settings() -> None:
 
 def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> None:
     full, no_gate, no_tar = (
-        compose_run("grpo", GrpoRun, [*PATHS, f"reward={name}"]).reward for name in ("video_r2", "no_gate", "no_tar")
+        cast(VideoR2Config, compose_run("grpo", GrpoRun, [*PATHS, f"reward={name}"]).reward)
+        for name in ("video_r2", "no_gate", "no_tar")
     )
     assert full.temporal_alignment.gate and not no_gate.temporal_alignment.gate
     assert full.temporal_alignment.weight == no_gate.temporal_alignment.weight > 0

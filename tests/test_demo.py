@@ -24,6 +24,7 @@ import pytest
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun
+from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.tracking import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -66,6 +67,7 @@ def sft_run(data: Path, short_temp: Path, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("sft") / "run"
     overrides = ["experiment=demo_base", f"model.path={data}/model", f"output_dir={folder}"]
     sizes = [f"sft.num_steps={SFT_STEPS}", "sft.validate_every=30", "learner.warmup_steps=5"]
+    sizes += ["logging.trackers=[tensorboard]"]
     run(app("sft", *overrides, *sizes, data=data, temp=short_temp))
     return folder
 
@@ -79,7 +81,8 @@ def grpo(sft: Path, output: Path, *overrides: str, data: Path, temp: Path) -> li
 @pytest.fixture(scope="module")
 def grpo_run(sft_run: Path, data: Path, short_temp: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("grpo") / "run"
-    run(grpo(sft_run, folder, data=data, temp=short_temp))
+    command = grpo(sft_run, folder, "logging.trackers=[wandb,tensorboard]", data=data, temp=short_temp)
+    run(command, env={**os.environ, "WANDB_MODE": "offline"})
     return folder
 
 
@@ -94,6 +97,17 @@ def test_sft_lowers_training_and_validation_loss_and_exports_a_checkpoint(sft_ru
 
     AutoProcessor.from_pretrained(sft_run / "hf")
     AutoModelForImageTextToText.from_pretrained(sft_run / "hf")
+
+
+def test_trackers_get_what_metrics_jsonl_has(sft_run: Path, grpo_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for folder, metric in ((sft_run, "sft/loss"), (grpo_run, "reward/mean")):
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        logged = [(event.step, event.value) for event in events.Scalars(metric)]
+        assert logged == [(row["step"], pytest.approx(row[metric])) for row in read_metrics(folder)]
+    assert len(list((grpo_run / "wandb").glob("offline-run-*"))) == 1
 
 
 def test_grpo_trains_from_the_policy_it_samples_from(grpo_run: Path) -> None:
@@ -178,9 +192,18 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def test_an_interrupted_run_says_how_to_go_on(data: Path, short_temp: Path, tmp_path: Path) -> None:
-    fixed = ["experiment=demo_base", f"model.path={data}/model", f"output_dir={tmp_path / 'run'}", "sft.num_steps=5000"]
-    command = app("sft", *fixed, data=data, temp=short_temp)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_keeps_its_last_whole_step_and_says_how_to_go_on(
+    number: signal.Signals, data: Path, short_temp: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    if number == signal.SIGINT:
+        fixed = ["experiment=demo_base", f"model.path={data}/model", f"output_dir={folder}", "sft.num_steps=5000"]
+        command = app("sft", *fixed, "checkpoint.every_steps=1000", data=data, temp=short_temp)
+    else:
+        fixed = ["experiment=smoke", f"model.path={data}/model", f"output_dir={folder}", "algorithm.num_steps=5000"]
+        fixed += ["data.make_demo=null", "checkpoint.every_steps=1000"]
+        command = app("grpo", *fixed, data=data, temp=short_temp)
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -191,15 +214,23 @@ def test_an_interrupted_run_says_how_to_go_on(data: Path, short_temp: Path, tmp_
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 500
-    while not read_metrics(tmp_path / "run"):
+    while len(read_metrics(folder)) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    # As a terminal does it: to every process in the foreground.
-    os.killpg(process.pid, signal.SIGINT)
+    if number == signal.SIGINT:
+        # As a terminal does it: to every process in the foreground.
+        os.killpg(process.pid, number)
+    else:
+        # As a job's supervisor does it: to the process that it started.
+        process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert f"output_dir={tmp_path / 'run'}" in errors
-    assert "Traceback" not in errors
+    assert process.returncode == 128 + number
+    steps = [row["step"] for row in read_metrics(folder)]
+    newest = Checkpoints(folder, keep=1).newest()
+    assert newest is not None and newest.step == steps[-1]
+    said = errors[errors.index(number.name) :].strip().splitlines()
+    assert len(said) == 2, errors
+    assert f"output_dir={folder} goes on after step {steps[-1]}" in said[1]
 
 
 def test_three_ablations_write_three_folders(sft_run: Path, data: Path, short_temp: Path, tmp_path: Path) -> None:
@@ -238,8 +269,8 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
 ) -> None:
     """One step with 8 frames and one with 16, by the same workers: no pixel, token id or time of a prompt passes."""
     from videor2_rl.dataset import load_samples
-    from videor2_rl.run.checkpoint import Checkpoints
     from videor2_rl.run.folder import SkipLedger
+    from videor2_rl.run.stopping import Stopping
     from videor2_rl.run.tracking import Tracker
     from videor2_rl.training.trainer import train
     from videor2_rl.training.upkeep import Upkeep, progress_of
@@ -268,12 +299,14 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
                 upkeep = Upkeep(
                     run,
                     parts,
+                    start=progress_of(None),
                     num_samples=len(samples),
                     checkpoints=Checkpoints(folder, keep=1),
                     tracker=tracker,
                     ledger=SkipLedger(folder, num_samples=len(samples), max_frac=0.0),
                     received_bytes=reset_received_bytes,
                     evaluation=None,
+                    stopping=Stopping(limit_s=60, max_hours=None),
                 )
                 train(run, parts, samples, start=progress_of(None), upkeep=upkeep)
             videos.shutdown()

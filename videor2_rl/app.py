@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from videor2_rl.config.command_line import help_text, hydra_arguments, version_text
@@ -19,12 +21,15 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
 from videor2_rl.config.loading import RunT, load
 from videor2_rl.config.overrides import composed, resolved
-from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, LogsRun, SftRun
 from videor2_rl.config.sweeping import FolderRunT, PlannedRun, plan
-from videor2_rl.run.resume import FINISHED, is_finished, start_run
+from videor2_rl.run.resume import FINISHED, is_finished, is_longer, start_run
+from videor2_rl.run.stopping import Stopped, going_on
 
 if TYPE_CHECKING:
     from videor2_rl.types import VideoSample
+
+logger = logging.getLogger(__name__)
 
 
 def hydra_app(
@@ -53,7 +58,7 @@ def hydra_app(
         if "--version" in argv:
             print(version_text())
             return
-        with user_errors():
+        with user_errors(), _terminable():
             arguments = hydra_arguments(argv)
             composer = Composer(
                 arguments.config_name or config_name,
@@ -91,7 +96,8 @@ def run_all(runs: Sequence[PlannedRun[FolderRunT]], body: Callable[[FolderRunT],
             continue
         folder = Path(planned.run.output_dir)
         overwrites = isinstance(planned.run, (GrpoRun, SftRun)) and planned.run.checkpoint.overwrite
-        if finishes and is_finished(folder) and not overwrites:
+        is_done = is_finished(folder) and not is_longer(folder, num_steps(planned.run))
+        if finishes and is_done and not overwrites:
             print(f"{planned.title} is finished, passed over: {folder}", file=sys.stderr)
             continue
         print(f"{planned.title} -> {folder}", file=sys.stderr)
@@ -110,13 +116,17 @@ def end_of_sweep(sweep_dir: Path) -> None:
 @contextmanager
 def _within_sweep(planned: PlannedRun[FolderRunT]) -> Iterator[None]:
     """Say of what ends a run in which run of the sweep it was, and how to go on there."""
-    mend = f"the same command with output_dir={planned.sweep_dir} goes on there"
+    own, whole = f"output_dir={planned.run.output_dir} ", f"output_dir={planned.sweep_dir} "
+    mend = f"the same command with {whole}goes on there"
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{planned.name}: {error}; {mend}") from None
+        how = str(error).replace(own, whole)
+        raise ConfigError(f"{planned.name}: {how}" + ("" if own in str(error) else f"; {mend}")) from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"in {planned.name}; {mend}") from None
+        raise Stopped(f"stopped (SIGINT) in {planned.name}; {mend}", exit_code=130) from None
+    except Stopped as stop:
+        raise Stopped(f"{stop.reason.replace(own, whole)}, in {planned.name}", exit_code=stop.exit_code) from None
     except Exception:
         traceback.print_exc()
         print(f"\nerror: {planned.name} failed; {mend}", file=sys.stderr)
@@ -135,13 +145,24 @@ def user_errors() -> Iterator[None]:
         _fail(f"error: {error}", 2)
     except (HydraException, OmegaConfBaseException) as error:
         _fail(f"error: {' '.join(str(error).split())}", 2)
-    except KeyboardInterrupt as error:
-        _fail(f"\nstopped{f', {error}' if str(error) else ''}", 130)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except Stopped as stop:
+        _fail(stop.reason, stop.exit_code)
 
 
-def _fail(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
-    sys.exit(code)
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, through every `finally`."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped("stopped (SIGTERM)", exit_code=128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _quiet_logging() -> None:
@@ -153,6 +174,11 @@ def _quiet_logging() -> None:
         )
     # verl names each training engine that is not installed, on every import.
     warnings.filterwarnings("ignore", message=".* engine is not available")
+
+
+def _fail(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
 
 
 def compose_run(config_name: str, run_type: type[RunT], overrides: Sequence[str]) -> RunT:
@@ -269,22 +295,28 @@ def open_run(
     from videor2_rl.run.storage import full_disk
 
     with sole_writer(run_dir):
-        start_run(run_dir, resume=resume, overwrite=overwrite)
+        start_run(run_dir, resume=resume, overwrite=overwrite, num_steps=num_steps(run))
         try:
             write_config(run_dir, run)
             yield
+        except Stopped as stop:
+            raise Stopped(f"stopped ({stop.reason}); {going_on(run_dir)}", exit_code=stop.exit_code) from None
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"go on from the newest checkpoint with the same command and output_dir={run_dir}"
-            ) from None
+            raise Stopped(f"stopped (SIGINT); {going_on(run_dir)}", exit_code=130) from None
         except Exception as error:
             fault = full_disk(error)
             if fault is None:
                 raise
             raise ConfigError(
-                f"output_dir: the run in {run_dir} cannot write any more ({fault}); make room, and the same command "
-                f"with output_dir={run_dir} goes on from the newest checkpoint"
+                f"output_dir: the run in {run_dir} cannot write any more ({fault}); make room, then {going_on(run_dir)}"
             ) from None
+
+
+def num_steps(run: GrpoRun | SftRun | EvaluateRun | LogsRun) -> int | None:
+    """That a run is told to take, 0 being an epoch; None: it has none."""
+    if isinstance(run, GrpoRun):
+        return run.algorithm.num_steps
+    return run.sft.num_steps if isinstance(run, SftRun) else None
 
 
 def finish(run_dir: Path, *, export: Callable[[Path], None] | None) -> None:
@@ -293,3 +325,6 @@ def finish(run_dir: Path, *, export: Callable[[Path], None] | None) -> None:
     if export is not None and not (run_dir / "hf").exists():
         export(run_dir / "hf")
     (run_dir / FINISHED).touch()
+    left = {"model": "hf", "metrics": "metrics.jsonl", "rollouts": "rollouts", "skipped samples": "skipped.jsonl"}
+    places = [f"{what} in {run_dir / name}" for what, name in left.items() if (run_dir / name).exists()]
+    logger.info("finished: %s; report: python -m videor2_rl.report %s", ", ".join(places), run_dir)

@@ -6,6 +6,7 @@ python -m videor2_rl.grpo experiment=demo
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from videor2_rl.app import checked_held_out, checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.run.resume import check_run_dir
-from workers.learner.verl_config import check_algorithm, check_optimizer
+from workers.learner.verl_config import check_algorithm, check_optimizer, learner_env
 
 if TYPE_CHECKING:
     from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
@@ -25,17 +26,25 @@ if TYPE_CHECKING:
 def run_grpo(run: GrpoRun) -> None:
     """Train a policy from `model.path`; everything it leaves lies in `output_dir`."""
     run_dir = Path(run.output_dir)
-    check_run_dir(run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite)
+    check_run_dir(
+        run_dir,
+        resume=run.checkpoint.resume,
+        overwrite=run.checkpoint.overwrite,
+        num_steps=run.algorithm.num_steps,
+    )
     samples = checked_inputs(run)
     run = dataclasses.replace(run, algorithm=run.algorithm.with_steps(len(samples)))
     held_out = checked_held_out(run)
     check_algorithm(run.algorithm, max_response_tokens=run.rollout.max_response_tokens)
     check_optimizer(run.learner.optimizer)
+    # verl, which trackers import too, looks for its platform in the environment.
+    os.environ.update(learner_env(run.cluster.device))
     with open_run(run, run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite):
         from videor2_rl.run.checkpoint import Checkpoints
         from videor2_rl.run.folder import SkipLedger
         from videor2_rl.run.resume import origin_of
         from videor2_rl.run.rollout_log import remove_rollouts_after
+        from videor2_rl.run.stopping import Stopping
         from videor2_rl.run.tracking import Tracker
         from videor2_rl.training.trainer import train
         from videor2_rl.training.upkeep import Upkeep, progress_of, restore
@@ -53,14 +62,16 @@ def run_grpo(run: GrpoRun) -> None:
             first_step=start.step + 1,
             config=dataclasses.asdict(run),
         )
+        stopping = Stopping(limit_s=run.checkpoint.stop_within_s, max_hours=run.checkpoint.max_hours)
         # The tracker first: where it cannot start, no engine should have.
-        with tracker, grpo_workers(run) as workers:
+        with stopping, tracker, grpo_workers(run) as workers:
             restore(workers, newest)
             reset_received_bytes()
             with periodic_evaluation(run, workers, held_out) as evaluation, checkpoints.completed():
                 upkeep = Upkeep(
                     run,
                     workers,
+                    start=start,
                     num_samples=len(samples),
                     checkpoints=checkpoints,
                     tracker=tracker,
@@ -69,8 +80,10 @@ def run_grpo(run: GrpoRun) -> None:
                     ),
                     received_bytes=reset_received_bytes,
                     evaluation=evaluation,
+                    stopping=stopping,
                 )
-                train(run, workers, samples, start=start, upkeep=upkeep)
+                with upkeep.saved_if_stopped():
+                    train(run, workers, samples, start=start, upkeep=upkeep)
             finish(run_dir, export=workers.learner.export if run.checkpoint.export else None)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import SftRun
 from videor2_rl.run.resume import check_run_dir
-from workers.learner.verl_config import check_optimizer
+from videor2_rl.run.stopping import Stopped, Stopping
+from workers.learner.verl_config import check_optimizer, learner_env
 
 if TYPE_CHECKING:
     from videor2_rl.run.checkpoint import Checkpoints
@@ -30,10 +32,14 @@ logger = logging.getLogger(__name__)
 def run_sft(run: SftRun) -> None:
     """Fine-tune `model.path` on `data.train_file`; everything it leaves lies in `output_dir`."""
     run_dir = Path(run.output_dir)
-    check_run_dir(run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite)
+    check_run_dir(
+        run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite, num_steps=run.sft.num_steps
+    )
     samples = checked_inputs(run)
     run = dataclasses.replace(run, sft=run.sft.with_steps(len(samples)))
     check_optimizer(run.learner.optimizer)
+    # verl, which trackers import too, looks for its platform in the environment.
+    os.environ.update(learner_env(run.cluster.device))
     with open_run(run, run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite):
         from videor2_rl.dataset import load_samples
         from videor2_rl.run.checkpoint import Checkpoints
@@ -61,8 +67,9 @@ def run_sft(run: SftRun) -> None:
             first_step=done + 1,
             config=dataclasses.asdict(run),
         )
+        stopping = Stopping(limit_s=run.checkpoint.stop_within_s, max_hours=run.checkpoint.max_hours)
         # The tracker first: where it cannot start, no engine should have.
-        with tracker, sft_workers(run) as (videos, learner), checkpoints.completed():
+        with stopping, tracker, sft_workers(run) as (videos, learner), checkpoints.completed():
             if newest is not None:
                 logger.info("going on after step %d from %s", done, newest.path)
                 learner.load(newest.path)
@@ -76,6 +83,7 @@ def run_sft(run: SftRun) -> None:
                 checkpoints=checkpoints,
                 tracker=tracker,
                 ledger=ledger,
+                stopping=stopping,
             )
             checkpoints.complete()
             finish(run_dir, export=learner.export if run.checkpoint.export else None)
@@ -92,6 +100,7 @@ def train(
     checkpoints: Checkpoints,
     tracker: Tracker,
     ledger: SkipLedger,
+    stopping: Stopping,
 ) -> None:
     """The steps after `done`, one optimiser step each; the loss is the mean over response tokens."""
     from videor2_rl.dataset import SampleOrder
@@ -105,38 +114,48 @@ def train(
     def examples(batch: Sequence[VideoSample]) -> list[TrainGroup]:
         return sft_groups(ledger, videos, batch)
 
-    last = run.sft.num_steps
-    for step in range(done + 1, last + 1):
-        timer = PhaseTimer()
-        with timer.phase("prepare"):
-            batch = examples(rows(step))
-            held_out = examples(validation) if is_due(step, run.sft.validate_every, last=last) else []
-        if step < last:
-            videos.prefetch(rows(step + 1))
-        with timer.phase("save"):
-            checkpoints.complete()
-        metrics: dict[str, float] = {}
-        if batch:
-            with timer.phase("encode"):
-                batch = with_embeddings(learner, batch)
-                metrics |= learner.visual_metrics()
-            with timer.phase("update"):
-                metrics |= learner.sft_step(batch)
-        if held_out:
-            with timer.phase("validate"):
-                metrics["sft/validation_loss"] = learner.sft_loss(with_embeddings(learner, held_out))
-        tracker.log(
-            step,
-            {
-                **metrics,
-                "data/decodes_per_clip": videos.decodes_per_clip(),
-                "data/skipped": ledger.count,
-                "data/epoch": step * run.sft.batch_size / len(samples),
-                **timer.metrics(),
-            },
-        )
-        if run.checkpoint.every_steps and is_due(step, run.checkpoint.every_steps, last=last):
-            checkpoints.begin(step, {"skipped": ledger.count, "next_sample": step * run.sft.batch_size}, learner)
+    def save(step: int) -> None:
+        checkpoints.begin(step, {"skipped": ledger.count, "next_sample": step * run.sft.batch_size}, learner)
+
+    last, step_s = run.sft.num_steps, 0.0
+    try:
+        for step in range(done + 1, last + 1):
+            stopping.before_step(step_s)
+            timer = PhaseTimer()
+            with timer.phase("prepare"):
+                batch = examples(rows(step))
+                held_out = examples(validation) if is_due(step, run.sft.validate_every, last=last) else []
+            if step < last:
+                videos.prefetch(rows(step + 1))
+            with timer.phase("save"):
+                checkpoints.complete()
+            metrics: dict[str, float] = {}
+            if batch:
+                with timer.phase("encode"):
+                    batch = with_embeddings(learner, batch)
+                    metrics |= learner.visual_metrics()
+            with stopping.undivided():
+                if batch:
+                    with timer.phase("update"):
+                        metrics |= learner.sft_step(batch)
+                done = step
+                if held_out:
+                    with timer.phase("validate"):
+                        metrics["sft/validation_loss"] = learner.sft_loss(with_embeddings(learner, held_out))
+                metrics |= {
+                    "data/decodes_per_clip": videos.decodes_per_clip(),
+                    "data/skipped": ledger.count,
+                    "data/epoch": step * run.sft.batch_size / len(samples),
+                    **timer.metrics(),
+                }
+                tracker.log(step, metrics)
+                step_s = metrics["timing_s/step"]
+                if run.checkpoint.every_steps and is_due(step, run.checkpoint.every_steps, last=last):
+                    save(step)
+    except Stopped as stop:
+        if stop.may_save and run.checkpoint.every_steps and done > 0 and not checkpoints.has(done):
+            save(done)
+        raise
 
 
 def sft_groups(ledger: SkipLedger, videos: VideoPool, batch: Sequence[VideoSample]) -> list[TrainGroup]:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Literal
 
+from videor2_rl.config.resources import has_reference, parts_of
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, ModelConfig, RolloutConfig, SftRun
 from videor2_rl.model.prompt import banned_token_ids
 from videor2_rl.training.protocols import Workers
@@ -29,7 +30,8 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
     """Everything that GRPO needs, on its cluster; the pools start side by side and are shut down at the end."""
     with ExitStack() as stack:
         device = run.cluster.device
-        stack.enter_context(connected(run.cluster, worker_env=learner_env(device)))
+        stack.enter_context(connected(run.cluster, worker_env=learner_env(device), parts=parts_of(run)))
+        _announce(run)
         rollouts = RolloutPool(engine_spec(run.rollout, run.model, device=device))
         stack.callback(rollouts.shutdown)
         judge = stack.enter_context(judge_access(run.judge, device=device))
@@ -46,9 +48,7 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
         )
         stack.callback(learner.shutdown)
         reference: Reference | BaseOfAdapter | None = None
-        if run.algorithm.kl_coefficient > 0 and run.model.lora.rank > 0:
-            reference = BaseOfAdapter(learner)
-        elif run.algorithm.kl_coefficient > 0:
+        if has_reference(run):
             reference = Reference(
                 run.reference,
                 run.model,
@@ -56,14 +56,8 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
                 max_tokens_per_micro_batch=run.learner.max_tokens_per_micro_batch,
             )
             stack.callback(reference.shutdown)
-        logger.info(
-            "starting %d rollout, %d learner, %d reference, %d reward and %d video workers; engines take a minute",
-            run.rollout.num_workers,
-            run.learner.num_ranks,
-            run.reference.num_ranks if isinstance(reference, Reference) else 0,
-            run.reward_workers.num_workers,
-            run.video.num_workers,
-        )
+        elif run.algorithm.kl_coefficient > 0:
+            reference = BaseOfAdapter(learner)
         rollouts.wait_ready()
         learner.wait_ready()
         yield Workers(videos=videos, rollouts=rollouts, rewards=rewards, learner=learner, reference=reference)
@@ -74,14 +68,14 @@ def sft_workers(run: SftRun) -> Iterator[tuple[VideoPool, Learner]]:
     """Video workers and the learner of SFT."""
     with ExitStack() as stack:
         device = run.cluster.device
-        stack.enter_context(connected(run.cluster, worker_env=learner_env(device)))
+        stack.enter_context(connected(run.cluster, worker_env=learner_env(device), parts=parts_of(run)))
+        _announce(run)
         videos = VideoPool(
             run.model, run.video, max_prompt_tokens=run.learner.max_tokens_per_micro_batch, encode_solutions=True
         )
         stack.callback(videos.shutdown)
         learner = Learner(run.learner, run.model, total_steps=run.sft.num_steps, seed=run.seed)
         stack.callback(learner.shutdown)
-        logger.info("starting %d learner and %d video workers", run.learner.num_ranks, run.video.num_workers)
         learner.wait_ready()
         yield videos, learner
 
@@ -91,7 +85,8 @@ def evaluation_workers(run: EvaluateRun, *, model_path: str) -> Iterator[tuple[V
     """Video, rollout and reward workers; the rollout workers begin with the weights of `model_path`."""
     with ExitStack() as stack:
         device = run.cluster.device
-        stack.enter_context(connected(run.cluster, worker_env={}))
+        stack.enter_context(connected(run.cluster, worker_env={}, parts=parts_of(run)))
+        _announce(run)
         model = replace(run.model, path=model_path)
         rollouts = RolloutPool(engine_spec(run.rollout, model, device=device))
         stack.callback(rollouts.shutdown)
@@ -100,14 +95,13 @@ def evaluation_workers(run: EvaluateRun, *, model_path: str) -> Iterator[tuple[V
         stack.callback(rewards.shutdown)
         videos = VideoPool(model, run.video, max_prompt_tokens=max_prompt_tokens(run.rollout))
         stack.callback(videos.shutdown)
-        logger.info(
-            "starting %d rollout, %d reward and %d video workers; engines take a minute",
-            run.rollout.num_workers,
-            run.reward_workers.num_workers,
-            run.video.num_workers,
-        )
         rollouts.wait_ready()
         yield videos, rollouts, rewards
+
+
+def _announce(run: GrpoRun | SftRun | EvaluateRun) -> None:
+    parts = ", ".join(f"{part.count} {part.name}{'' if part.count == 1 else 's'}" for part in parts_of(run))
+    logger.info("starting %s%s", parts, "" if isinstance(run, SftRun) else "; engines take a minute")
 
 
 def max_prompt_tokens(rollout: RolloutConfig) -> int:

@@ -72,7 +72,7 @@ class VideoPool:
         self._pool = ActorPool(
             "video",
             size=video.num_workers,
-            create=lambda index: actor.options(num_cpus=1).remote(
+            create=lambda index: actor.options(num_cpus=video.cpus_per_worker).remote(
                 model, video, max_prompt_tokens=max_prompt_tokens, encode_solutions=encode_solutions
             ),
             prepare=lambda handle: handle.ready.remote(),

@@ -52,6 +52,8 @@ class FaultServer:
     requests: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of the requests so far, probes included."""
     most_at_once: int = 0
+    connections: int = 0
+    """Opened so far; one may carry many requests."""
     port: int = 0
 
     def __enter__(self) -> FaultServer:
@@ -104,6 +106,7 @@ class FaultServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
+        self.connections += 1
         try:
             while (body := await _read_request(reader)) is not None:
                 number = len(self.requests)

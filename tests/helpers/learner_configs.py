@@ -1,13 +1,14 @@
-"""The learner's configuration for tests: one rank of FSDP2 on the CPU, no schedule, everything in one pass."""
+"""Configurations for tests of the learner, of which each test says what matters to it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from videor2_rl.config.sections import LearnerConfig, OptimizerConfig
+from videor2_rl.config.sections import AlgorithmConfig, LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig
 
 
 def learner_config(**changes: Any) -> LearnerConfig:
+    """One rank of FSDP2 on the CPU, no schedule, everything in one pass."""
     values: dict[str, Any] = {
         "backend": "fsdp2",
         "cpu_offload": False,
@@ -31,3 +32,41 @@ def learner_config(**changes: Any) -> LearnerConfig:
         "visual_cache_mib": 0,
     }
     return LearnerConfig(**{**values, **changes})
+
+
+def model_config(path: str, **changes: Any) -> ModelConfig:
+    """In float32, without adapters; the vision tower and its merger are frozen."""
+    values: dict[str, Any] = {
+        "dtype": "float32",
+        "freeze_vision_tower": True,
+        "freeze_merger": True,
+        "freeze_language_model": False,
+        "lora": LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
+        "system_prompt": "",
+        "instruction": "",
+        "text_timestamps": False,
+    }
+    return ModelConfig(path, **{**values, **changes})
+
+
+def algorithm_config(**changes: Any) -> AlgorithmConfig:
+    """GRPO as published: five groups of four, one update, every response in the loss."""
+    values: dict[str, Any] = {
+        "num_steps": 10,
+        "prompts_per_step": 5,
+        "group_size": 4,
+        "updates_per_batch": 1,
+        "advantage": "grpo",
+        "policy_loss": "vanilla",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "ratio_cap": None,
+        "loss_aggregation": "token-mean",
+        "kl_coefficient": 0.04,
+        "kl_estimator": "low_var_kl",
+        "filter_zero_variance": False,
+        "mask_truncated": False,
+        "importance_cap": None,
+        "max_log_prob_gap": 1e-4,
+    }
+    return AlgorithmConfig(**{**values, **changes})

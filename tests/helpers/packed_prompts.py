@@ -1,28 +1,54 @@
-"""Prompts of a tiny Qwen2.5-VL made of random tokens and pixels, and their log-probs by transformers alone."""
+"""Prompts and groups of random tokens and pixels for a tiny Qwen2.5-VL, and their log-probs by transformers alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from videor2_rl.types import Prompt
+from videor2_rl.types import Prompt, PromptHandle, TrainGroup
 
 PATCH_VALUES = 3 * 2 * 7 * 7
+LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
+"""Tokens of the responses that `make_groups` gives."""
 
 
-def a_prompt(rng: np.random.Generator, *, video_token: int, frames: int) -> Prompt:
-    grid = np.array([[frames, 4, 4]])
-    video = np.stack([axis.ravel() for axis in np.indices((frames, 2, 2))]) * np.array([[2], [1], [1]])
+def make_groups(model_folder: str | Path, *, put: Callable[[Prompt], Any] = lambda prompt: prompt) -> list[TrainGroup]:
+    """Five groups of four responses; `put` makes of a prompt what its handle refers to."""
+    from transformers import AutoConfig
+
+    video_token = AutoConfig.from_pretrained(model_folder).video_token_id
+    rng = np.random.default_rng(0)
+    groups = []
+    for group_id, lengths in enumerate(LENGTHS):
+        prompt = a_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
+        groups.append(
+            TrainGroup(
+                group_id=group_id,
+                prompt=PromptHandle("s", f"clip-{group_id}", len(prompt.token_ids), put(prompt)),
+                response_ids=tuple(rng.integers(20, 300, length) for length in lengths),
+                advantages=rng.normal(size=len(lengths)).astype(np.float32),
+            )
+        )
+    return groups
+
+
+def a_prompt(
+    rng: np.random.Generator, *, video_token: int, frames: int, side: int = 2, text: int = 5, vocabulary: int = 300
+) -> Prompt:
+    """A clip of 2 x `frames` frames, `side` merged patches square, between three and `text` random text tokens."""
+    grid = np.array([[frames, 2 * side, 2 * side]])
+    video = np.stack([axis.ravel() for axis in np.indices((frames, side, side))]) * np.array([[2], [1], [1]])
     positions = [np.tile(np.arange(3), (3, 1)), video + 3]
-    positions.append(np.tile(positions[-1].max() + 1 + np.arange(5), (3, 1)))
-    text = rng.integers(20, 300, 8)
+    positions.append(np.tile(positions[-1].max() + 1 + np.arange(text), (3, 1)))
+    words = rng.integers(20, vocabulary, 3 + text)
     return Prompt(
         sample_id="s",
         clip_key="c",
         text="",
-        token_ids=np.concatenate([text[:3], np.full(frames * 4, video_token), text[3:]]),
+        token_ids=np.concatenate([words[:3], np.full(frames * side * side, video_token), words[3:]]),
         position_ids=np.concatenate(positions, axis=1),
         patches=rng.integers(0, 256, (int(grid.prod()), PATCH_VALUES), dtype=np.uint8),
         video_grid_thw=grid,

@@ -103,3 +103,22 @@ def test_an_empty_block_needs_no_judge(
     assert scored.terms["consistency"].status == "abstention"
     assert scored.terms["temporal_alignment"].value == 0.0
     assert scored.reward == 1.0
+
+
+def test_claims_that_are_given_keep_their_order(
+    reward_config: Callable[..., Any], toy_target: Target, by_words: Similarity
+) -> None:
+    evidence = Evidence({"00:12": "A blue triangle appears.", "00:02": "A red square appears."}, {})
+    scored = score_response(RESPONSE, toy_target, reward_config("video_r2"), similarity=by_words, evidence=evidence)
+    claims = scored.terms["temporal_alignment"].detail["claims"]
+    assert [(claim["quote"], claim["reference"]) for claim in claims] == [("00:12", 2), ("00:02", 0)]
+
+
+def test_without_references_a_missing_judge_costs_alignment_nothing(
+    reward_config: Callable[..., Any], toy_target: Target, by_words: Similarity
+) -> None:
+    config = reward_config("video_r2", "reward.temporal_alignment.claims=judge")
+    for grounding in (None, {"later": "A cat appears."}):
+        target = Target(toy_target.question, toy_target.solution, temporal_grounding=grounding)
+        scored = score_response(RESPONSE, target, config, similarity=by_words)
+        assert (scored.terms["temporal_alignment"].status, scored.reward) == ("abstention", 2.0)

@@ -32,7 +32,7 @@ from rewards.types import NO_EVIDENCE, Evidence, JudgeReply, Target, VideoR2Conf
 RESPONSE = "<think>At 00:05 a door opens. So it is B.</think><answer>B</answer>"
 TARGET = Target("Which? A. red B. blue", "<answer>B</answer>", temporal_grounding={"00:05": "A door opens."})
 # What a model may write around its verdict: no JSON of its own, no word that is a verdict.
-prose = st.text(alphabet=st.characters(blacklist_characters="{}", blacklist_categories=("Cs",)), max_size=80).filter(
+prose = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="{}"), max_size=80).filter(
     lambda text: "</think>" not in text
 )
 
@@ -321,3 +321,8 @@ def test_vas_replies(reply: str, score: float | None) -> None:
 @given(prose, st.text(max_size=60), st.integers(0, 10))
 def test_a_score_survives_any_rationale(before: str, rationale: str, score: int) -> None:
     assert read_vas_reply(before + json.dumps({"rationale": rationale, "score": score})) == score
+
+
+@pytest.mark.parametrize(("length", "is_read"), [(200, True), (201, False)])
+def test_an_answer_without_json_is_one_line_of_at_most_200_characters(length: int, is_read: bool) -> None:
+    assert (read_answer_reply("x" * length) is not None) == is_read

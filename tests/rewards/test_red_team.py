@@ -135,7 +135,7 @@ def test_no_attempt_earns_more_with_the_sentence_encoder(config: VideoR2Config, 
 
     similarity = SentenceEncoder().similarity
     honest = score_response(HONEST_WEAK, toy_target, config, similarity=similarity).reward
-    assert honest == pytest.approx(5 / 3)
+    assert honest is not None and honest == pytest.approx(5 / 3)
     rewards = {
         name: score_response(text, toy_target, config, similarity=similarity).reward for name, text in ATTEMPTS.items()
     }

@@ -15,6 +15,7 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.config.sweeping import plan
 from videor2_rl.run.resume import check_run_dir
+from videor2_rl.run.stopping import Stopped
 
 Body = Callable[[GrpoRun], None]
 
@@ -66,7 +67,8 @@ def test_a_sweep_names_each_run_and_its_folder(
     [
         (RuntimeError("engine died"), 1, "RuntimeError: engine died"),
         (ConfigError("data: too few"), 2, "error: run 2 of 3 (reward=no_gate): data: too few; "),
-        (KeyboardInterrupt(), 130, "stopped, in run 2 of 3 (reward=no_gate); "),
+        (KeyboardInterrupt(), 130, "stopped (SIGINT); "),
+        (Stopped("SIGTERM", exit_code=143), 143, "stopped (SIGTERM); "),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "cannot write any more (No space left on device"),
     ],
 )
@@ -81,8 +83,9 @@ def test_a_sweep_ends_with_the_run_that_fails_and_the_same_command_goes_on_there
     overrides, done = [f"output_dir={tmp_path}", "reward=video_r2,no_gate,no_tar"], list[str]()
     assert sweep(trains(done, fault=fault), *overrides, monkeypatch=monkeypatch) == code
     error = capsys.readouterr().err
-    assert said in error and f"the same command with output_dir={tmp_path} goes on there" in error
+    assert said in error and f"the same command with output_dir={tmp_path} " in error
     assert "run 2 of 3 (reward=no_gate)" in error.strip().splitlines()[-1]
+    assert f"output_dir={tmp_path}/" not in error
     assert ("Traceback" in error) == isinstance(fault, RuntimeError)
     assert done == ["reward=video_r2", "reward=no_gate"]
     assert sweep(trains(done), *overrides, monkeypatch=monkeypatch) == 0
@@ -129,7 +132,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 ) -> None:
     body = trains([], fault=KeyboardInterrupt(), at="alone")
     assert sweep(body, f"output_dir={tmp_path / 'alone'}", monkeypatch=monkeypatch, sweeps=False) == 130
-    assert capsys.readouterr().err.strip().startswith("stopped, go on from the newest checkpoint with the same command")
+    assert capsys.readouterr().err.strip().startswith("stopped (SIGINT); ")
 
 
 def test_a_disk_that_fills_while_a_run_writes_is_one_sentence(

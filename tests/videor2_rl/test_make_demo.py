@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -153,7 +154,8 @@ def test_one_clip_has_a_variable_frame_rate_and_all_are_h264(demo_dir: Path) -> 
     for path in sorted((demo_dir / "clips").rglob("*.m*")):
         with av.open(str(path)) as container:
             assert container.streams.video[0].codec_context.name == "h264"
-            times = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+            frames = container.decode(video=0)
+            times = [float(cast(int, frame.pts) * cast(Fraction, frame.time_base)) for frame in frames]
         rates.append(len({round(step, 3) for step in np.diff(times)}))
     assert sorted(rates) == [1] * 19 + [2]
 

@@ -152,6 +152,21 @@ def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
     assert results(tmp_path / "in.jsonl") == [ROW]
 
 
+def test_a_place_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [ROW] * 3)
+    (tmp_path / "file").touch()
+    (tmp_path / "full.jsonl.part").symlink_to("/dev/full")
+    for out, reason in (
+        (tmp_path / "file" / "out.jsonl", f"cannot write to {tmp_path}/file/out.jsonl ({tmp_path}/file is a file)"),
+        (Path("/proc/out.jsonl"), "cannot write to /proc/out.jsonl (No such file or directory)"),
+        (tmp_path / "full.jsonl", f"cannot write to {tmp_path}/full.jsonl (No space left on device); make room there"),
+        (tmp_path, f"{tmp_path} is a folder; give a file for the results"),
+    ):
+        done = score(source, str(out))
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: OUT: {reason}") and len(done.stderr.splitlines()) == 1
+
+
 def test_overrides_change_what_is_paid(tmp_path: Path) -> None:
     row = {**ROW, "temporal_grounding": {"00:09": "A red square appears."}}
     source, out = write(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl"

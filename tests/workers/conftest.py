@@ -111,11 +111,12 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A local cluster of 8 logical CPUs; a module's own, for its environment differs from other modules'."""
     import tempfile
 
-    from videor2_rl.config.sections import ClusterConfig
+    from cluster_configs import cluster_config
+
     from workers.cluster import connected
 
     # Not pytest's folder: Ray's socket paths must stay short.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        config = ClusterConfig(address=None, device="cpu", num_cpus=8, object_store_mib=200, temp_dir=folder)
+        config = cluster_config(folder, address=None)
         with connected(config, worker_env=rollout_env(rollout_config(), "cpu")):
             yield

@@ -10,9 +10,9 @@ import numpy as np
 import one_rank
 import pytest
 import torch
-from learner_configs import learner_config
+from learner_configs import learner_config, model_config
 
-from videor2_rl.config.sections import LoraConfig, ModelConfig
+from videor2_rl.config.sections import ModelConfig
 from videor2_rl.model.family import part_of
 from videor2_rl.model.prompt import PromptBuilder, timed_metadata
 from videor2_rl.types import Clip, Group, LogProbs, Prompt, PromptHandle, SamplingSpec, TrainGroup, VideoSample
@@ -51,8 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
     folder = tmp_path_factory.mktemp("qwen3_vl")
     make_model(folder, seed=3, family="qwen3_vl")
-    no_adapters = LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False)
-    return ModelConfig(str(folder), "float32", False, False, False, no_adapters, "", "", True)
+    return model_config(str(folder), freeze_vision_tower=False, freeze_merger=False, text_timestamps=True)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def trained(model: ModelConfig, prompts: list[Prompt], engine_spec: EngineSpec, 
         ) -> tuple[Stage, list[TrainGroup]]:
             request = GenerateRequest(tuple(range(len(prompts))), SAMPLING, 0, version)
             groups = engine.run(engine.worker.generate(request, *prompts, *embeddings))
-            visual = embeddings or [None] * len(prompts)
+            visual: Sequence[torch.Tensor | None] = embeddings or [None] * len(prompts)
             to_train = [train_group(*parts) for parts in zip(groups, prompts, visual, strict=True)]
             weights = {name: torch.tensor(array) for name, array in process.submit(one_rank.weights).result().items()}
             return Stage(groups, process.submit(one_rank.log_probs, to_train).result(), weights), to_train

@@ -6,6 +6,7 @@ from rewards.judge import needs_judge
 from rewards.types import RewardConfig
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
+from videor2_rl.config.resources import parts_of
 from videor2_rl.config.sections import (
     AlgorithmConfig,
     EvaluateRun,
@@ -69,6 +70,12 @@ def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
     )
     if run.cluster.device == "cuda":
         require(model.dtype == "bfloat16", "model.dtype: found float32 on cluster.device=cuda; use bfloat16")
+    for part in parts_of(run):
+        # A judge may have GPUs of its own.
+        require(
+            run.cluster.device == "cuda" or part.gpus == 0 or part.name == "judge",
+            f"{part.key}: each {part.name} asks for {part.gpus:g} GPU on cluster.device=cpu; set its GPUs to 0",
+        )
     if not isinstance(run, EvaluateRun):
         _check_learner(run.learner)
         _check_lora(run.model)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator
 
-from videor2_rl.config.errors import Section
+from rewards.types import Section
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator
 
-from rewards.types import RewardConfig
-from videor2_rl.config.errors import Section
+from rewards.types import RewardConfig, Section
 from videor2_rl.config.judge import JudgeConfig
 
 
@@ -97,6 +96,7 @@ class VideoConfig(Section):
     """Processed clips by content address, shared by all stages and runs."""
     num_workers: int
     """Video workers (Ray actors) that decode."""
+    cpus_per_worker: float
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,9 @@ class RewardWorkersConfig(Section):
 
 
 AdvantageName: TypeAlias = Literal["grpo", "dr_grpo", "rloo", "reinforce_plus_plus_baseline", "opo", "mapo", "bnpo"]
+LossAggregation: TypeAlias = Literal[
+    "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
+]
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ class AlgorithmConfig(Section):
     ratio_cap: float | None
     """vanilla: the ratio counts at most this where the advantage is negative (dual clip, arXiv:1912.09729); dppo_tv and
     dppo_kl: anywhere (arXiv:2602.04879). None: as it is."""
-    loss_aggregation: Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+    loss_aggregation: LossAggregation
     kl_coefficient: float
     """0 switches the reference off."""
     kl_estimator: Literal["kl", "abs", "mse", "low_var_kl"]
@@ -312,18 +315,30 @@ class ClusterConfig(Section):
     address: str | None
     """None: RAY_ADDRESS where it is set (`ray job submit` sets it), else a new local one; "auto" or host:port."""
     device: Literal["cpu", "cuda"]
+    gpus_per_process: float
+    """What `rollout.gpus_per_worker`, `learner.gpus_per_rank` and `reference.gpus_per_rank` default to."""
     num_cpus: int | None
     """Logical CPUs of a new local cluster, in which actors are sized; None: the machine's."""
     object_store_mib: int
     temp_dir: str | None
     """Ray's own folder for a local cluster; None: a new one under the system's."""
+    autoscaler: bool
+    """The cluster adds nodes when they are asked for: wait for what it lacks, rather than refuse."""
+    wait_s: float
+    """Seconds to wait for nodes, or for what other jobs hold."""
+
+
+TrackerName: TypeAlias = Literal[
+    "tensorboard", "wandb", "mlflow", "swanlab", "vemlp_wandb", "clearml", "trackio", "rl_insight"
+]
+"""verl's, without those that only repeat metrics.jsonl and the console."""
 
 
 @dataclass(frozen=True)
 class LoggingConfig(Section):
     """Where metrics go besides metrics.jsonl and the console."""
 
-    trackers: tuple[Literal["tensorboard", "wandb"], ...]
+    trackers: tuple[TrackerName, ...]
     project: str
     name: str
     rollouts: bool
@@ -344,6 +359,10 @@ class CheckpointConfig(Section):
     """Where the folder holds a run that cannot be gone on with (finished, or resume is off), remove what it left."""
     export: bool
     """Write hf/ at the end."""
+    max_hours: float | None
+    """Stop with a checkpoint before this many hours of the process are over; None: when the steps are done."""
+    stop_within_s: float
+    """SIGTERM and Ctrl-C stop with a checkpoint of the last whole step; after so many seconds without one."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rewards.judge import needs_judge
-from videor2_rl.config.judge import ManagedJudge, RulesJudge
+from videor2_rl.config.judge import RulesJudge
+from videor2_rl.config.resources import has_reference, parts_of, total
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.doctor.machine import Machine
 from videor2_rl.doctor.sizing import (
@@ -38,12 +39,12 @@ def grpo_needs(
         run, shape, machine, tokens=tokens, response_tokens=min(tokens - longest, algorithm.group_size * response)
     )
     rollout = _rollout_memory(run, shape, machine)
-    reference = [_reference_memory(run, shape, machine, tokens=tokens)] if _has_reference(run) else []
+    reference = [_reference_memory(run, shape, machine, tokens=tokens)] if has_reference(run) else []
     processes = [(run.learner.num_ranks, learner), (_rollout_processes(run), rollout)]
     processes += [(run.reference.num_ranks, need) for need in reference]
     return [
         _longest_prompt(run, longest),
-        Need("GPUs", _gpus(run), machine.gpus, "", "rollout workers, learner and reference ranks, a managed judge"),
+        _gpus(run, machine, "rollout workers, learner and reference ranks, a managed judge"),
         _cpus(run, machine),
         learner,
         rollout,
@@ -99,15 +100,7 @@ def _reference_memory(run: GrpoRun, shape: ModelShape, machine: Machine, *, toke
 
 def _cpus(run: GrpoRun | SftRun | EvaluateRun, machine: Machine) -> Need:
     """Logical ones, in which Ray places actors: it waits for ever where there are too few."""
-    cpus = float(run.video.num_workers)
-    if not isinstance(run, EvaluateRun):
-        cpus += run.learner.num_ranks * run.learner.cpus_per_rank
-    if not isinstance(run, SftRun):
-        cpus += run.rollout.num_workers * run.rollout.cpus_per_worker
-        cpus += run.reward_workers.num_workers * run.reward_workers.cpus_per_worker
-        cpus += run.judge.num_cpus if isinstance(run.judge, ManagedJudge) else 0
-    if isinstance(run, GrpoRun) and _has_reference(run):
-        cpus += run.reference.num_ranks * run.reference.cpus_per_rank
+    cpus = total(parts_of(run))["CPU"]
     own_cluster = run.cluster.address is None and run.cluster.num_cpus is not None
     there = run.cluster.num_cpus if own_cluster else machine.cpus
     return Need("CPUs", cpus, there, "", "logical ones of all actors" + ("; cluster.num_cpus" if own_cluster else ""))
@@ -138,14 +131,12 @@ def evaluate_needs(
 ) -> list[Need]:
     """Of the evaluation of every checkpoint in every mode, in the order in which it would come to grief."""
     longest = max(size.prompt_tokens for size in sizes)
-    judge = run.judge if isinstance(run.judge, ManagedJudge) else None
-    gpus = run.rollout.num_workers * run.rollout.gpus_per_worker + (judge.num_gpus if judge else 0)
     rollout = _rollout_memory(run, shape, machine)
     largest = sorted((prompt_bytes(shape, size) for size in sizes), reverse=True)[:prompts_per_call]
     responses = num_samples * len(run.evaluation.modes) * len(run.evaluation.folders)
     needs = [
         _longest_prompt(run, longest),
-        Need("GPUs", gpus, machine.gpus, "", "rollout workers, a managed judge"),
+        _gpus(run, machine, "rollout workers, a managed judge"),
         _cpus(run, machine),
         rollout,
         Need(
@@ -216,7 +207,7 @@ def _step_flops_of_a_gpu(run: GrpoRun, shape: ModelShape, sizes: Sequence[Sample
         prompt_tokens=sum(size.prompt_tokens for size in sizes) / len(sizes),
         response_tokens=run.rollout.max_response_tokens,
         responses=run.algorithm.group_size,
-        has_reference=_has_reference(run),
+        has_reference=has_reference(run),
     )
     trained = flops["learner"] / run.learner.num_ranks + flops["rollout"] / run.rollout.num_workers
     return run.algorithm.prompts_per_step * (trained + flops["reference"] / max(1, run.reference.num_ranks))
@@ -237,7 +228,7 @@ def sft_needs(run: SftRun, shape: ModelShape, sizes: Sequence[SampleSize], machi
             "tokens",
             "learner.max_tokens_per_micro_batch; longer ones are skipped",
         ),
-        Need("GPUs", run.learner.num_ranks * run.learner.gpus_per_rank, machine.gpus, "", "learner ranks"),
+        _gpus(run, machine, "learner ranks"),
         _cpus(run, machine),
         learner,
         _host_memory(run, shape, machine, [(run.learner.num_ranks, learner)]),
@@ -258,16 +249,8 @@ def _memory(run: GrpoRun | SftRun, shape: ModelShape, machine: Machine, *, token
     return Need("learner rank memory", needed / GIB, machine.gpu_gib, "GiB", what)
 
 
-def _gpus(run: GrpoRun) -> float:
-    rollouts = run.rollout.num_workers * run.rollout.gpus_per_worker
-    learner = run.learner.num_ranks * run.learner.gpus_per_rank
-    reference = run.reference.num_ranks * run.reference.gpus_per_rank if _has_reference(run) else 0
-    return rollouts + learner + reference + (run.judge.num_gpus if isinstance(run.judge, ManagedJudge) else 0)
-
-
-def _has_reference(run: GrpoRun) -> bool:
-    """Whether reference ranks are started: under an adapter the learner is its own reference."""
-    return run.algorithm.kl_coefficient > 0 and run.model.lora.rank == 0
+def _gpus(run: GrpoRun | SftRun | EvaluateRun, machine: Machine, whose: str) -> Need:
+    return Need("GPUs", total(parts_of(run))["GPU"], machine.gpus, "", whose)
 
 
 def _times(value: float | None, factor: float) -> float | None:

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videor2_rl.config.judge import OpenAIJudge, RulesJudge
 from videor2_rl.config.sections import LogsRun
 from videor2_rl.evaluation.judged import Judge, Replies, complete_replies, judge_prompt_versions, stored_replies
 from videor2_rl.evaluation.log_results import LogResult, evaluate_row, result_row, summarise
 from videor2_rl.evaluation.logs import OWN, LogFile, read_logs
 from videor2_rl.evaluation.official.layout import OfficialLog, write_tac, write_vas
 from videor2_rl.evaluation.summary import CONFIDENCE
+from videor2_rl.judge.access import connected_judge
 from videor2_rl.run.files import write_json_atomic, write_jsonl_atomic
 from videor2_rl.run.folder import package_versions, sole_writer, write_config
 
@@ -41,11 +40,11 @@ def run_logs(run: LogsRun) -> None:
     """Evaluate every log below `run.logs` and write the results into `run.output_dir`.
 
     Raises:
-        ConfigError: no logs, or one that cannot be read.
+        ConfigError: no logs, one that cannot be read, or a judge that does not answer.
     """
     out = Path(run.output_dir)
     logs = read_logs(Path(run.logs).expanduser())
-    with sole_writer(out), _judge(run) as judge:
+    with sole_writer(out), connected_judge(run.judge) as judge:
         write_config(out, run)
         evaluated = _evaluate(logs, judge)
         write_jsonl_atomic(
@@ -73,28 +72,6 @@ def run_logs(run: LogsRun) -> None:
         ]
         sections = {"tac": write_tac(out / "official", official), "vas": write_vas(out / "official", official)}
         write_json_atomic(out / "summary.json", summary_of(evaluated, run=run, official=sections))
-
-
-@contextmanager
-def _judge(run: LogsRun) -> Iterator[Judge | None]:
-    """The configured judge, which has answered a first small request; None: our rules read.
-
-    Raises:
-        ConfigError: the server does not answer.
-    """
-    if isinstance(run.judge, RulesJudge):
-        yield None
-        return
-    assert isinstance(run.judge, OpenAIJudge), "checked with the configuration"
-    from videor2_rl.judge.access import named_server
-    from videor2_rl.judge.client import JudgeClient
-
-    client = JudgeClient(named_server(run.judge), run.judge.calls, concurrency=run.judge.calls.concurrency)
-    try:
-        client.check()
-        yield client
-    finally:
-        client.close()
 
 
 def _evaluate(logs: Sequence[LogFile], judge: Judge | None) -> list[EvaluatedLog]:

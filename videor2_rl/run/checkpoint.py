@@ -162,6 +162,19 @@ class Checkpoints:
             shutil.rmtree(path)
 
 
+def read_checkpoint(path: Path) -> Checkpoint:
+    """One checkpoint by its folder, whole.
+
+    Raises:
+        ConfigError: it is none, or damaged.
+    """
+    try:
+        manifest = _whole_manifest(path)
+    except _Damaged as damage:
+        raise ConfigError(f"{path} is no whole checkpoint: {damage}; give another") from None
+    return Checkpoint(path, manifest["step"], manifest["state"])
+
+
 class _Damaged(Exception):
     """What is wrong with a checkpoint."""
 

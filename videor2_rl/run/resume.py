@@ -10,46 +10,63 @@ from typing import Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun, SftRun
+from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.folder import check_writable
 from videor2_rl.run.storage import writing
 from videor2_rl.types import VideoSample
 
 FINISHED = "finished"
 """This file in a run's folder says that its last step is done."""
-_OUTPUTS = ("checkpoints", "metrics.jsonl", "rollouts", "skipped.jsonl", "evaluation", "hf", "tensorboard", "wandb")
+_OUTPUTS = (
+    "checkpoints",
+    "metrics.jsonl",
+    "rollouts",
+    "skipped.jsonl",
+    "evaluation",
+    "hf",
+    "tensorboard",
+    "wandb",
+    "wandb_run_id",
+)
 """What a run leaves beside config.yaml, which is written anew, and the mark, which goes last."""
 _EDGE_BYTES = 1 << 16
 
 
-def check_run_dir(run_dir: Path, *, resume: bool, overwrite: bool | None) -> None:
+def check_run_dir(run_dir: Path, *, resume: bool, overwrite: bool | None, num_steps: int | None = None) -> None:
     """Whether a run may begin or go on in a folder, before anything slow is done; nothing in it changes.
 
     Args:
         resume: a stopped run is gone on with.
         overwrite: what a run left is removed; None: the app has no such option.
+        num_steps: as in `start_run`, and 0: not known before the samples are.
 
     Raises:
         ConfigError: as `start_run`, or the folder cannot be written into, or another live run writes into it.
     """
     with writing("output_dir", run_dir):
-        if not overwrite:
-            _refuse_taken(run_dir, resume=resume, has_overwrite=overwrite is not None)
+        if num_steps != 0 and not overwrite and not (resume and is_longer(run_dir, num_steps)):
+            _refuse_taken(run_dir, resume=resume, overwrite=overwrite, num_steps=num_steps)
         check_writable(run_dir)
 
 
-def start_run(run_dir: Path, *, resume: bool, overwrite: bool | None) -> None:
+def start_run(run_dir: Path, *, resume: bool, overwrite: bool | None, num_steps: int | None = None) -> None:
     """Make a run's folder; where it holds a run that cannot be gone on with, `overwrite` removes what that run left.
 
     Args:
         resume: a stopped run is gone on with.
         overwrite: None: the app has no such option.
+        num_steps: of this run: a finished one with fewer is gone on with. None: a run without steps.
 
     Raises:
         ConfigError: without `overwrite`, the folder holds a finished run, or a stopped one while `resume` is off.
     """
-    if not overwrite:
-        _refuse_taken(run_dir, resume=resume, has_overwrite=overwrite is not None)
+    if is_finished(run_dir) and resume and is_longer(run_dir, num_steps):
+        # What was exported is not this run's result. The mark goes last, as below.
+        _remove(run_dir / "hf")
+        _remove(run_dir / FINISHED)
     elif is_finished(run_dir) or (not resume and (run_dir / "metrics.jsonl").exists()):
+        if not overwrite:
+            _refuse_taken(run_dir, resume=resume, overwrite=overwrite, num_steps=num_steps)
         for name in _OUTPUTS:
             _remove(run_dir / name)
         # Last: as long as it is there, a run killed in here is not taken for one to go on with.
@@ -62,14 +79,21 @@ def is_finished(run_dir: Path) -> bool:
     return (run_dir / FINISHED).exists()
 
 
-def _refuse_taken(run_dir: Path, *, resume: bool, has_overwrite: bool) -> None:
+def is_longer(run_dir: Path, num_steps: int | None) -> bool:
+    """Whether there are steps left after the newest checkpoint of a finished run."""
+    newest = Checkpoints(run_dir, keep=1).newest()
+    return num_steps is not None and newest is not None and newest.step < num_steps
+
+
+def _refuse_taken(run_dir: Path, *, resume: bool, overwrite: bool | None, num_steps: int | None) -> None:
     if is_finished(run_dir):
-        state, mends = "finished", ["give another output_dir"]
+        state, mends = "finished", ["give more steps"] if num_steps else []
     elif not resume and (run_dir / "metrics.jsonl").exists():
-        state, mends = "stopped", ["go on with checkpoint.resume=true", "give another output_dir"]
+        state, mends = "stopped", ["go on with checkpoint.resume=true"]
     else:
         return
-    if has_overwrite:
+    mends.append("give another output_dir")
+    if overwrite is not None:
         mends.append("or begin anew with checkpoint.overwrite=true")
     raise ConfigError(f"output_dir: {run_dir} holds a {state} run; {', '.join(mends)}")
 

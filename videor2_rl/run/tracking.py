@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, one console line a step, and TensorBoard or W&B through verl."""
+"""Where a run's numbers go: metrics.jsonl, one console line a step, and verl's trackers (TensorBoard, W&B, ...)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoggingConfig
-from videor2_rl.run.files import read_jsonl, write_jsonl_atomic
+from videor2_rl.run.files import read_jsonl, write_jsonl_atomic, write_text_atomic
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+WANDB_ID_FILE = "wandb_run_id"
 NON_FINITE = "perf/non_finite"
 """Metric: how many of a step's values were NaN or infinite, and stand as null in metrics.jsonl."""
 TRACKER_FAILURES = "perf/tracker_failures"
-"""Metric: how many calls of TensorBoard or W&B have failed in this process so far."""
+"""Metric: how many calls of the trackers have failed in this process so far."""
 
 CONSOLE_FIELDS = (
     ("loss", "sft/loss", ".4f"),
@@ -99,7 +101,7 @@ def console_line(step: int, metrics: Mapping[str, float | None], *, total_steps:
 class Tracker:
     """Records a run's metrics, step by step; use it as a context manager.
 
-    A row reaches the disk before `log` returns. TensorBoard and W&B are started only when asked for; a failure to
+    A row reaches the disk before `log` returns. Trackers are started only when asked for; a failure to
     start raises ConfigError, a failure later is logged, counted in `perf/tracker_failures` and does not stop the run.
     """
 
@@ -154,6 +156,9 @@ class Tracker:
             self._file = None
         if self._backends is not None:
             self._backends.finish(exit_code=0 if kind is None else 1)
+            if "wandb" in self._backends.logger:
+                # It reads the environment once: without this a sweep's next run would be this one.
+                self._backends.logger["wandb"].teardown()
             self._backends = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -187,20 +192,53 @@ class Tracker:
 
 
 def _start_backends(run_dir: Path, config: LoggingConfig, run_config: Mapping[str, Any]) -> Tracking:
-    """TensorBoard and W&B under the run's folder, unless TENSORBOARD_DIR or WANDB_DIR name another one."""
-    os.environ.setdefault("TENSORBOARD_DIR", str(run_dir / "tensorboard"))
-    os.environ.setdefault("WANDB_DIR", str(run_dir))
+    """verl's trackers; their files lie under the run's folder, and a run that goes on is the same run of W&B.
+
+    What the environment says already (TENSORBOARD_DIR, WANDB_DIR, WANDB_RUN_ID, ...) goes before.
+    """
+    places = {
+        "TENSORBOARD_DIR": str(run_dir / "tensorboard"),
+        "WANDB_DIR": str(run_dir),
+        "WANDB_RUN_ID": _wandb_id(run_dir) if "wandb" in config.trackers else "",
+        "WANDB_RESUME": "allow",
+    }
     # Imported here: verl loads Ray, and a run without trackers needs neither.
     from verl.utils.tracking import Tracking
 
     try:
-        # verl reads its own `trainer` section from whatever configuration it is given.
-        return Tracking(config.project, config.name, list(config.trackers), config={"trainer": {}, **run_config})
+        with _environment(places):
+            # verl reads its own `trainer` section from whatever configuration it is given.
+            return Tracking(config.project, config.name, list(config.trackers), config={"trainer": {}, **run_config})
+    except ImportError as error:
+        raise ConfigError(
+            f"logging.trackers={list(config.trackers)} could not start ({error}); install the package "
+            f"{error.name or 'it needs'}, or set logging.trackers=[]"
+        ) from error
     except Exception as error:
         raise ConfigError(
             f"logging.trackers={list(config.trackers)} could not start ({type(error).__name__}: {error}); "
             "W&B needs WANDB_API_KEY, or WANDB_MODE=offline; logging.trackers=[] does without."
         ) from error
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """The run's id at W&B, drawn when it begins and kept beside its metrics."""
+    file = run_dir / WANDB_ID_FILE
+    if not file.exists():
+        write_text_atomic(file, secrets.token_hex(4) + "\n")
+    return file.read_text(encoding="utf-8").strip()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that are not set yet, for the time of the block: a sweep's next run has places of its own."""
+    added = {name: value for name, value in values.items() if value and name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 class PhaseTimer:

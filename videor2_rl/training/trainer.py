@@ -39,6 +39,7 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
         LogProbGapError: rollout workers and learner disagree about the policy.
         ConfigError: too many samples cannot be used.
         JudgeDown: the judge was away for too long; a checkpoint of the last whole step is written first.
+        Stopped: a signal, or no time for another step.
     """
     algorithm, temperature = run.algorithm, run.rollout.temperature
     order = SampleOrder(len(samples), seed=run.seed, shuffle=run.data.shuffle)
@@ -48,6 +49,7 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
 
     progress = start
     for step in range(start.step + 1, algorithm.num_steps + 1):
+        upkeep.before_step()
         timer = PhaseTimer()
         with timer.phase("prepare"):
             prompts = upkeep.usable(workers.videos.prepare(rows(step)))
@@ -61,7 +63,7 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
         with timer.phase("generate"):
             group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
             groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
-        with upkeep.judging(progress), timer.phase("reward"):
+        with upkeep.judging(), timer.phase("reward"):
             scored = workers.rewards.score(groups, batch)
             train_groups = with_advantages(
                 groups, prompts, scored, algorithm=algorithm, reward_range=reward_range(run.reward)
@@ -69,17 +71,17 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
 
         train_groups, old, ref = with_log_probs(workers, groups, train_groups, run=run, timer=timer)
         upkeep.complete_checkpoint(timer)
-        with timer.phase("update"):
-            updates = [
-                workers.learner.update(part, algorithm=algorithm, temperature=temperature)
-                for part in update_batches(train_groups, algorithm=algorithm)
-            ]
-        with timer.phase("sync_weights"):
-            progress = Progress(step, progress.policy_version + len(updates), upkeep.skipped)
-            workers.rollouts.update_weights(workers.learner.publish_weights(progress.policy_version))
-
-        outcome = StepOutcome(batch, prompts, groups, scored, train_groups, old, ref, updates)
-        upkeep.finish_step(progress, outcome, timer)
+        with upkeep.undivided():
+            with timer.phase("update"):
+                updates = [
+                    workers.learner.update(part, algorithm=algorithm, temperature=temperature)
+                    for part in update_batches(train_groups, algorithm=algorithm)
+                ]
+            with timer.phase("sync_weights"):
+                progress = Progress(step, progress.policy_version + len(updates), upkeep.skipped)
+                workers.rollouts.update_weights(workers.learner.publish_weights(progress.policy_version))
+            outcome = StepOutcome(batch, prompts, groups, scored, train_groups, old, ref, updates)
+            upkeep.finish_step(progress, outcome, timer)
 
 
 def with_log_probs(

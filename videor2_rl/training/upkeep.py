@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.run.checkpoint import Checkpoint, Checkpoints
 from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.rollout_log import rollout_records
+from videor2_rl.run.stopping import Stopped, Stopping
 from videor2_rl.run.tracking import PhaseTimer, Tracker
 from videor2_rl.training.metrics import grpo_metrics
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
@@ -58,29 +59,36 @@ class StepOutcome:
 
 
 class Upkeep:
-    """The loop calls each method once a step, in the order in which they stand here."""
+    """In the order of a step; the loop calls each method once in it."""
 
     def __init__(
         self,
         run: GrpoRun,
         workers: Workers,
         *,
+        start: Progress,
         num_samples: int,
         checkpoints: Checkpoints,
         tracker: Tracker,
         ledger: SkipLedger,
         received_bytes: Callable[[], int],
         evaluation: PeriodicEvaluation | None,
+        stopping: Stopping,
     ) -> None:
         """
         Args:
+            start: where the run stands.
             num_samples: training rows, an epoch.
             checkpoints: where state goes every `checkpoint.every_steps` steps.
             tracker: gets each step's metrics.
             ledger: gets the samples that cannot be used.
             received_bytes: bytes that reached this process since it was last called.
             evaluation: of the policy that a step begins with, and of the last one; None: never.
+            stopping: when the run is to end early.
         """
+        self._progress = start
+        self._last_step_s = 0.0
+        self._stopping = stopping
         self._run = run
         self._workers = workers
         self._num_samples = num_samples
@@ -98,6 +106,20 @@ class Upkeep:
         """Samples that could not be used so far."""
         return self._ledger.count
 
+    @contextmanager
+    def saved_if_stopped(self) -> Iterator[None]:
+        """Around all steps: a run that is stopped writes a checkpoint of its last whole step."""
+        try:
+            yield
+        except Stopped as stop:
+            if stop.may_save:
+                self._save_now()
+            raise
+
+    def before_step(self) -> None:
+        """Raises Stopped where there is no time for another step."""
+        self._stopping.before_step(self._last_step_s)
+
     def usable(self, answers: Sequence[PromptHandle | SkippedSample]) -> list[PromptHandle]:
         """The prompts; the others are recorded.
 
@@ -113,14 +135,14 @@ class Upkeep:
                 self._evaluation.generate(progress.step)
 
     @contextmanager
-    def judging(self, progress: Progress) -> Iterator[None]:
+    def judging(self) -> Iterator[None]:
         """Around the scoring of a step: what was learned since the last checkpoint must not go with the judge."""
         try:
             # Before the reward workers are needed again.
             self._evaluated = {} if self._evaluation is None else self._evaluation.metrics()
             yield
         except JudgeDown:
-            self._save_now(progress)
+            self._save_now()
             raise
         self._judged = self._workers.rewards.judge_metrics()
 
@@ -129,9 +151,13 @@ class Upkeep:
         with timer.phase("save"):
             self._checkpoints.complete()
 
+    def undivided(self) -> AbstractContextManager[None]:
+        """Around what makes a step whole: who stops the run waits for its end."""
+        return self._stopping.undivided()
+
     def finish_step(self, progress: Progress, outcome: StepOutcome, timer: PhaseTimer) -> None:
         """Log rollouts and metrics, evaluate after the last step, and begin a checkpoint where one is due."""
-        run, workers = self._run, self._workers
+        run, workers, self._progress = self._run, self._workers, progress
         if run.logging.rollouts:
             path = Path(run.output_dir) / "rollouts" / f"step_{progress.step:06d}.jsonl"
             records = rollout_records(outcome.groups, outcome.samples, outcome.scored, outcome.train_groups)
@@ -160,6 +186,7 @@ class Upkeep:
             **timer.metrics(),
         }
         self._tracker.log(progress.step, metrics)
+        self._last_step_s = metrics["timing_s/step"]
         # After the metrics: a run killed in between writes this step's row again, and never lacks one.
         self._snapshot_s = self._save_if_due(progress)
 
@@ -172,10 +199,11 @@ class Upkeep:
         self._begin_checkpoint(progress)
         return time.perf_counter() - started
 
-    def _save_now(self, progress: Progress) -> None:
-        """Write a checkpoint of these steps unless there is one, or the run keeps none."""
-        if self._run.checkpoint.every_steps and progress.step > 0 and not self._checkpoints.has(progress.step):
-            self._begin_checkpoint(progress)
+    def _save_now(self) -> None:
+        """Write a checkpoint of the whole steps so far unless there is one, or the run keeps none."""
+        step = self._progress.step
+        if self._run.checkpoint.every_steps and step > 0 and not self._checkpoints.has(step):
+            self._begin_checkpoint(self._progress)
         self._checkpoints.complete()
 
     def _begin_checkpoint(self, progress: Progress) -> None:

@@ -19,7 +19,7 @@ from videor2_rl.video.subtitles import Cue, parse_srt
 
 _RECIPE = 1
 """Raise it with every change of what frames look like: older entries of the cache no longer apply."""
-_NOT_IN_KEY = ("cache_dir", "num_workers")
+_NOT_IN_KEY = ("cache_dir", "num_workers", "cpus_per_worker")
 
 
 def load_clip(sample: VideoSample, config: VideoConfig) -> tuple[Clip, ClipStats]:

@@ -83,13 +83,18 @@ class RankGroup:
         pool.pgs = [self._placement]  # type: ignore[assignment]
         remote_class = ray.remote(num_cpus=cpus_per_rank)(LearnerWorker)
         address, port = self._rendezvous()
-        self._workers = RayWorkerGroup(
+
+        class PlacedGroup(RayWorkerGroup):
+            """Told where rank 0 listens: verl would ask by a task of one whole CPU, and a place may hold less."""
+
+            def _get_master_addr_port(self, *_: Any, **__: Any) -> None:
+                self._master_addr, self._master_port = address, port  # type: ignore[assignment]
+
+        self._workers = PlacedGroup(
             resource_pool=pool,
             ray_cls_with_init=RayClassWithInitArgs(remote_class, config=config),
             device_name="cuda" if use_gpu else "cpu",
             use_gpu=use_gpu,
-            master_addr=address,
-            master_port=port,
         )
         self._starting = self._workers.start(seed)  # type: ignore[attr-defined]
 
@@ -99,7 +104,7 @@ class RankGroup:
         self._starting = []
 
     def _rendezvous(self) -> tuple[str, str]:
-        """Where rank 0 will listen. verl would ask by a task of one whole CPU, more than a rank's place may hold."""
+        """Where rank 0 will listen."""
         where = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=0)
         address, port = fetch(
             _free_address.options(scheduling_strategy=where).remote(),

@@ -5,9 +5,6 @@ Runs inside Ray; `workers.learner.learner` and `workers.learner.reference` are t
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -32,6 +29,7 @@ from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers.learner import losses
 from workers.learner.engines.fsdp import PackedFSDPEngine
 from workers.learner.engines.state import RankState, random_state, restore_random_state
+from workers.learner.export import check_free, write_model
 from workers.learner.losses import LossSums
 from workers.learner.verl_config import UpdateSpec, actor_config
 from workers.learner.visual_store import EncodedClip
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
-
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
 
 
 def _one_share_each(worker_group: Any, shares: list[Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -156,13 +152,15 @@ class LearnerWorker(TrainingWorker):
             self._gather_only()
             return
         target = Path(path)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        try:
+            check_free(target)
+        except ConfigError:
             # The other ranks wait in the gather; let them finish before this rank fails.
             self._gather_only()
-            raise ConfigError(f"cannot export to {target}: it exists; give another path or remove it")
+            raise
         tied = expected_weights(self.model_config.path).tied
         weights = {name: tensor for name, tensor in self._full_weights() if name not in tied}
-        _write_checkpoint(Path(self.model_config.path), target, weights)
+        write_model(Path(self.model_config.path), target, weights)
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def save(self, path: str) -> None:
@@ -246,27 +244,3 @@ def _by_group(at_temperature: Tensor, raw: Tensor, *, batch: PackedBatch, micro_
             )
         )
     return results
-
-
-def _write_checkpoint(source: Path, target: Path, weights: dict[str, Tensor]) -> None:
-    """`source`'s configuration, tokenizer and processor with new weights, under a temporary name until complete."""
-    from huggingface_hub import save_torch_state_dict
-
-    partial_target = target.parent / f".partial_{target.name}"
-    shutil.rmtree(partial_target, ignore_errors=True)
-    partial_target.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.is_file() and not file.name.endswith(_WEIGHT_SUFFIXES):
-            shutil.copy2(file, partial_target)
-    save_torch_state_dict(weights, partial_target, metadata={"format": "pt"})
-    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    _set_dtype(partial_target / "config.json", dtype)
-    if target.exists():
-        target.rmdir()
-    os.rename(partial_target, target)
-
-
-def _set_dtype(config_file: Path, dtype: str) -> None:
-    config = json.loads(config_file.read_text())
-    config["dtype"] = dtype
-    config_file.write_text(json.dumps(config, indent=2) + "\n")

@@ -108,7 +108,7 @@ class RolloutPool:
         import ray
 
         task: Any = ray.remote(pack_checkpoint)
-        described, data = task.options(num_returns=2).remote(model_path, policy_version)
+        described, data = task.options(num_returns=2, num_cpus=0).remote(model_path, policy_version)
         snapshot = fetch(described, deadline_s=START_DEADLINE_S, what=f"reading the checkpoint {model_path}")
         return self.update_weights(replace(snapshot, ref=data))
 

@@ -166,3 +166,9 @@ def test_sentences_of_shifted_pairs_are_listed_for_the_encoder(
 
     score_response(response, toy_target, config, similarity=recording)
     assert asked == set(sentences_to_encode([response], [toy_target], config)) != set()
+
+
+def test_intervals_are_widened_by_half_the_buffer_at_both_ends(alignment: TemporalAlignmentConfig) -> None:
+    config = replace(alignment, statistic="interval_iou", buffer_seconds=2.0, range_cost_per_second=0.0)
+    # 1..3 and 2..4 share one second of three: 2 * (1/3) / (1 + 1).
+    assert paid_statistic([(0, 0)], [(2.0, 2.0)], [(3.0, 3.0)], config=config) == pytest.approx(1 / 3)

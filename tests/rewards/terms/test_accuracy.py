@@ -280,3 +280,16 @@ def test_known_traps_of_first_letter_and_float_reading_are_wrong(answer: str, re
     target = Target("Which? A. red B. green C. blue" if reference == "A" else "Which?", reference)
     read = read_answer(answer, answer_kind(target), ("red", "green", "blue") if reference == "A" else ())
     assert accuracy_verdict(read, reference_answer(target), kind=answer_kind(target), config=CONFIG).value == 0.0
+
+
+def test_the_tolerance_is_a_share_of_the_reference() -> None:
+    config = replace(CONFIG, number_relative_tolerance=0.05)
+    # 4.8 is within 5 % of 100 and not of 95.2, which is 4.76; 5 is 5 % of 100.
+    pairs = [(95.2, 100.0), (100.0, 95.2), (95.0, 100.0), (-95.2, -100.0)]
+    assert [agreement(answer, reference, config=config) for answer, reference in pairs] == [1.0, 0.0, 1.0, 1.0]
+
+
+def test_a_letter_or_a_number_at_great_length_is_none_and_a_text_may_be_long() -> None:
+    assert [read_answer("B" + " " * spaces, "choice", ()) for spaces in (4095, 4096)] == ["B", None]
+    assert [read_answer("7" + " " * spaces, "number", ()) for spaces in (4095, 4096)] == [7.0, None]
+    assert read_answer("word " * 1000, "text", ()) == ("word " * 1000).strip()

@@ -90,3 +90,9 @@ def test_the_gate_follows_the_verdict_and_the_option_where_there_is_none() -> No
         assert gate(scored(0.0, {}), config) == 0.0
     assert gate(abstained("unreadable"), closed) == 0.0
     assert gate(abstained("unreadable"), open_) == 1.0
+
+
+@pytest.mark.parametrize(("behind", "answer"), [(39, "A"), (40, None)])
+def test_a_conclusion_is_looked_for_in_the_last_40_sentences(behind: int, answer: str | None) -> None:
+    think = "So the answer is red (A). " + "Nothing moves. " * behind
+    assert read_conclusion(think, kind="choice", options=COLOURS).answer == answer

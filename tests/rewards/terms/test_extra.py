@@ -195,3 +195,95 @@ def test_repetition_is_a_share_and_one_exactly_without_a_run_twice(
     runs = [tuple(words[start : start + ngram]) for start in range(len(words) - ngram + 1)]
     assert value is not None and 0.0 < value <= 1.0
     assert (value == 1.0) == (len(runs) == len(set(runs)))
+
+
+def test_a_bound_on_accuracy_is_itself_not_above_it(
+    reward_config: Callable[..., VideoR2Config], toy_target: Target, by_words: Similarity
+) -> None:
+    config = reward_config("video_r2", "+reward.only_above_accuracy.format=0.0")
+    check_config(config)
+    wrong = RESPONSE.replace("<answer>A", "<answer>C")
+    right_one, wrong_one = (score_response(text, toy_target, config, similarity=by_words) for text in (RESPONSE, wrong))
+    assert (right_one.terms["format"].value, wrong_one.terms["format"].value) == (1.0, 0.0)
+    assert wrong_one.terms["format"].detail["withheld"] == 1.0
+    # Free text may earn a share: 2 of 2 and 2 of 4 letters agree, F1 2/3; pairs 1 of 1 and 1 of 3, F1 1/2: 7/12.
+    target = Target("What?", "p q r s")
+    for bound, is_withheld in ((0.59, True), (0.58, False)):
+        changed = replace(config, only_above_accuracy={"format": bound})
+        scored = score_response("<think>So p.</think><answer>p q</answer>", target, changed, similarity=by_words)
+        assert scored.terms["accuracy"].value == pytest.approx(7 / 12)
+        assert ("withheld" in scored.terms["format"].detail) == is_withheld
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "is_allowed"),
+    [
+        ("temporal_alignment", "similarity_threshold", -1.0, True),
+        ("temporal_alignment", "similarity_threshold", -1.01, False),
+        ("temporal_alignment", "max_range_excess_seconds", 0.0, True),
+        ("temporal_alignment", "max_range_excess_seconds", None, True),
+        ("temporal_alignment", "max_range_excess_seconds", -0.1, False),
+        ("temporal_alignment", "buffer_seconds", 0.0, True),
+        ("accuracy", "number_relative_tolerance", 0.0, True),
+        ("accuracy", "number_relative_tolerance", -0.001, False),
+        ("format", "weight", -1.0, True),
+        ("format", "weight", math.inf, False),
+    ],
+)
+def test_the_least_value_itself_is_allowed(
+    section: str, key: str, value: float | None, is_allowed: bool, config: VideoR2Config
+) -> None:
+    changed: Any = replace(getattr(config, section), **{key: value})
+    checked = replace(config, **{section: changed})
+    if is_allowed:
+        check_config(checked)
+    else:
+        with pytest.raises(ValueError, match=rf"^reward\.{section}\.{key}: found {value}"):
+            check_config(checked)
+
+
+@pytest.mark.parametrize(("bound", "is_allowed"), [(-0.1, False), (0.0, True), (0.99, True), (1.0, False)])
+def test_a_bound_lies_from_0_to_below_1(bound: float, is_allowed: bool, config: VideoR2Config) -> None:
+    bounded = replace(config, only_above_accuracy={"format": bound})
+    if is_allowed:
+        check_config(bounded)
+    else:
+        with pytest.raises(ValueError, match=rf"only_above_accuracy\.format: found {bound}"):
+            check_config(bounded)
+
+
+def wholly(reading: Reading) -> float:
+    return 1.0
+
+
+def not_at_all(reading: Reading) -> int:
+    return 0
+
+
+def negative(reading: Reading) -> float:
+    return -0.001
+
+
+def test_a_term_may_say_0_and_1_and_nothing_beyond(
+    here: str, config: VideoR2Config, toy_target: Target, by_words: Similarity
+) -> None:
+    values = {}
+    for name in ("wholly", "not_at_all", "negative"):
+        scored = score_response(RESPONSE, toy_target, with_term(config, f"{here}.{name}"), similarity=by_words)
+        values[name] = (scored.terms["mine"].status, scored.terms["mine"].value)
+    assert values == {"wholly": ("score", 1.0), "not_at_all": ("score", 0.0), "negative": ("failure", None)}
+
+
+def test_a_failure_takes_the_reward_of_a_penalty_too(
+    here: str, config: VideoR2Config, toy_target: Target, by_words: Similarity
+) -> None:
+    penalised = with_term(config, f"{here}.too_much", -0.5)
+    assert score_response(RESPONSE, toy_target, penalised, similarity=by_words).reward is None
+
+
+def test_an_empty_text_has_no_length_even_where_none_is_asked_for(config: VideoR2Config, toy_target: Target) -> None:
+    values = [
+        shaping.length(reading_of(text, config, toy_target), min_words=0, max_words=2, zero_words=3).value
+        for text in ("", "one", "one two", "one two three")
+    ]
+    assert values == [0.0, 1.0, 1.0, 0.0]

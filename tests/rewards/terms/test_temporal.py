@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rewards.match.matching import match_greedy, match_optimal
-from rewards.terms.temporal import Reference, find_candidates, parse_time_key, read_references, temporal_verdict
+from rewards.terms.temporal import (
+    Reference,
+    claims_of_pairs,
+    find_candidates,
+    parse_time_key,
+    read_references,
+    temporal_verdict,
+)
 from rewards.text.claims import Claim
 from rewards.types import Similarity, TemporalAlignmentConfig, Verdict, VideoR2Config
 
@@ -251,3 +258,80 @@ def test_the_score_does_not_depend_on_the_order_of_claims(  # type: ignore[no-un
     assert first.value == pytest.approx(second.value)
     assert first.value is not None
     assert 0.0 <= first.value <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("claim_s", "reference_s", "matches"),
+    [
+        ((2, 10), (12, 12), True),  # The claim ends 2 s before,
+        ((2, 10), (12.5, 12.5), False),  # 2.5 s before,
+        ((14, 20), (12, 12), True),  # or starts 2 s after.
+        ((14.5, 20), (12, 12), False),
+        ((10, 10), (12, 30), True),
+        ((32, 32), (12, 30), True),
+        ((9.5, 9.5), (12, 30), False),
+        ((32.5, 32.5), (12, 30), False),
+        ((20, 20), (12, 30), True),
+    ],
+)
+def test_the_gap_is_from_the_end_of_the_earlier_to_the_start_of_the_later(
+    claim_s: tuple[float, float], reference_s: tuple[float, float], matches: bool, config: VideoR2Config
+) -> None:
+    alignment = replace(config.temporal_alignment, buffer_seconds=2.0, max_range_excess_seconds=None)
+    candidates = find_candidates([claim(claim_s, "X.")], [Reference(*reference_s, "X.")], config=alignment)
+    assert candidates.in_place == (((0, 0),) if matches else ())
+
+
+@pytest.mark.parametrize(("end_s", "matches"), [(6.0, True), (6.01, False)])
+def test_a_range_may_be_longer_than_its_reference_by_the_limit_itself(
+    end_s: float, matches: bool, config: VideoR2Config
+) -> None:
+    alignment = replace(config.temporal_alignment, max_range_excess_seconds=4.0)
+    candidates = find_candidates([claim((0, end_s), "X.")], [Reference(1, 3, "X.")], config=alignment)
+    assert bool(candidates.in_place) == matches
+
+
+def test_of_two_keys_for_one_time_the_last_wins() -> None:
+    assert read_references({"00:05": "a dog", "0:05": "a cat"}) == [Reference(5, 5, "A cat.")]
+    assert read_references({"0:05": "a cat", "00:05": "a dog"}) == [Reference(5, 5, "A dog.")]
+
+
+@pytest.mark.parametrize(("cosine", "matches"), [(0.75, True), (0.7499, False)])
+def test_sentences_match_from_the_threshold_on(cosine: float, matches: bool, config: VideoR2Config) -> None:
+    def constant(claims: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
+        return np.full((len(claims), len(references)), cosine)
+
+    alignment = replace(config.temporal_alignment, similarity_threshold=0.75)
+    verdict = verdict_of([claim(2, "X.")], [Reference(2, 2, "X.")], alignment, similarity=constant)
+    assert verdict.value == float(matches)
+
+
+def test_the_similarity_told_of_a_claim_that_matched_nothing_is_its_best_however_low(config: VideoR2Config) -> None:
+    def opposite(claims: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
+        return np.array([[-0.5, -0.25]])
+
+    references = [Reference(2, 2, "X."), Reference(3, 3, "Y.")]
+    verdict = verdict_of([claim(2, "Z.")], references, config.temporal_alignment, similarity=opposite)
+    assert [(c["outcome"], c["similarity"]) for c in verdict.detail["claims"]] == [("similarity", -0.25)]
+
+
+def test_greedy_goes_by_the_middle_of_a_claim_and_takes_the_earliest_of_equally_similar_references(
+    config: VideoR2Config, by_words: Similarity
+) -> None:
+    greedy = replace(config.temporal_alignment, matching="greedy", max_range_excess_seconds=None)
+    # The range starts first, but its middle, 5 s, comes after 4 s.
+    contested = [claim((0, 10), "A cat."), claim(4, "A cat.")]
+    verdict = verdict_of(contested, [Reference(4, 4, "A cat.")], greedy, similarity=by_words)
+    assert [c["outcome"] for c in verdict.detail["claims"]] == ["taken", "matched"]
+    references = [Reference(2, 2, "A cat."), Reference(3, 3, "A cat.")]
+    verdict = verdict_of([claim(3, "A cat.")], references, greedy, similarity=by_words)
+    assert [c["reference"] for c in verdict.detail["claims"]] == [0]
+
+
+def test_of_claims_that_somebody_else_extracted_the_first_256_are_read_in_their_order() -> None:
+    texts = [(f"{number} s", f"event {number}") for number in range(300, 0, -1)]
+    read = claims_of_pairs([("1 s", None), ("later", "x"), *texts])
+    # A value that is no text is passed over before counting, an unreadable key after it.
+    assert [(claim.start_s, claim.text) for claim in read] == [
+        (number, f"Event {number}.") for number in range(300, 45, -1)
+    ]

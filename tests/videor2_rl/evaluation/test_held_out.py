@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,69 @@ def test_the_card_names_everything_that_shapes_a_score(minerva: Path) -> None:
     assert {"system_prompt", "instruction"} <= card["model"].keys() and card["judge"]["kind"] == "rules"
     assert card["data"]["benchmark"] == "minerva" and len(card["data"]["questions_sha256"]) == 64
     assert evaluation_dir(Path("o"), stage="s", mode="greedy", benchmark="mlvu") == Path("o/evaluation/mlvu/s/greedy")
+
+
+def test_the_card_holds_the_values_of_its_own_checkpoint_mode_and_questions(minerva: Path) -> None:
+    shared = [
+        "evaluation.checkpoints=[sft:/sft,grpo:/grpo]",
+        "evaluation.num_samples=7",
+        "seed=5",
+        "rollout.max_response_tokens=300",
+        "rollout.max_model_tokens=2000",
+    ]
+    rows = run_of(*shared, "data.validation_file=rows.json", "data.media_dir=.")
+    benchmark = run_of(*shared, "evaluation.benchmark=minerva", f"evaluation.benchmark_dir={minerva}")
+    greedy = evaluation_card(rows, stage="sft", mode="greedy", questions_sha256="x")
+    sampled = evaluation_card(benchmark, stage="grpo", mode="sampled", questions_sha256="y")
+    assert [card["sampling"]["temperature"] for card in (greedy, sampled)] == [0.0, 1.0]
+    assert [card["model"]["path"] for card in (greedy, sampled)] == ["/sft", "/grpo"]
+    assert [card["stage"] for card in (greedy, sampled)] == ["sft", "grpo"]
+    assert greedy["sampling"] == {
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "max_response_tokens": 300,
+        "max_model_tokens": 2000,
+    }
+    assert greedy["data"] == {
+        "benchmark": None,
+        "source": "rows.json",
+        "questions_sha256": "x",
+        "max_samples": 7,
+    }
+    assert sampled["data"]["source"] == str(minerva)
+    assert greedy["reward"] == asdict(rows.reward) and greedy["judge"] == asdict(rows.judge)
+    assert (greedy["seed"], greedy["device"]) == (5, rows.cluster.device)
+    # Where frames are kept and how many processes decode them shapes no score.
+    assert not {"cache_dir", "num_workers"} & sampled["video"].keys()
+    with pytest.raises(ConfigError, match=r"evaluation.checkpoints has no 'model'; it names sft, grpo"):
+        evaluation_card(rows, stage="model", mode="greedy", questions_sha256="x")
+
+
+def test_the_digest_depends_on_ids_questions_answers_and_their_order(minerva: Path) -> None:
+    questions = held_out(run_of("evaluation.benchmark=minerva", f"evaluation.benchmark_dir={minerva}"))
+    (sample,) = questions.samples
+    other = replace(sample, sample_id="k2")
+    changed = [
+        (other,),
+        (replace(sample, question="Who?"),),
+        (replace(sample, solution="C"),),
+        (sample, other),
+        (other, sample),
+    ]
+    digests = {replace(questions, samples=samples).digest for samples in [(sample,), *changed]}
+    assert len(digests) == len(changed) + 1
+    moved = replace(sample, video="/elsewhere.mp4")
+    assert replace(questions, samples=(moved,)).digest == questions.digest
+
+
+def test_only_the_first_rows_are_asked_and_synthetic_clips_lie_in_their_own_folder(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<video>\nWhich? A. red B. green"}, {"from": "gpt", "value": "A"}]
+    rows = [{"video": f"{name}.mp4", "conversations": turns} for name in "abc"]
+    for file in ("rows.json", "heldout.json"):
+        (tmp_path / file).write_text(json.dumps(rows))
+    dataset = [f"data.validation_file={tmp_path / 'rows.json'}", f"data.media_dir={tmp_path}"]
+    synthetic = ["evaluation.benchmark=synthetic", f"evaluation.benchmark_dir={tmp_path}", "data.media_dir=/elsewhere"]
+    for overrides in (dataset, synthetic):
+        samples = held_out(run_of(*overrides, "evaluation.num_samples=2")).samples
+        assert [sample.video for sample in samples] == [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]

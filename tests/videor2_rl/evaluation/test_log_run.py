@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -210,3 +211,49 @@ def test_the_command_reads_logs_without_model_ray_or_torch(tmp_path: Path) -> No
     result = subprocess.run([*command, "bootstrap_resamples=20"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out/summary.json").exists()
+
+
+def test_rows_of_several_files_stay_with_their_file_and_files_of_one_benchmark_are_counted_together(
+    tmp_path: Path,
+) -> None:
+    row: dict[str, Any] = {
+        "doc": {"question": "Which?", "candidates": ["red", "green"], "answer": "A"},
+        "target": "A",
+        "filtered_resps": ["<think>So the answer is red (A).</think><answer>A</answer>"],
+        "mlvu_percetion_score": {"pred_answer": "A", "answer": "A"},
+    }
+    wrong = {**row, "filtered_resps": ["<think>So the answer is green (B).</think><answer>B</answer>"]}
+    half_judged = {**wrong, "judge": {"think": "B"}}
+    own = {
+        "doc": {"question": "Which? A. red B. green"},
+        "target": "B",
+        "resps": [["<think>So it is green (B).</think><answer>B</answer>"]],
+        "filtered_resps": ["B"],
+        "videor2_score": {},
+        "input": "Which?",
+        "judge": {"vas": '{"score": 3}'},
+    }
+    files = {"a/samples_mlvu_1.jsonl": [row, wrong], "b/samples_mlvu_2.jsonl": [half_judged], "c/samples.jsonl": [own]}
+    for name, rows in files.items():
+        (tmp_path / "logs" / name).parent.mkdir(parents=True)
+        (tmp_path / "logs" / name).write_text("".join(json.dumps(each) + "\n" for each in rows))
+    run_logs(replace(logs_run(tmp_path / "logs", tmp_path / "out"), seed=5))
+    lines = [json.loads(line) for line in (tmp_path / "out/readings.jsonl").read_text().splitlines()]
+    found = [(Path(line["file"]).name, line["row"], line["answer"]["answer"], line["answer_right"]) for line in lines]
+    assert found == [
+        ("samples_mlvu_1.jsonl", 0, "A", 1.0),
+        ("samples_mlvu_1.jsonl", 1, "B", 0.0),
+        ("samples_mlvu_2.jsonl", 0, "B", 0.0),
+        ("samples.jsonl", 0, "B", 1.0),
+    ]
+    summary = read(tmp_path / "out/summary.json")
+    assert (summary["num_samples"], summary["num_files"]) == (4, 3)
+    assert (summary["interval"]["seed"], summary["card"]["seed"], summary["interval"]["resamples"]) == (5, 5, 20)
+    counted = {name: section["num_samples"] for name, section in summary["benchmarks"].items()}
+    assert counted == {"mlvu": 3, "videor2": 1}
+    assert summary["benchmarks"]["mlvu"]["tac"]["answer_accuracy"]["mean"] == pytest.approx(1 / 3)
+    assert summary["overall"]["tac"]["answer_accuracy"]["mean"] == 0.5
+    # A judge has read a row when both of its blocks were read, and the paper has no files for rows of ours.
+    assert summary["card"]["read_by"] == {"judge": 0, "rules": 4}
+    assert list(summary["official"]["tac"]["summaries"]) == ["mlvu/samples_mlvu_1", "mlvu/samples_mlvu_2"]
+    assert (summary["overall"]["vas"]["mean"], summary["official"]["vas"]["overall"]) == (3.0, {})

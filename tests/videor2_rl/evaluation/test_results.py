@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from rewards.types import Scored, Verdict, abstained, failed
@@ -59,3 +61,27 @@ def test_without_grounding_there_are_no_claims_and_an_unread_answer_is_none() ->
 
 def test_a_number_is_kept_as_text() -> None:
     assert sample_result(SAMPLE, ROLLOUT, score(abstained("none"), answer=5.5)).answer == "5.5"
+
+
+def test_a_failed_alignment_is_the_reason_of_all_that_is_read_from_it() -> None:
+    result = sample_result(SAMPLE, ROLLOUT, score(failed("a sentence similarity is not finite")))
+    reason = "a sentence similarity is not finite"
+    assert result.failed == {
+        "tac": "consistency: connection refused",
+        "tar_precision": reason,
+        "tar_recall": reason,
+        "tar_f1": reason,
+    }
+
+
+def test_each_metric_is_its_own() -> None:
+    values = {name: place / 10 for place, name in enumerate(METRICS) if name != "response_tokens"}
+    result = sample_result(SAMPLE, ROLLOUT, replace(score(abstained("none")), metrics=values))
+    assert {name: getattr(result, name) for name in values} == values
+
+
+def test_what_is_known_of_the_sample_and_the_end_of_the_response_are_kept() -> None:
+    sample, rollout = replace(SAMPLE, problem_type="number"), replace(ROLLOUT, finish_reason="length")
+    result = sample_result(sample, rollout, score(abstained("none")))
+    assert (result.sample_id, result.video, result.question) == ("clip-1", "/clips/1.mp4", "Which?")
+    assert (result.problem_type, result.finish_reason, result.response) == ("number", "length", "text")

@@ -13,11 +13,13 @@ from scipy import stats
 
 from videor2_rl.evaluation.summary import (
     METRICS,
+    SUMMARY_FILE,
     SampleResult,
     bootstrap_interval,
     evaluation_dir,
     paired_difference,
     read_evaluation,
+    sample_row,
     summarise,
     write_evaluation,
 )
@@ -146,6 +148,7 @@ def test_summary_counts_samples_truncations_and_unscored_values() -> None:
 def test_an_evaluation_of_no_samples_has_null_means() -> None:
     summary = summarise([], resamples=100, seed=0, card={})
     assert summary["num_samples"] == 0
+    assert summary["truncated_frac"] is None
     assert summary["metrics"]["accuracy"]["mean"] is None
     json.dumps(summary, allow_nan=False)
 
@@ -162,6 +165,90 @@ def test_files_have_lmms_evals_layout_and_come_back(tmp_path: Path) -> None:
     assert rows[0].keys() == {"doc_id", "doc", "target", "input", "resps", "filtered_resps", "videor2_score"}
     assert rows[0]["resps"] == [['say "hi"\u2028{}']]
     assert rows[0]["filtered_resps"] == ["A"]
+    assert rows[0]["target"] == "<answer>A</answer>"
     assert rows[0]["videor2_score"]["claims"] == [claim]
     assert rows[1]["videor2_score"]["tac"] is None
     assert rows[1]["filtered_resps"] == [None]
+
+
+def test_each_block_of_resamples_is_drawn_anew_and_there_are_no_more_of_them_than_asked() -> None:
+    # At most 4 million indices are drawn at once, so that each resample is a block of its own here.
+    values = [0.0, 1.0] * 1_000_001
+    pair = bootstrap_interval(values, resamples=2, seed=0)
+    assert pair.low is not None and pair.high is not None
+    assert pair.low < pair.high
+    # The mean of a single resample is both quantiles.
+    single = bootstrap_interval([0.0, 1.0] * 500, resamples=1, seed=0)
+    assert single.low == single.high
+
+
+def test_a_failed_metric_is_counted_apart_from_one_that_abstained() -> None:
+    results = [
+        result(0, tac=None, tar_recall=None, failed={"tac": "the judge is down"}),
+        result(1, tac=None),
+        result(2, tar_recall=None, failed={"tar_recall": "the judge is down"}),
+        result(3, tac=None, failed={"tac": "the judge is down"}),
+    ]
+    summary = summarise(results, resamples=10, seed=0, card={})
+    assert summary["num_failed"] == {**dict.fromkeys(METRICS, 0), "tac": 2, "tar_recall": 1}
+    assert summary["metrics"]["tac"]["num_unscored"] == 3
+
+
+def test_each_metric_has_its_own_mean_in_the_summary_and_its_own_value_in_a_row() -> None:
+    values = {name: place / 10 for place, name in enumerate(METRICS)} | {"response_tokens": 7}
+    summary = summarise([result(0, **values)], resamples=10, seed=0, card={})
+    assert {name: entry["mean"] for name, entry in summary["metrics"].items()} == values
+    scores = sample_row(result(0, **values), doc_id=0)["videor2_score"]
+    assert {name: scores[name] for name in METRICS} == values
+
+
+def test_rows_that_cannot_be_written_leave_no_summary_behind(tmp_path: Path) -> None:
+    def fails(_: SampleResult) -> dict[str, Any]:
+        raise ValueError("no such row")
+
+    with pytest.raises(ValueError, match="no such row"):
+        write_evaluation(tmp_path, [result(0)], summary={"num_samples": 1}, log_fields=fails)
+    assert not (tmp_path / SUMMARY_FILE).exists()
+
+
+def test_the_fields_of_a_benchmark_stand_instead_of_ours(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, [result(0)], summary={}, log_fields=lambda _: {"target": "B", "mlvu": 1})
+    (row,) = read_evaluation(tmp_path)[1]
+    assert (row["target"], row["mlvu"], row["filtered_resps"]) == ("B", 1, ["A"])
+
+
+def test_a_row_holds_the_sample_the_response_and_what_led_to_its_scores() -> None:
+    claim, reference = {"start_s": 5.0, "text": "A."}, {"start_s": 6.0, "text": "B."}
+    full = result(
+        3,
+        response="what it said",
+        answer="C",
+        problem_type="number",
+        duration_s=16.5,
+        claims=(claim,),
+        references=(reference,),
+        failed={"tac": "the judge is down"},
+        finish_reason="length",
+    )
+    row = sample_row(full, doc_id=8)
+    scores = row.pop("videor2_score")
+    assert row == {
+        "doc_id": 8,
+        "doc": {
+            "id": "clip-3",
+            "video": "3.mp4",
+            "question": "Which?",
+            "problem_type": "number",
+            "duration_s": 16.5,
+        },
+        "target": "<answer>A</answer>",
+        "input": "Which?",
+        "resps": [["what it said"]],
+        "filtered_resps": ["C"],
+    }
+    assert {key: value for key, value in scores.items() if key not in METRICS} == {
+        "finish_reason": "length",
+        "claims": [claim],
+        "references": [reference],
+        "failed": {"tac": "the judge is down"},
+    }

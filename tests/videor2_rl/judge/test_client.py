@@ -18,6 +18,7 @@ from videor2_rl.config.judge import CallsConfig
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.connection import JudgeServer, retry_after_s
+from videor2_rl.judge.counts import CallCounts
 
 AGREE = '{"reason": "same", "consistent": true}'
 CALLS = CallsConfig(
@@ -271,9 +272,16 @@ def test_a_prompt_refused_for_itself_does_not_end_structured_replies(start: Star
     assert "response_format" in asked.server.requests[-1]
 
 
-@pytest.mark.parametrize("kind", ["down", "500", "401", "garbage", "never"])
+@pytest.mark.parametrize("kind", ["down", "500", "401", "404", "garbage", "never"])
 def test_an_outage_pauses_and_costs_no_reply(start: Start, kind: str) -> None:
-    outage = {"500": status(500), "401": status(401), "garbage": raw("?"), "never": NEVER, "down": CUT}[kind]
+    outage = {
+        "500": status(500),
+        "401": status(401),
+        "404": status(404),
+        "garbage": raw("?"),
+        "never": NEVER,
+        "down": CUT,
+    }[kind]
     is_back = threading.Event()
     asked = start(lambda *_: reply(AGREE, delay_s=0.01) if is_back.is_set() else outage, deadline_s=1.0)
     if kind == "down":
@@ -320,8 +328,9 @@ def test_patience_ends_with_one_sentence_that_names_address_and_mend(start: Star
 
 def test_a_single_call_that_always_fails_ends_when_the_probe_is_answered(start: Start) -> None:
     asked = start(lambda _, body: status(500) if thought(body) == 0 else reply("OK"), retries=1)
-    (text, failure) = asked.ask(1)[0]
-    assert text is None and failure is not None and "status 500" in failure
+    assert asked.ask(1) == [(None, "status 500: scripted (after 3 requests)")]
+    # Two requests, and two more after each of three pauses; the pause after that gives no fresh start.
+    assert len(asked.server.prompts) == 9
 
 
 def test_check_accepts_a_server_whatever_it_says(start: Start) -> None:
@@ -339,3 +348,115 @@ def test_check_names_the_address_and_what_is_wrong(start: Start, fault: Act, rea
         asked.client.check()
     assert asked.server.base_url in str(error.value) and reason in str(error.value)
     assert "judge-model" in str(error.value)
+
+
+def test_a_failure_says_how_often_was_asked_and_the_counts_name_the_last_problem(start: Start) -> None:
+    asked = start(lambda _, body: status(500) if thought(body) == 0 else reply(AGREE, delay_s=0.01), concurrency=2)
+    assert asked.ask(60)[0] == (None, "status 500: scripted (after 3 requests)")  # The first, and two retries.
+    counts = asked.client.take_counts()
+    assert (counts.replies, counts.failures) == (59, 1)
+    assert counts.last_problem == "status 500: scripted (after 3 requests)"
+
+
+def test_a_long_complaint_of_the_server_is_cut(start: Start) -> None:
+    asked = start(lambda *_: status(400, message="no\n" + "x" * 1000))
+    [(text, failure)] = asked.ask()
+    assert text is None and failure == "status 400: no " + "x" * 197
+
+
+@pytest.mark.timeout(60)
+def test_no_wait_that_a_server_asks_for_is_longer_than_patience(start: Start) -> None:
+    asked = start(
+        lambda number, _: status(429, retry_after="3600") if number == 0 else reply(AGREE), patience_s=0.2, retries=1
+    )
+    assert asked.ask() == [(AGREE, None)]
+
+
+def test_a_time_in_the_past_asks_for_no_wait() -> None:
+    assert retry_after_s({"retry-after": "-5"}) == 0
+    assert retry_after_s({"retry-after": " 0.5 "}) == 0.5
+
+
+def test_counts_are_those_since_they_were_last_taken(start: Start, tmp_path: Path) -> None:
+    asked = start(
+        lambda number, _: CUT if number == 0 else reply(AGREE, delay_s=0.05),
+        breaker_failures=1,
+        cache_dir=str(tmp_path),
+        concurrency=1,
+    )
+    asked.ask(3)
+    asked.ask(3)
+    asked.ask(2)
+    counts = asked.client.take_counts()
+    assert (counts.replies, counts.cached, counts.answered) == (8, 5, 3)
+    # One that was cut, and its retry; the probe in between is no request for a reply.
+    assert (counts.requests, counts.retries, counts.hedges) == (4, 1, 0)
+    assert counts.latency_s >= 3 * 0.05
+    assert counts.pause_s > 0
+    assert asked.client.take_counts() == CallCounts()
+
+
+def test_a_request_that_lost_against_its_hedge_is_given_up(start: Start) -> None:
+    delays_s = [0.3, 0.0]  # The first request and its hedge; what comes after takes long enough for the first to end.
+    asked = start(
+        lambda number, _: reply(AGREE, delay_s=delays_s[number] if number < 2 else 0.6),
+        hedge_after_s=0.05,
+        deadline_s=10.0,
+        concurrency=2,
+    )
+    assert asked.ask(1) == [(AGREE, None)]
+    asked.client.ask(prompts(2)[1:])
+    counts = asked.client.take_counts()
+    assert (counts.replies, counts.requests, counts.hedges) == (2, 4, 2)
+    assert counts.answered == 2
+
+
+def test_a_hedge_that_lost_is_given_up_too_and_hedging_never_ends(start: Start) -> None:
+    # By turns the hedge and the first request is the quicker one.
+    delays_s = [5.0, 0.0, 0.3, 5.0]
+    asked = start(
+        lambda number, _: reply(f"reply {number}", delay_s=delays_s[number % 4]),
+        hedge_after_s=0.05,
+        deadline_s=10.0,
+        concurrency=2,
+    )
+    answers = [asked.client.ask([prompt])[0].text for prompt in prompts(4)]
+    assert answers == ["reply 1", "reply 2", "reply 5", "reply 6"]
+    # More hedges than there are permits: each was given back.
+    counts = asked.client.take_counts()
+    assert (counts.hedges, counts.requests, counts.answered) == (4, 8, 4)
+
+
+def test_a_prompt_without_a_schema_that_is_refused_is_not_sent_again_as_free_text(start: Start) -> None:
+    asked = start(lambda *_: status(400), structured=True)
+    (answer,) = asked.client.ask([replace(prompts(1)[0], schema=None)])
+    assert answer.failure == "status 400: scripted"
+    assert len(asked.server.requests) == 1
+
+
+def test_the_schema_is_binding(start: Start) -> None:
+    asked = start(lambda *_: reply(AGREE), structured=True)
+    asked.ask()
+    form = asked.server.requests[0]["response_format"]["json_schema"]
+    assert (form["name"], form["strict"]) == ("consistency", True)
+
+
+def test_requests_one_after_another_share_a_connection(start: Start) -> None:
+    asked = start(lambda *_: reply(AGREE), concurrency=1)
+    asked.ask(20)
+    assert (len(asked.server.requests), asked.server.connections) == (20, 1)
+
+
+@pytest.mark.parametrize(("is_own", "says"), [(True, "the judge"), (False, "the proxy")])
+def test_a_server_of_the_run_is_reached_directly_and_any_other_through_the_environments_proxy(
+    is_own: bool, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultServer(lambda *_: reply("the judge")) as judge, FaultServer(lambda *_: reply("the proxy")) as proxy:
+        for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        server = JudgeServer(judge.base_url, "m", None, mend="start it again", is_own=is_own)
+        client = JudgeClient(server, CALLS, concurrency=1)
+        assert [answer.text for answer in client.ask(prompts(1))] == [says]
+        client.close()

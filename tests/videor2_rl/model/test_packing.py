@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
+from typing import Any
 
 import numpy as np
+import packed_prompts
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,12 +26,12 @@ from videor2_rl.model.packing import (
 )
 from videor2_rl.types import Prompt, PromptHandle, TrainGroup
 
-VIDEO_TOKEN, VOCABULARY, PATCH_VALUES = 10, 96, 3 * 2 * 7 * 7
+VIDEO_TOKEN, VOCABULARY = 10, 96
 NORM = PixelNorm(mean=(0.48, 0.45, 0.40), std=(0.26, 0.25, 0.27))
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
-def model(request):
+def model(request: pytest.FixtureRequest) -> Any:
     """Two query heads to a key head; a Qwen2.5-VL with windowed and full vision attention, or a Qwen3-VL with two
     DeepStack levels: vision features that are added to the outputs of the first layers."""
     from transformers import AutoModelForImageTextToText
@@ -41,7 +44,7 @@ def model(request):
 TOKENS = {"image_token_id": 9, "video_token_id": VIDEO_TOKEN, "vision_start_token_id": 7, "vision_end_token_id": 8}
 
 
-def qwen2_5_vl():
+def qwen2_5_vl() -> Any:
     from transformers import Qwen2_5_VLConfig
 
     text = {
@@ -72,7 +75,7 @@ def qwen2_5_vl():
     )
 
 
-def qwen3_vl():
+def qwen3_vl() -> Any:
     from transformers import Qwen3VLConfig
 
     text = {
@@ -101,31 +104,14 @@ def qwen3_vl():
     return Qwen3VLConfig(text_config=text, vision_config=vision, **TOKENS, tie_word_embeddings=True)
 
 
-def a_prompt(rng: np.random.Generator, *, frames: int, side: int, text: int) -> Prompt:
-    """A clip of 2 x `frames` frames, `side` merged patches square, between random text tokens."""
-    grid = np.array([[frames, 2 * side, 2 * side]])
-    before, after = rng.integers(20, VOCABULARY, 3), rng.integers(20, VOCABULARY, text)
-    video = np.stack([axis.ravel() for axis in np.indices((frames, side, side))]) * np.array([[2], [1], [1]])
-    positions = [np.tile(np.arange(3), (3, 1)), video + 3]
-    positions.append(np.tile(positions[-1].max() + 1 + np.arange(text), (3, 1)))
-    return Prompt(
-        sample_id="s",
-        clip_key="c",
-        text="",
-        token_ids=np.concatenate([before, np.full(frames * side * side, VIDEO_TOKEN), after]),
-        position_ids=np.concatenate(positions, axis=1),
-        patches=rng.integers(0, 256, (int(grid.prod()), PATCH_VALUES), dtype=np.uint8),
-        video_grid_thw=grid,
-        second_per_grid_s=1.0,
-        timestamps_s=np.arange(2 * frames, dtype=np.float64),
-    )
+a_prompt = partial(packed_prompts.a_prompt, video_token=VIDEO_TOKEN, vocabulary=VOCABULARY)
 
 
 def some_responses(rng: np.random.Generator, lengths: list[int]) -> list[np.ndarray]:
     return [rng.integers(20, VOCABULARY, length) for length in lengths]
 
 
-def separate_log_probs(model, prompt: Prompt, response: np.ndarray) -> torch.Tensor:
+def separate_log_probs(model: Any, prompt: Prompt, response: np.ndarray) -> torch.Tensor:
     """The same by transformers alone: one ordinary sequence, SDPA, pixels normalised channel by channel."""
     pixels = torch.tensor(prompt.patches).float() / 255
     pixels = torch.cat(
@@ -148,7 +134,9 @@ def separate_log_probs(model, prompt: Prompt, response: np.ndarray) -> torch.Ten
     return log_probs.gather(1, ids[start:, None])[:, 0]
 
 
-def packed_log_probs(model, prompts, responses) -> list[torch.Tensor]:
+def packed_log_probs(
+    model: Any, prompts: Sequence[Prompt], responses: Sequence[Sequence[np.ndarray]]
+) -> list[torch.Tensor]:
     """Log-probs of all responses in order, through one packed sequence."""
     register_packed_attention()
     model.set_attn_implementation({"text_config": PACKED_GROUPS, "vision_config": "sdpa"})
@@ -158,7 +146,7 @@ def packed_log_probs(model, prompts, responses) -> list[torch.Tensor]:
     return list(token_log_probs(logits, batch.target_ids, temperature=1.0).split(list(batch.response_lengths)))
 
 
-def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
     loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -176,7 +164,7 @@ CASES = {
 
 @pytest.mark.parametrize("lengths", CASES.values(), ids=CASES.keys())
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointed"])
-def test_packed_groups_equal_separate_sequences(model, lengths, checkpointing):
+def test_packed_groups_equal_separate_sequences(model: Any, lengths: list[list[int]], checkpointing: bool) -> None:
     rng = np.random.default_rng(1)
     sizes = [
         {"frames": 2, "side": 2, "text": 6},
@@ -192,13 +180,13 @@ def test_packed_groups_equal_separate_sequences(model, lengths, checkpointing):
         for prompt, group in zip(prompts, responses, strict=True)
         for response in group
     ]
-    expected = gradients(model, sum((w * v).sum() for w, v in zip(weights, separate, strict=True)))
+    expected = gradients(model, torch.stack([(w * v).sum() for w, v in zip(weights, separate, strict=True)]).sum())
     try:
         if checkpointing:
             model.train()
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         packed = packed_log_probs(model, prompts, responses)
-        found = gradients(model, sum((w * v).sum() for w, v in zip(weights, packed, strict=True)))
+        found = gradients(model, torch.stack([(w * v).sum() for w, v in zip(weights, packed, strict=True)]).sum())
     finally:
         model.gradient_checkpointing_disable()
         model.eval()
@@ -213,7 +201,7 @@ def test_packed_groups_equal_separate_sequences(model, lengths, checkpointing):
 
 
 @pytest.mark.parametrize("where", ["prompt", "response"])
-def test_nan_in_one_group_does_not_reach_another(model, where):
+def test_nan_in_one_group_does_not_reach_another(model: Any, where: str) -> None:
     rng = np.random.default_rng(2)
     prompts = [a_prompt(rng, frames=2, side=2, text=4) for _ in range(3)]
     responses = [some_responses(rng, [3, 5]) for _ in range(3)]
@@ -227,9 +215,9 @@ def test_nan_in_one_group_does_not_reach_another(model, where):
         prompts[1].token_ids[-1] = poisoned
     else:
         responses[1][0][1] = poisoned
-    embedded = []
+    embedded: list[torch.Tensor] = []
 
-    def poison(_, args, out):
+    def poison(_: torch.nn.Module, args: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
         embedded.append(torch.where((args[0] == poisoned)[..., None], torch.nan, out))
         return embedded[0]
 
@@ -249,7 +237,7 @@ def test_nan_in_one_group_does_not_reach_another(model, where):
     assert not gradient[2 * length :].isnan().any()
 
 
-def test_order_of_groups_does_not_change_their_log_probs(model):
+def test_order_of_groups_does_not_change_their_log_probs(model: Any) -> None:
     rng = np.random.default_rng(3)
     prompts = [a_prompt(rng, frames=n, side=2, text=4) for n in (1, 2, 3)]
     responses = [some_responses(rng, [n, n + 2]) for n in (1, 4, 2)]
@@ -259,7 +247,7 @@ def test_order_of_groups_does_not_change_their_log_probs(model):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-def test_clip_is_encoded_once_per_group(model):
+def test_clip_is_encoded_once_per_group(model: Any) -> None:
     rng = np.random.default_rng(4)
     prompt = a_prompt(rng, frames=2, side=2, text=4)
     seen = []
@@ -273,7 +261,7 @@ def test_clip_is_encoded_once_per_group(model):
     assert seen == [len(prompt.patches)]
 
 
-def test_layout_of_a_packed_group():
+def test_layout_of_a_packed_group() -> None:
     rng = np.random.default_rng(5)
     prompt = a_prompt(rng, frames=1, side=1, text=2)
     assert len(prompt.token_ids) == 6
@@ -284,10 +272,10 @@ def test_layout_of_a_packed_group():
     assert batch.predict_index.tolist() == [5, 6, 5]
     assert batch.target_ids.tolist() == [21, 22, 23]
     assert batch.segments == (Segment(0, 6, (2, 1)),)
-    assert batch.pixel_values_videos.dtype == torch.float32
+    assert batch.pixel_values_videos is not None and batch.pixel_values_videos.dtype == torch.float32
 
 
-def test_empty_responses_and_empty_batches_are_refused():
+def test_empty_responses_and_empty_batches_are_refused() -> None:
     prompt = a_prompt(np.random.default_rng(6), frames=1, side=1, text=2)
     with pytest.raises(ValueError, match="no tokens"):
         pack([prompt], [[np.array([], dtype=np.int64)]], pixel_norm=NORM)
@@ -297,12 +285,12 @@ def test_empty_responses_and_empty_batches_are_refused():
         even_micro_batches([[], []], max_tokens=10)
 
 
-def test_token_log_probs_divide_the_logits_by_the_temperature():
+def test_token_log_probs_divide_the_logits_by_the_temperature() -> None:
     logits = torch.tensor([[0.0, 2.0]])
     assert token_log_probs(logits, torch.tensor([1]), temperature=2.0).item() == pytest.approx(-np.log(1 + np.exp(-1)))
 
 
-def test_padding_puts_zeros_after_each_response():
+def test_padding_puts_zeros_after_each_response() -> None:
     assert to_padded(torch.tensor([1.0, 2.0, 3.0]), [1, 2]).tolist() == [[1.0, 0.0], [2.0, 3.0]]
     assert response_mask([1, 2]).tolist() == [[True, False], [True, True]]
 
@@ -312,7 +300,7 @@ def a_group(group_id: int, *, prompt_tokens: int, lengths: tuple[int, ...] = (1,
     return TrainGroup(group_id, handle, tuple(np.arange(n) for n in lengths))
 
 
-def test_responses_out_of_the_loss_are_left_out():
+def test_responses_out_of_the_loss_are_left_out() -> None:
     group = replace(
         a_group(0, prompt_tokens=3, lengths=(2, 5, 1)),
         advantages=np.array([1.0, 2.0, 3.0], dtype=np.float32),
@@ -321,7 +309,8 @@ def test_responses_out_of_the_loss_are_left_out():
     )
     kept = only_in_loss(group)
     assert [len(ids) for ids in kept.response_ids] == [2, 1]
-    assert kept.advantages.tolist() == [1.0, 3.0]
+    assert kept.advantages is not None and kept.advantages.tolist() == [1.0, 3.0]
+    assert kept.old_log_probs is not None
     assert [values[0] for values in kept.old_log_probs] == [2.0, 1.0]
     assert kept.ref_log_probs is None
     assert kept.num_tokens == 6
@@ -333,7 +322,9 @@ def test_responses_out_of_the_loss_are_left_out():
     num_ranks=st.integers(1, 4),
     max_tokens=st.integers(1, 60),
 )
-def test_micro_batches_hold_every_group_once_and_are_equally_many_on_every_rank(sizes, num_ranks, max_tokens):
+def test_micro_batches_hold_every_group_once_and_are_equally_many_on_every_rank(
+    sizes: list[int], num_ranks: int, max_tokens: int
+) -> None:
     groups = [a_group(index, prompt_tokens=size - 1) for index, size in enumerate(sizes)]
     shares = [groups[rank::num_ranks] for rank in range(num_ranks)]
     ranks = even_micro_batches(shares, max_tokens=max_tokens)
@@ -353,7 +344,9 @@ def test_micro_batches_hold_every_group_once_and_are_equally_many_on_every_rank(
     num_ranks=st.integers(1, 12),
     max_tokens=st.integers(1, 60),
 )
-def test_parts_of_groups_hold_every_response_once_in_order(groups, num_ranks, max_tokens):
+def test_parts_of_groups_hold_every_response_once_in_order(
+    groups: list[tuple[int, list[int]]], num_ranks: int, max_tokens: int
+) -> None:
     whole = [
         replace(a_group(index, prompt_tokens=prompt, lengths=tuple(lengths)), advantages=np.arange(float(len(lengths))))
         for index, (prompt, lengths) in enumerate(groups)
@@ -361,6 +354,7 @@ def test_parts_of_groups_hold_every_response_once_in_order(groups, num_ranks, ma
     parts = split_groups(whole, max_tokens=max_tokens, num_ranks=num_ranks)
     for group, of_group in zip(whole, parts, strict=True):
         assert [id(ids) for part in of_group for ids in part.response_ids] == [id(ids) for ids in group.response_ids]
+        assert group.advantages is not None
         assert np.concatenate([part.advantages for part in of_group]).tolist() == group.advantages.tolist()
         assert all(part.num_tokens <= max_tokens or len(part.response_ids) == 1 for part in of_group)
     num_parts, num_responses = sum(map(len, parts)), sum(len(lengths) for _, lengths in groups)
@@ -369,7 +363,7 @@ def test_parts_of_groups_hold_every_response_once_in_order(groups, num_ranks, ma
         assert num_parts == len(whole)
 
 
-def test_padded_repeats_are_the_smallest_group():
+def test_padded_repeats_are_the_smallest_group() -> None:
     small, large = a_group(0, prompt_tokens=4), a_group(1, prompt_tokens=50)
     ranks = even_micro_batches([[large, small], []], max_tokens=10)
     assert [[(b.groups[0].group_id, b.counts) for b in batches] for batches in ranks] == [
@@ -378,13 +372,13 @@ def test_padded_repeats_are_the_smallest_group():
     ]
 
 
-def test_attention_refuses_masks_and_windows():
+def test_attention_refuses_masks_and_windows() -> None:
     from videor2_rl.model.packed_attention import packed_group_attention
 
     states = torch.zeros(1, 1, 2, 4)
     with pytest.raises(ValueError, match="sliding window"):
         packed_group_attention(
-            SimpleNamespace(),
+            torch.nn.Identity(),
             states,
             states,
             states,

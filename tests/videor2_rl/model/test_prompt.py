@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import learner_configs
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import LoraConfig, ModelConfig
+from videor2_rl.config.sections import ModelConfig
 from videor2_rl.model.prompt import PromptBuilder, mrope_positions, normalize_patches, video_metadata
 from videor2_rl.types import Clip, VideoSample
 from videor2_rl.video.errors import VideoError
@@ -234,8 +235,7 @@ def test_a_response_is_encoded_without_loss_and_ends(demo_builder: PromptBuilder
 
 @pytest.fixture(scope="module")
 def demo_builder(tiny_model_dir: Path) -> PromptBuilder:
-    no_adapters = LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False)
-    return PromptBuilder(ModelConfig(str(tiny_model_dir), "float32", True, True, False, no_adapters, "", "", False))
+    return PromptBuilder(learner_configs.model_config(str(tiny_model_dir)))
 
 
 def test_a_folder_without_a_checkpoint_is_named_with_the_mend(tmp_path: Path, model_config: ModelConfig) -> None:

@@ -43,14 +43,14 @@ def a_model(family: str) -> Any:
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_embeddings_give_the_log_probs_and_gradients_of_pixels_without_the_tower(family):
+def test_embeddings_give_the_log_probs_and_gradients_of_pixels_without_the_tower(family: str) -> None:
     model = a_model(family)
     model.model.visual.requires_grad_(False)
     rng = np.random.default_rng(0)
     clips = [rng.integers(0, 256, (int(grid.prod()), 3 * 2 * 7 * 7), dtype=np.uint8) for grid in GRIDS]
     embeddings = [encode_clip(model, clip, grid, pixel_norm=NORM) for clip, grid in zip(clips, GRIDS, strict=True)]
     assert [len(each) for each in embeddings] == [12, 12]
-    ids = [rng.integers(11, 50, 4), np.full(12, VIDEO), rng.integers(11, 50, 3), np.full(12, VIDEO), [20, 21]]
+    ids = [rng.integers(11, 50, 4), np.full(12, VIDEO), rng.integers(11, 50, 3), np.full(12, VIDEO), np.array([20, 21])]
     input_ids = torch.tensor(np.concatenate(ids))[None]
     common = {
         "input_ids": input_ids,
@@ -82,7 +82,7 @@ def test_embeddings_give_the_log_probs_and_gradients_of_pixels_without_the_tower
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_the_smallest_clip_is_one_merged_patch(family):
+def test_the_smallest_clip_is_one_merged_patch(family: str) -> None:
     model = a_model(family)
     patches, grid = smallest_clip(model.config.vision_config)
     assert len(encode_clip(model, patches, grid, pixel_norm=NORM)) == 1

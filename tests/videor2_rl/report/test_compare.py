@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,8 +10,16 @@ from typing import Any
 import pytest
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.evaluation.summary import SampleResult, summarise, write_evaluation
-from videor2_rl.report.compare import ABSENT, as_markdown, card_differences, compare, read_scores
+from videor2_rl.evaluation.summary import Interval, SampleResult, summarise, write_evaluation
+from videor2_rl.report.compare import (
+    ABSENT,
+    Comparison,
+    Scores,
+    as_markdown,
+    card_differences,
+    compare,
+    read_scores,
+)
 
 
 def result(index: int, accuracy: float) -> SampleResult:
@@ -78,3 +87,59 @@ def test_the_command_compares_two_folders(tmp_path: Path) -> None:
     assert "| model | sft | grpo |" in done.stdout and (tmp_path / "c.json").exists()
     wrong = subprocess.run([*command[:3], str(a), str(tmp_path / "x")], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1
+
+
+def interval(mean: float | None, low: float | None, high: float | None) -> Interval:
+    return Interval(mean=mean, low=low, high=high, num_scored=4, num_unscored=0)
+
+
+def test_only_a_difference_whose_interval_leaves_out_0_is_marked(tmp_path: Path) -> None:
+    scores = read_scores(write(tmp_path / "a", [1.0]))
+    ranges = {
+        "below": (-0.3, -0.1),
+        "above": (0.1, 0.3),
+        "across": (-0.1, 0.3),
+        "up to": (-0.3, 0.0),
+        "from": (0.0, 0.3),
+    }
+    one, other = interval(0.25, 0.0, 0.5), interval(0.5, 0.25, 0.75)
+    metrics = {name: (one, other, interval(sum(ends) / 2, *ends)) for name, ends in ranges.items()}
+    metrics["none"] = (one, interval(None, None, None), interval(None, None, None))
+    page = as_markdown(Comparison((), 4, 0, 0, metrics), scores, scores)
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines() if line.startswith("| ")}
+    assert [name for name in metrics if " *" in rows[name]] == ["below", "above"]
+    assert rows["above"] == "| above | 0.250 [0.000, 0.500] | 0.500 [0.250, 0.750] | +0.200 [+0.100, +0.300] * | 4 |"
+    assert rows["none"] == "| none | 0.250 [0.000, 0.500] | - | - | 4 |"
+    assert "Nothing: the two cards are equal." in page
+
+
+def test_readings_of_two_models_logs_are_paired_by_file_name_document_and_row(tmp_path: Path) -> None:
+    def write_readings(folder: Path, agreements: list[float | None]) -> Scores:
+        folder.mkdir()
+        (folder / "summary.json").write_text(json.dumps({"card": {"logs": folder.name}}))
+        lines = [
+            {
+                "file": f"/logs/{folder.name}/samples_mlvu_{place % 2}.jsonl",
+                "row": place // 2,
+                "doc_id": 7,
+                "agreement": agreement,
+                "same_answer": 1.0,
+                "answer_right": 0.0,
+                "think_right": None,
+                "vas": 5.0,
+            }
+            for place, agreement in enumerate(agreements)
+        ]
+        (folder / "readings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return read_scores(folder)
+
+    a = write_readings(tmp_path / "a", [0.0, 1.0, 0.0, None, 1.0])
+    b = write_readings(tmp_path / "b", [1.0, 1.0, 1.0, 1.0])
+    comparison = compare(a, b)
+    assert (comparison.num_shared, comparison.only_a, comparison.only_b) == (4, 1, 0)
+    one, other, difference = comparison.metrics["agreement"]
+    # A: 0, 1 and 0 of the four that both have; B: all 1; two of the three pairs gain 1.
+    assert (one.mean, other.mean, difference.mean) == (pytest.approx(1 / 3), 1.0, pytest.approx(2 / 3))
+    assert (difference.num_scored, difference.num_unscored) == (3, 1)
+    with pytest.raises(ConfigError, match="share no metric"):
+        compare(a, read_scores(write(tmp_path / "c", [1.0])))

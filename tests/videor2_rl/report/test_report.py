@@ -170,8 +170,8 @@ def test_a_curve_has_a_gap_where_a_value_was_not_finite() -> None:
 
 
 def test_the_time_of_every_phase_is_drawn() -> None:
-    phases = ("prepare", "encode", "evaluate", "generate", "reward", "old_log_probs", "ref_log_probs")
-    phases += ("update", "sync_weights", "save", "evaluate_last")
+    phases = ["prepare", "encode", "evaluate", "generate", "reward", "old_log_probs", "ref_log_probs"]
+    phases += ["update", "sync_weights", "save", "evaluate_last"]
     rows = [{"step": step, **{f"timing_s/{phase}": 1.0 for phase in phases}} for step in (1, 2)]
     [plot] = grpo_plots(Run(metrics=tuple(rows), config="", skipped=(), rollout_files=()))
     for number, phase in enumerate(phases, start=1):

@@ -173,7 +173,11 @@ def test_failed_shares_are_drawn_where_something_failed(run_folder: Path) -> Non
 
 
 def test_failures_of_evaluations_while_training_are_counted_over_those_evaluations(run_folder: Path) -> None:
-    rows = [{"step": 1, "evaluation/failure_frac": 0.0}, {"step": 2}, {"step": 3, "evaluation/failure_frac": 0.25}]
+    rows: list[dict[str, float]] = [
+        {"step": 1, "evaluation/failure_frac": 0.0},
+        {"step": 2},
+        {"step": 3, "evaluation/failure_frac": 0.25},
+    ]
     data = read_report_data(run_folder)
     data = dataclasses.replace(data, runs={"grpo": dataclasses.replace(data.runs["grpo"], metrics=tuple(rows))})
     assert failures(data) == [

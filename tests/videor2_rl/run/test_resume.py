@@ -8,6 +8,8 @@ import pytest
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun
+from videor2_rl.run.checkpoint import Checkpoints
+from videor2_rl.run.files import FileSum
 from videor2_rl.run.resume import FINISHED, origin_of, start_run
 from videor2_rl.types import VideoSample
 
@@ -24,9 +26,34 @@ def test_a_finished_run_is_overwritten_only_when_told_to(tmp_path: Path) -> None
     leave_a_run(tmp_path, finished=True)
     with pytest.raises(ConfigError, match=r"finished run; give another .*checkpoint\.overwrite=true"):
         start_run(tmp_path, resume=True, overwrite=False)
+    with pytest.raises(ConfigError, match="finished run; give more steps, give another"):
+        start_run(tmp_path, resume=True, overwrite=False, num_steps=1)
     assert (tmp_path / "metrics.jsonl").exists()
     start_run(tmp_path, resume=True, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+class Writer:
+    def save(self, path: Path) -> None:
+        pass
+
+    def finish_save(self) -> dict[str, FileSum]:
+        return {}
+
+
+def test_a_finished_run_goes_on_when_it_is_given_more_steps(tmp_path: Path) -> None:
+    leave_a_run(tmp_path, finished=True)
+    (tmp_path / "hf").mkdir()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.begin(6, {}, Writer())
+    checkpoints.complete()
+    for resume, num_steps in ((True, 6), (False, 7)):
+        with pytest.raises(ConfigError, match="finished run"):
+            start_run(tmp_path, resume=resume, overwrite=False, num_steps=num_steps)
+        assert (tmp_path / FINISHED).exists() and (tmp_path / "hf").exists()
+    start_run(tmp_path, resume=True, overwrite=False, num_steps=7)
+    assert not (tmp_path / FINISHED).exists() and not (tmp_path / "hf").exists()
+    assert (tmp_path / "metrics.jsonl").exists() and checkpoints.has(6)
 
 
 def test_a_stopped_run_goes_on_or_is_overwritten_only_when_told_to(tmp_path: Path) -> None:

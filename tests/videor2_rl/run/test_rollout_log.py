@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 
 from rewards.compose import score_response
-from rewards.types import (
-    AccuracyConfig,
-    ConsistencyConfig,
-    FormatConfig,
-    Scored,
-    Target,
-    TemporalAlignmentConfig,
-    Verdict,
-    VideoR2Config,
-)
+from rewards.types import Scored, Target, Verdict
+from videor2_rl.app import compose_run
+from videor2_rl.config.sections import ScoreRun
 from videor2_rl.evaluation.summary import METRICS
 from videor2_rl.run.rollout_log import events_of, read_rollouts, rollout_records, write_rollouts
 from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, TrainGroup, VideoSample
@@ -147,31 +140,7 @@ def test_events_of_a_term_that_did_not_apply_are_empty() -> None:
 
 
 def test_a_response_scored_by_the_real_rewards_can_be_logged() -> None:
-    config = VideoR2Config(
-        rule="video_r2",
-        answer_block="last",
-        format=FormatConfig(weight=1.0),
-        accuracy=AccuracyConfig(
-            weight=1.0, number_score="tolerance", number_relative_tolerance=0.001, partial_text=True
-        ),
-        temporal_alignment=TemporalAlignmentConfig(
-            weight=1.0,
-            claims="rules",
-            gate=True,
-            statistic="precision",
-            beta=1.0,
-            matching="optimal",
-            buffer_seconds=2.0,
-            similarity_threshold=0.75,
-            max_range_excess_seconds=4.0,
-            range_cost_per_second=0.0,
-            contrast_guard=True,
-            chance_correction=False,
-        ),
-        consistency=ConsistencyConfig(weight=0.0, reader="rules", unreadable="closed"),
-        extra={},
-        only_above_accuracy={},
-    )
+    config = compose_run("score", ScoreRun, []).reward
     response = (
         "<think>At 00:05 a red circle appears. At 00:12 a blue square appears. So it is A.</think><answer>A</answer>"
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoggingConfig
 from videor2_rl.run.tracking import (
+    WANDB_ID_FILE,
     PhaseTimer,
     ProgressBar,
     Tracker,
@@ -118,6 +121,7 @@ class Backend:
 
     def __init__(self) -> None:
         self.rows: list[Mapping[str, float]] = []
+        self.logger: dict[str, object] = {}
         self.calls = 0
         self.exit_code: int | None = None
 
@@ -182,7 +186,32 @@ def test_verl_writes_tensorboard_and_offline_wandb_under_the_run_folder(
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("reward/mean")] == [(1, 0.25)]
     assert "bad" not in events.Tags()["scalars"]
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    [offline] = (tmp_path / "wandb").glob("offline-run-*")
+    assert offline.name.endswith(f"-{(tmp_path / WANDB_ID_FILE).read_text().strip()}")
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_is_the_same_run_of_wandb_and_another_run_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = LoggingConfig(trackers=("wandb",), project="test", name="test", rollouts=False)
+    for name, first_step in (("one", 1), ("one", 2), ("two", 1)):
+        with Tracker(tmp_path / name, config, total_steps=2, first_step=first_step, console=quiet()) as tracker:
+            tracker.log(first_step, {"reward/mean": 1.0})
+            import wandb
+
+            assert wandb.run is not None and wandb.run.id == (tmp_path / name / WANDB_ID_FILE).read_text().strip()
+    assert (tmp_path / "one" / WANDB_ID_FILE).read_text() != (tmp_path / "two" / WANDB_ID_FILE).read_text()
+    assert "WANDB_RUN_ID" not in os.environ and "WANDB_DIR" not in os.environ
+
+
+def test_a_tracker_whose_package_is_missing_is_one_sentence(tmp_path: Path) -> None:
+    config = LoggingConfig(trackers=("clearml",), project="test", name="test", rollouts=False)
+    with pytest.raises(ConfigError, match=r"logging\.trackers=\['clearml'\].*install the package clearml"):
+        Tracker(tmp_path, config, total_steps=1, console=quiet()).__enter__()
 
 
 def test_phase_timer_sums_a_phase_entered_twice_and_counts_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

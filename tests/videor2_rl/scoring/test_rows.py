@@ -41,8 +41,9 @@ def test_options_may_carry_their_letters(options: Any, tmp_path: Path) -> None:
 
 
 def test_letters_that_are_no_marks_stay(tmp_path: Path) -> None:
-    row = read_one(tmp_path, options=["B. Lugosi", "A. Hitchcock"])
-    assert isinstance(row, ScoreRow) and row.target.options == ("B. Lugosi", "A. Hitchcock")
+    for options in (["B. Lugosi", "A. Hitchcock"], ["B. Lugosi", "C. Chaplin"], ["A. Hitchcock", "red"]):
+        row = read_one(tmp_path, options=options)
+        assert isinstance(row, ScoreRow) and row.target.options == tuple(options)
 
 
 def test_a_number_is_a_solution_and_a_null_sentence_is_empty(tmp_path: Path) -> None:
@@ -139,9 +140,10 @@ def test_a_rollout_log_without_responses_is_named(tmp_path: Path) -> None:
 def test_input_is_a_file_a_run_or_its_rollouts(tmp_path: Path) -> None:
     rollouts = tmp_path / "run" / "rollouts"
     rollouts.mkdir(parents=True)
-    files = [rollouts / "step_000002.jsonl", rollouts / "step_000010.jsonl"]
-    for file in reversed(files):
-        file.touch()
+    files = [rollouts / f"step_{step:06}.jsonl" for step in (1, 2, 3, 7, 8, 9, 10, 20)]
+    # In an order that no file system lists them in by itself.
+    for place in (4, 1, 6, 0, 7, 2, 5, 3):
+        files[place].touch()
     assert input_files(tmp_path / "run") == input_files(rollouts) == files
     assert input_files(files[0]) == [files[0]]
     with pytest.raises(ConfigError, match="does not exist"):

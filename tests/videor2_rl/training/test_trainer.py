@@ -1,6 +1,9 @@
 """The GRPO loop over fakes that satisfy its protocols: order, bookkeeping, what stops it, how it goes on."""
 
 import json
+import os
+import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.files import FileSum, file_sum
 from videor2_rl.run.folder import SkipLedger
+from videor2_rl.run.stopping import Stopped, Stopping
 from videor2_rl.run.tracking import Tracker, read_metrics
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
 from videor2_rl.training.protocols import Workers
@@ -135,6 +139,9 @@ class Fakes:
     def load(self, path: Path) -> None:
         self.weight = float((path / "weight").read_text())
 
+    def export(self, path: Path) -> None:
+        raise NotImplementedError
+
     def workers(self, *, with_reference: bool = True) -> Workers:
         return Workers(self, self, self, self, self if with_reference else None)
 
@@ -159,20 +166,24 @@ def run_loop(run: GrpoRun, fakes: Fakes, *, num_samples: int = 8) -> None:
     logging, steps = run.logging, run.algorithm.num_steps
     ledger = SkipLedger(run_dir, num_samples=num_samples, max_frac=run.data.max_skipped_frac, keep=start.skipped)
     with (
+        Stopping(limit_s=60, max_hours=run.checkpoint.max_hours) as stopping,
         Tracker(run_dir, logging, total_steps=steps, first_step=start.step + 1) as tracker,
         checkpoints.completed(),
     ):
         upkeep = Upkeep(
             run,
             workers,
+            start=start,
             num_samples=num_samples,
             checkpoints=checkpoints,
             tracker=tracker,
             ledger=ledger,
             received_bytes=lambda: 7,
             evaluation=evaluation(run, fakes) if run.evaluation.every_steps else None,
+            stopping=stopping,
         )
-        train(run, workers, samples(num_samples), start=start, upkeep=upkeep)
+        with upkeep.saved_if_stopped():
+            train(run, workers, samples(num_samples), start=start, upkeep=upkeep)
 
 
 def evaluation(run: GrpoRun, fakes: Fakes) -> PeriodicEvaluation:
@@ -311,14 +322,10 @@ def test_truncated_responses_leave_the_loss_only_when_asked(tmp_path: Path) -> N
     groups = [Group(5, "s", (rollout(), rollout(reason="length")))]
     prompts = [PromptHandle("s", "s", 4, None)]
     scores = [[scored(1.0), scored(0.0)]]
-    kept = {
-        mask: with_advantages(
-            groups, prompts, scores, algorithm=replace(algorithm, mask_truncated=mask), reward_range=(0.0, 3.0)
-        )[0].in_loss
-        for mask in (False, True)
-    }
-    assert kept[False] is not None and kept[False].tolist() == [True, True]
-    assert kept[True] is not None and kept[True].tolist() == [True, False]
+    for should_mask, expected in ((False, [True, True]), (True, [True, False])):
+        masking = replace(algorithm, mask_truncated=should_mask)
+        [group] = with_advantages(groups, prompts, scores, algorithm=masking, reward_range=(0.0, 3.0))
+        assert group.in_loss is not None and group.in_loss.tolist() == expected
 
 
 def shaped(accuracy: float | None, alignment: float | None) -> Scored:
@@ -417,3 +424,60 @@ def test_a_resumed_run_evaluates_at_the_same_steps(tmp_path: Path) -> None:
     run_loop(configure(tmp_path, "algorithm.num_steps=4", *held), again)
     generated = [call for call in again.calls if "held" in call and call.startswith("generate")]
     assert generated == ["generate v2 held-s0,held-s1", "generate v4 held-s0,held-s1"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "whole_steps"), [("generate", 2), ("score", 2), ("log_probs", 2), ("update", 3), ("sync", 3)]
+)
+def test_a_signal_costs_no_whole_step_and_no_half_of_one(tmp_path: Path, phase: str, whole_steps: int) -> None:
+    class Signalled(Fakes):
+        """Gets SIGTERM in the third step's phase."""
+
+        def __getattribute__(self, name: str) -> Any:
+            names = {"update_weights": "sync"}
+            if names.get(name, name) == phase and object.__getattribute__(self, "calls").count("prepare") == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return object.__getattribute__(self, name)
+
+    run, fakes = configure(tmp_path, "checkpoint.every_steps=100"), Signalled()
+    with pytest.raises(Stopped):
+        run_loop(run, fakes)
+    newest = Checkpoints(tmp_path, keep=2).newest()
+    assert newest is not None and newest.step == whole_steps
+    # Of the learner's one weight, to which each whole step adds 1.
+    assert (newest.path / "weight").read_text() == f"{whole_steps:.1f}"
+    assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, whole_steps + 1))
+
+
+def test_a_run_out_of_time_stops_before_the_step_with_what_it_has(tmp_path: Path) -> None:
+    run, fakes = configure(tmp_path, "checkpoint.every_steps=100", "checkpoint.max_hours=1"), Fakes()
+
+    class Slow(Fakes):
+        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+            if self.calls.count("score") == 1:
+                clock[0] += 2000
+            return super().score(groups, samples)
+
+    clock = [0.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: clock[0])
+        patch.setattr(time, "perf_counter", lambda: clock[0])
+        with pytest.raises(Stopped) as stop:
+            run_loop(run, Slow())
+    # The second step took 2,000 s; a third as long would end after 3,600.
+    assert stop.value.exit_code == 0
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+    run_loop(run, fakes)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_keeps_no_checkpoints_writes_none_when_it_is_stopped(tmp_path: Path) -> None:
+    class Signalled(Fakes):
+        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+            if self.calls.count("score") == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().score(groups, samples)
+
+    with pytest.raises(Stopped):
+        run_loop(configure(tmp_path, "checkpoint.every_steps=0"), Signalled())
+    assert Checkpoints(tmp_path, keep=2).newest() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -49,6 +50,7 @@ def write_video(tmp_path: Path) -> WriteVideo:
         path = tmp_path / name
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=rate, options=options or {})
+            assert isinstance(stream, av.VideoStream)
             stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
             stream.codec_context.time_base = Fraction(1, 1000)
             for number, time_s in enumerate(times_s):
@@ -69,7 +71,8 @@ def true_times() -> Callable[[Path], NDArray[np.float64]]:
         import av
 
         with av.open(str(path)) as container:
-            times = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+            frames = container.decode(video=0)
+            times = [float(cast(int, frame.pts) * cast(Fraction, frame.time_base)) for frame in frames]
         return np.asarray(times) - times[0]
 
     return read

@@ -6,11 +6,12 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import ray
+from cluster_configs import cluster_config
 
-from videor2_rl.config.sections import ClusterConfig
 from workers.cluster import connected
 from workers.learner.learner import RankLost, gather
 from workers.pool import DeadlineExceeded
@@ -32,34 +33,38 @@ class Rank:
         os._exit(1)
 
 
+# The decorator's type is the plain class's.
+ACTOR: Any = Rank
+
+
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[list[ray.actor.ActorHandle]]:
     # A short path: Ray's sockets live under it, and their names are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray_", ignore_cleanup_errors=True) as folder:
-        config = ClusterConfig(address="local", device="cpu", num_cpus=2, object_store_mib=100, temp_dir=folder)
+        config = cluster_config(folder, num_cpus=2, object_store_mib=100)
         with connected(config, worker_env={}):
-            yield [Rank.remote() for _ in range(3)]
+            yield [ACTOR.remote() for _ in range(3)]
 
 
-def test_results_come_in_the_order_of_the_ranks(ranks):
+def test_results_come_in_the_order_of_the_ranks(ranks: list[ray.actor.ActorHandle]) -> None:
     refs = [rank.answer.remote(index, 0.3 - 0.1 * index) for index, rank in enumerate(ranks)]
     assert gather(refs, name="learner", what="counting", deadline_s=60) == [0, 1, 2]
 
 
-def test_silent_ranks_are_named(ranks):
+def test_silent_ranks_are_named(ranks: list[ray.actor.ActorHandle]) -> None:
     refs = [ranks[0].answer.remote(0), ranks[1].answer.remote(1, 4.0), ranks[2].answer.remote(2)]
     ray.get([refs[0], refs[2]])
     with pytest.raises(DeadlineExceeded, match="counting: learner rank 1 did not answer"):
         gather(refs, name="learner", what="counting", deadline_s=1)
 
 
-def test_error_of_one_rank_ends_the_wait_for_the_others(ranks):
+def test_error_of_one_rank_ends_the_wait_for_the_others(ranks: list[ray.actor.ActorHandle]) -> None:
     with pytest.raises(RuntimeError, match="connection closed"):
         gather([ranks[0].answer.remote(0, 20.0), ranks[2].fail.remote()], name="learner", what="x", deadline_s=60)
 
 
-def test_dead_rank_is_named_although_the_others_fail_first(ranks):
-    victim = Rank.remote()
+def test_dead_rank_is_named_although_the_others_fail_first(ranks: list[ray.actor.ActorHandle]) -> None:
+    victim = ACTOR.remote()
     ray.get(victim.answer.remote(0))
     with pytest.raises(RankLost, match="the update: learner rank 1 died; resume"):
         gather([ranks[2].fail.remote(), victim.die.remote()], name="learner", what="the update", deadline_s=60)

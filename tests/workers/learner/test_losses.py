@@ -8,40 +8,24 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
 import torch
+from learner_configs import algorithm_config
 from torch import Tensor
 
 import conf
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import AlgorithmConfig, GrpoRun
-from videor2_rl.model.packing import MicroBatch, only_in_loss
+from videor2_rl.config.sections import AlgorithmConfig, GrpoRun, LossAggregation
+from videor2_rl.model.packing import MicroBatch, PackedBatch, only_in_loss
 from videor2_rl.types import PromptHandle, TrainGroup
 
 pytestmark = pytest.mark.slow
 
 VOCABULARY = 12
-ALGORITHM = AlgorithmConfig(
-    num_steps=1,
-    prompts_per_step=3,
-    group_size=2,
-    updates_per_batch=1,
-    advantage="grpo",
-    policy_loss="vanilla",
-    clip_low=0.1,
-    clip_high=0.2,
-    ratio_cap=None,
-    loss_aggregation="token-mean",
-    kl_coefficient=0.1,
-    kl_estimator="low_var_kl",
-    filter_zero_variance=False,
-    mask_truncated=False,
-    importance_cap=1.5,
-    max_log_prob_gap=1.0,
-)
+ALGORITHM = algorithm_config(prompts_per_step=3, group_size=2, clip_low=0.1, kl_coefficient=0.1, importance_cap=1.5)
 
 
 def a_group(rng: np.random.Generator, group_id: int, lengths: tuple[int, ...]) -> TrainGroup:
@@ -73,9 +57,9 @@ def run(ranks: list[list[MicroBatch]], logits: dict[int, torch.Tensor], algorith
         parts = []
         for batch in batches:
             ids = [ids for group in batch.groups for ids in group.response_ids]
-            packed = SimpleNamespace(
-                response_lengths=tuple(map(len, ids)), target_ids=torch.from_numpy(np.concatenate(ids))
-            )
+            # The loss reads two fields of it.
+            targets = torch.from_numpy(np.concatenate(ids))
+            packed = cast(PackedBatch, SimpleNamespace(response_lengths=tuple(map(len, ids)), target_ids=targets))
             rows = torch.cat([leaves[group.group_id] for group in batch.groups])
             loss, part = losses.policy_loss(rows, packed, batch, spec=spec, config=actor_config(spec))
             (loss / len(ranks)).backward()
@@ -113,7 +97,7 @@ def near(groups: list[TrainGroup], logits: dict[int, Tensor]) -> list[TrainGroup
 
 
 NAMED = sorted(file.stem for file in (Path(conf.__file__).parent / "algorithm").glob("*.yaml"))
-AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+AGGREGATIONS: tuple[LossAggregation, ...] = get_args(LossAggregation)
 OTHER_LOSSES = ("sapo", "gpg", "dppo_tv", "dppo_kl")
 
 
@@ -121,10 +105,10 @@ OTHER_LOSSES = ("sapo", "gpg", "dppo_tv", "dppo_kl")
 def algorithm_of(name: str) -> AlgorithmConfig:
     """A shipped algorithm; or GRPO with another aggregation, or with a loss of verl's that has no file of its own."""
     if name in AGGREGATIONS:
-        return replace(ALGORITHM, loss_aggregation=name)
+        return replace(ALGORITHM, loss_aggregation=cast(LossAggregation, name))
     if name in OTHER_LOSSES:
-        aggregation = "seq-mean-token-mean"
-        return replace(ALGORITHM, policy_loss=name, loss_aggregation=aggregation, clip_low=1e-4, clip_high=2e-4)
+        algorithm = replace(ALGORITHM, policy_loss=name, clip_low=1e-4, clip_high=2e-4)
+        return replace(algorithm, loss_aggregation="seq-mean-token-mean")
     paths = ["model.path=m", "data.train_file=t", "data.media_dir=d"]
     return replace(compose_run("grpo", GrpoRun, [f"algorithm={name}", *paths]).algorithm, importance_cap=1.5)
 
@@ -207,11 +191,11 @@ def mean_of(responses: list[list[Tensor]], aggregation: str) -> Tensor:
     """The aggregations by their names in verl; 16 is the longest response that may be generated."""
     tokens = [token for response in responses for token in response]
     if aggregation == "token-mean":
-        return sum(tokens) / len(tokens)
+        return torch.stack(tokens).mean()
     if aggregation == "seq-mean-token-mean":
-        return sum(sum(response) / len(response) for response in responses) / len(responses)
+        return torch.stack([torch.stack(response).mean() for response in responses]).mean()
     divisor = 16 if aggregation == "seq-mean-token-sum-norm" else 1
-    return sum(tokens) / divisor / len(responses)
+    return torch.stack(tokens).sum() / divisor / len(responses)
 
 
 def by_formula(groups: list[TrainGroup], logits: dict[int, Tensor], algorithm: AlgorithmConfig) -> Any:
@@ -219,6 +203,7 @@ def by_formula(groups: list[TrainGroup], logits: dict[int, Tensor], algorithm: A
     leaves = {group_id: values.double().requires_grad_() for group_id, values in logits.items()}
     policy, penalties = [], []
     for group in groups:
+        assert group.advantages is not None and group.old_log_probs is not None and group.ref_log_probs is not None
         rows = iter((leaves[group.group_id] / 0.7).log_softmax(-1))
         for index, ids in enumerate(group.response_ids):
             new = torch.stack([next(rows)[token] for token in ids])
@@ -230,7 +215,7 @@ def by_formula(groups: list[TrainGroup], logits: dict[int, Tensor], algorithm: A
             losses = LOSSES[algorithm.policy_loss](new, old, advantage, algorithm.clip_low, algorithm.clip_high)
             weights = (old - rollout).exp().clamp(max=algorithm.importance_cap)
             if algorithm.policy_loss == "geo_mean":
-                weights = torch.full_like(weights, weights.log().mean().exp())
+                weights = torch.full_like(weights, weights.log().mean().exp().item())
             policy.append([loss * weight for loss, weight in zip(losses, weights, strict=True)])
             penalties.append([(r - n).exp() - (r - n) - 1 for n, r in zip(new, ref, strict=True)])
     pg_loss = mean_of(policy, algorithm.loss_aggregation)
@@ -247,7 +232,9 @@ WEIGHTED = [name for name in (*NAMED, *OTHER_LOSSES) if name != "gspo"]
     ("name", "weighted"),
     [(name, False) for name in (*NAMED, *OTHER_LOSSES)] + [(name, True) for name in WEIGHTED],
 )
-def test_loss_and_gradient_are_those_of_the_papers_formula(near, logits, name, weighted):
+def test_loss_and_gradient_are_those_of_the_papers_formula(
+    near: list[TrainGroup], logits: dict[int, Tensor], name: str, weighted: bool
+) -> None:
     algorithm = algorithm_of(name)
     if not weighted:
         near = [replace(group, rollout_log_probs=None) for group in near]
@@ -263,7 +250,7 @@ def test_loss_and_gradient_are_those_of_the_papers_formula(near, logits, name, w
 
 
 @pytest.mark.parametrize("advantage", [-1.0, 1.0])
-def test_a_ratio_cap_bounds_the_loss_where_the_advantage_is_negative(advantage):
+def test_a_ratio_cap_bounds_the_loss_where_the_advantage_is_negative(advantage: float) -> None:
     """A token four times as probable as when it was sampled."""
     log_prob = -np.log(VOCABULARY)
     old = np.array([log_prob - np.log(4)], dtype=np.float32)
@@ -281,6 +268,8 @@ def test_a_ratio_cap_bounds_the_loss_where_the_advantage_is_negative(advantage):
 
 
 def reordered(group: TrainGroup, order: tuple[int, ...]) -> TrainGroup:
+    assert group.advantages is not None
+
     def pick(values: Any) -> Any:
         return tuple(values[i] for i in order)
 
@@ -295,7 +284,9 @@ def reordered(group: TrainGroup, order: tuple[int, ...]) -> TrainGroup:
 
 
 @pytest.mark.parametrize("name", [*NAMED, *OTHER_LOSSES])
-def test_order_of_groups_and_responses_does_not_matter(groups, logits, name):
+def test_order_of_groups_and_responses_does_not_matter(
+    groups: list[TrainGroup], logits: dict[int, Tensor], name: str
+) -> None:
     metrics, gradient = run([[MicroBatch(tuple(groups))]], logits, algorithm_of(name))
     turned = [reordered(group, (1, 0)) for group in groups[::-1]]
     lengths = {group.group_id: [len(ids) for ids in group.response_ids] for group in groups}
@@ -308,13 +299,16 @@ def test_order_of_groups_and_responses_does_not_matter(groups, logits, name):
 
 
 @pytest.mark.parametrize("name", [*NAMED, *OTHER_LOSSES])
-def test_nan_out_of_the_loss_reaches_neither_metrics_nor_gradient(groups, logits, name):
+def test_nan_out_of_the_loss_reaches_neither_metrics_nor_gradient(
+    groups: list[TrainGroup], logits: dict[int, Tensor], name: str
+) -> None:
     """In a repeat that weighs nothing, and in a response that is kept out of the loss."""
 
     def spoilt(group: TrainGroup, *, kept: tuple[bool, ...]) -> TrainGroup:
         def fill(values: Any) -> Any:
             return tuple(v if keep else np.full_like(v, np.nan) for v, keep in zip(values, kept, strict=True))
 
+        assert group.advantages is not None
         return replace(
             group,
             advantages=np.where(kept, group.advantages, np.float32(np.nan)),
@@ -338,7 +332,9 @@ def test_nan_out_of_the_loss_reaches_neither_metrics_nor_gradient(groups, logits
 
 
 @pytest.mark.parametrize("name", [*NAMED, *OTHER_LOSSES, *AGGREGATIONS])
-def test_splitting_a_batch_changes_neither_gradient_nor_metrics(groups, logits, name):
+def test_splitting_a_batch_changes_neither_gradient_nor_metrics(
+    groups: list[TrainGroup], logits: dict[int, Tensor], name: str
+) -> None:
     algorithm = algorithm_of(name)
     whole = [[MicroBatch(tuple(groups))]]
     filler = MicroBatch((groups[0],), counts=False)
@@ -353,13 +349,13 @@ def test_splitting_a_batch_changes_neither_gradient_nor_metrics(groups, logits, 
         torch.testing.assert_close(split_gradient[group_id], expected, rtol=1e-5, atol=1e-7)
 
 
-def test_every_supported_loss_is_covered():
+def test_every_supported_loss_is_covered() -> None:
     from workers.learner.verl_config import GLOBALLY_NORMALISED_LOSSES
 
     assert {algorithm_of(name).policy_loss for name in (*NAMED, *OTHER_LOSSES)} == set(GLOBALLY_NORMALISED_LOSSES)
 
 
-def test_policy_loss_by_hand():
+def test_policy_loss_by_hand() -> None:
     """Two tokens of one response, old log-probs chosen to give the ratios 1.5 and 0.5, advantage 1, reference = old."""
     token = np.array([0, 1])
     rows = torch.zeros(2, VOCABULARY)

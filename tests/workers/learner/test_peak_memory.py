@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return small, large
 
 
-def test_predicted_peaks_are_within_a_fifth_of_measured_ones(models):
+def test_predicted_peaks_are_within_a_fifth_of_measured_ones(models: tuple[Path, Path]) -> None:
     small, large = models
     cases = [(800, 100, False), (800, 100, True)]
     with socket.socket() as listener:

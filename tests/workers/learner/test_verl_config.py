@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from videor2_rl.config.errors import ConfigError
@@ -13,7 +15,7 @@ from workers.learner.verl_config import check_optimizer
 @pytest.mark.parametrize(
     ("name", "options"), [("AdamW", {}), ("Adam", {"eps": 1e-7}), ("SGD", {"momentum": 0.9}), ("Adafactor", {})]
 )
-def test_pytorchs_own_optimisers_are_allowed_and_can_be_built(name, options):
+def test_pytorchs_own_optimisers_are_allowed_and_can_be_built(name: str, options: dict[str, Any]) -> None:
     import torch
 
     check_optimizer(OptimizerConfig("torch.optim", name, options))
@@ -36,6 +38,8 @@ def test_pytorchs_own_optimisers_are_allowed_and_can_be_built(name, options):
         ("torch.optim", "LBFGS", {}, "LBFGS takes no weight_decay"),
     ],
 )
-def test_an_optimiser_that_cannot_be_built_is_named_with_its_mend(module, name, options, sentence):
+def test_an_optimiser_that_cannot_be_built_is_named_with_its_mend(
+    module: str, name: str, options: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(ConfigError, match=sentence):
         check_optimizer(OptimizerConfig(module, name, options))

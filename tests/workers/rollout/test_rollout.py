@@ -27,6 +27,7 @@ from videor2_rl.model.packing import PixelNorm
 from videor2_rl.model.visual import encode_clip
 from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
 from workers.rollout import pool as rollout
+from workers.rollout import worker as rollout_worker
 from workers.rollout.engine import EngineSpec, rollout_env, sample_seed
 from workers.rollout.pool import RolloutPool, call_parts
 from workers.rollout.worker import GenerateRequest
@@ -196,7 +197,7 @@ async def without_clearing(engine: Any, prompts: list[Prompt]) -> list[Group]:
     groups = []
     for group_id, prompt in enumerate(prompts):
         outputs = await asyncio.gather(*engine.worker._submit(prompt, None, request, group_id))
-        groups.append(Group(group_id, prompt.sample_id, tuple(rollout._rollout(out, 0) for out in outputs)))
+        groups.append(Group(group_id, prompt.sample_id, tuple(rollout_worker._rollout(out, 0) for out in outputs)))
     return groups
 
 

@@ -1,7 +1,7 @@
 """Published benchmarks, one small file each: annotation layout -> question, clip, true answer.
 
-A new one: a file with `question` (a published row -> `common.Question`) and `BENCHMARK`, its line below, and a fixture
-row in tests/videor2_rl/evaluation/benchmarks/.
+A new one: a file with `BENCHMARK`, whose `question` reads a published row (-> `common.Question`), its line below, and a
+fixture row in tests/videor2_rl/evaluation/benchmarks/.
 """
 
 from __future__ import annotations

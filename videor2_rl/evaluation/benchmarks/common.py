@@ -36,6 +36,8 @@ class Question:
     """Where the clip's `.srt` may lie, relative to the benchmark's folder."""
     bounds_s: tuple[float, float] | None = None
     """Only this part of the clip is shown."""
+    cut_videos: tuple[str, ...] = ()
+    """Those of `videos` that hold nothing but that part, so that the bounds do not apply to them."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,10 @@ def _item(benchmark: Benchmark, folder: Path, file: Path, number: int, row: Row)
             f"{file}, row {number}: is not in the layout of {benchmark.title} ({type(error).__name__}: {error}); fetch "
             f"{benchmark.source} again or mend the row"
         ) from None
-    video = next((path for name in question.videos if (path := folder / name).exists()), folder / question.videos[0])
+    name = next((name for name in question.videos if (folder / name).exists()), question.videos[0])
+    video = folder / name
     subtitles = None if question.subtitles is None else folder / question.subtitles
-    start_s, end_s = question.bounds_s or (None, None)
+    start_s, end_s = (None, None) if name in question.cut_videos else question.bounds_s or (None, None)
     sample = VideoSample(
         sample_id=question.row_id,
         video=str(video.absolute()),
@@ -148,6 +151,39 @@ def read_rows(file: Path) -> list[Row]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"{file}: holds no list of objects; fetch it again")
     return rows
+
+
+def with_subtitles(*, videos: str, subtitles: str) -> Callable[[Row, Path], Question]:
+    """Reads rows as Video-MME publishes them: `question_id`, `videoID`, `question`, `options` with letters, `answer`.
+
+    Args:
+        videos: the folder of the clips, named by `videoID`.
+        subtitles: the folder of their `.srt` files, relative to the benchmark's too.
+    """
+
+    def question(row: Row, file: Path) -> Question:
+        options = without_letters(row["options"])
+        return Question(
+            row_id=str(row["question_id"]),
+            videos=clip_files(f"{videos}/{row['videoID']}"),
+            text=row["question"],
+            options=options,
+            truth=true_letter(row["answer"], options),
+            kind="choice",
+            subtitles=f"{subtitles}/{row['videoID']}.srt",
+        )
+
+    return question
+
+
+def clip_files(stem: str, *others: str) -> tuple[str, ...]:
+    """`stem` with the endings that clips are published with, and `others`."""
+    return tuple(f"{stem}.{ending}" for ending in ("mp4", "MP4", "mkv", *others))
+
+
+def mapped_options(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """`{"A": "red", "B": "green", "C": None}` -> `("red", "green")`."""
+    return tuple(str(options[letter]) for letter in LETTERS if options.get(letter) is not None)
 
 
 def lettered(options: Sequence[str]) -> list[str]:

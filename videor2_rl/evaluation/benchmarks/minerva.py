@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from videor2_rl.evaluation.benchmarks.common import Benchmark, Question, Row, listed_doc, true_letter, without_letters
+from videor2_rl.evaluation.benchmarks.common import (
+    Benchmark,
+    Question,
+    Row,
+    clip_files,
+    listed_doc,
+    true_letter,
+    without_letters,
+)
 
 
 def question(row: Row, file: Path) -> Question:
@@ -19,7 +27,7 @@ def question(row: Row, file: Path) -> Question:
         truth = true_letter(int(row["answer_id"]), options)
     return Question(
         row_id=row_id,
-        videos=tuple(f"videos/{video}.{suffix}" for suffix in ("mp4", "MP4", "mkv", "webm")),
+        videos=clip_files(f"videos/{video}", "webm"),
         text=row["question"],
         options=options,
         truth=truth,

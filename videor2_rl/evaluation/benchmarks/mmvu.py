@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from videor2_rl.evaluation.benchmarks.common import LETTERS, Benchmark, Question, Row, true_letter
+from videor2_rl.evaluation.benchmarks.common import Benchmark, Question, Row, mapped_options, true_letter
 
 
 def question(row: Row, file: Path) -> Question:
     choices = row["choices"] or {}
     is_choice = row["question_type"] == "multiple-choice"
-    options = tuple(str(choices[letter]) for letter in LETTERS if choices.get(letter) is not None) if is_choice else ()
+    options = mapped_options(choices) if is_choice else ()
     # The original release names the clip by its address, .../videos/<subject>/<n>.mp4.
     name = row["video_path"] if "video_path" in row else urlparse(row["video"]).path
     inside = name.split("videos/")[-1]

@@ -39,16 +39,17 @@ def question(row: Row, file: Path) -> Question:
     task = file.stem
     folders = _FOLDERS[task]
     names = (row["video"], f"{Path(row['video']).stem}.mp4")
-    is_whole = "start" in row and not folders[0].endswith("_segment")
+    videos = [(folder, f"{root}{folder}/{name}") for folder in folders for root in ("video/", "") for name in names]
     options = tuple(str(option) for option in row["candidates"])
     return Question(
         row_id=f"{task}-{row['video']}-{row['question']}",
-        videos=tuple(f"{root}{folder}/{name}" for folder in folders for root in ("video/", "") for name in names),
+        videos=tuple(video for _, video in videos),
         text=row["question"],
         options=options,
         truth=true_letter(row["answer"], options),
         kind="choice",
-        bounds_s=(row["start"], row["end"]) if is_whole else None,
+        bounds_s=(row["start"], row["end"]) if "start" in row else None,
+        cut_videos=tuple(video for folder, video in videos if folder.endswith("_segment")),
     )
 
 

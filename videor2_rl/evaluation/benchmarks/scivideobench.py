@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from videor2_rl.evaluation.benchmarks.common import LETTERS, Benchmark, Question, Row, true_letter
+from videor2_rl.evaluation.benchmarks.common import Benchmark, Question, Row, clip_files, mapped_options, true_letter
 
 
 def question(row: Row, file: Path) -> Question:
-    options = tuple(str(row["options"][letter]) for letter in LETTERS if row["options"].get(letter) is not None)
-    name = f"jove_{row['video_id']}"
+    options = mapped_options(row["options"])
     return Question(
         row_id=f"{row['video_id']}-{row.get('question_id', row['question'])}",
-        videos=tuple(f"videos/{name}.{suffix}" for suffix in ("mp4", "MP4", "mkv")),
+        videos=clip_files(f"videos/jove_{row['video_id']}"),
         text=row["question"],
         options=options,
         truth=true_letter(row["answer"].strip(), options),

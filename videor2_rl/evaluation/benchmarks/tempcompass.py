@@ -9,6 +9,7 @@ from videor2_rl.evaluation.benchmarks.common import (
     Benchmark,
     Question,
     Row,
+    clip_files,
     listed_doc,
     logged_letters,
     true_letter,
@@ -22,7 +23,7 @@ def question(row: Row, file: Path) -> Question:
     text = row["question"] if "options" in row else row["question"].split("\nA. ")[0]
     return Question(
         row_id=str(row.get("uuid") or f"{row['video_id']}-{row['question']}"),
-        videos=tuple(f"videos/{row['video_id']}.{suffix}" for suffix in ("mp4", "MP4", "mkv", "webm")),
+        videos=clip_files(f"videos/{row['video_id']}", "webm"),
         text=text,
         options=options,
         truth=true_letter(row["answer"], options),

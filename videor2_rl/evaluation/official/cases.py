@@ -79,6 +79,11 @@ def _case(row: Row, *, letters: Letters, question: str, **parts: Any) -> Case:
     )
 
 
+def _letter_case(row: Row, prediction: str | None, **parts: Any) -> Case:
+    """A multiple-choice question of a benchmark whose logged prediction is a letter."""
+    return _case(row, kind="letter", logged=prediction, logged_prediction=prediction, **parts)
+
+
 def _doc(row: Row) -> Mapping[str, Any]:
     return row.get("doc") or {}
 
@@ -104,15 +109,13 @@ def mvbench(row: Row) -> Case:
     options = tuple(str(option) for option in _doc(row).get("candidates") or [])
     truth = (score.get("gt_answer") or "").strip().upper() or letter_of_text(_doc(row).get("answer"), options)
     prediction = find_letter(score.get("pred_answer", ""), len(options), BRACKETED)
-    return _case(
+    return _letter_case(
         row,
+        prediction,
         letters=BRACKETED,
         question=_question(row),
-        kind="letter",
         options=options,
         truth=truth or "",
-        logged=prediction,
-        logged_prediction=prediction,
         extra={"meta": _meta(row, "video")},
     )
 
@@ -134,15 +137,13 @@ def longvideobench(row: Row) -> Case:
         "duration_group": doc.get("duration_group"),
         "start_ts_for_subs": doc.get("starting_timestamp_for_subtitles"),
     }
-    return _case(
+    return _letter_case(
         row,
+        prediction,
         letters=BRACKETED,
         question=_question(row),
-        kind="letter",
         options=options,
         truth=truth or "",
-        logged=prediction,
-        logged_prediction=prediction,
         extra={"meta": meta},
     )
 
@@ -154,15 +155,13 @@ def mlvu(row: Row) -> Case:
         lines = [line.strip() for line in question.splitlines() if line.strip()]
         options = [re.sub(r"^\(?[A-Da-d]\)?[.):]\s*", "", line).strip() for line in lines[1:5]]
     prediction = _logged_letter(row, "mlvu_percetion_score")
-    return _case(
+    return _letter_case(
         row,
+        prediction,
         letters=BRACKETED,
         question=question,
-        kind="letter",
         options=tuple(options),
         truth=_true_letter(row),
-        logged=prediction,
-        logged_prediction=prediction,
         extra={"meta": _meta(row, "video_name", "task_type", "question_id", "duration")},
     )
 
@@ -170,15 +169,13 @@ def mlvu(row: Row) -> Case:
 def _listed(row: Row, prediction: str | None, letters: Letters, question: str, meta: Mapping[str, Any] | None) -> Case:
     """A benchmark whose `options` are lines such as "A. red"."""
     names, texts = split_options(list(_doc(row).get("options") or []), letters)
-    return _case(
+    return _letter_case(
         row,
+        prediction,
         letters=letters,
         question=question,
-        kind="letter",
         options=tuple(texts),
         truth=_true_letter(row),
-        logged=prediction,
-        logged_prediction=prediction,
         extra={"option_letters": names} | ({} if meta is None else {"meta": dict(meta)}),
     )
 
@@ -230,16 +227,14 @@ def scivideobench(row: Row) -> Case:
         raw = (row.get("scivideobench_acc") or {}).get("raw_output")
         response = raw if isinstance(raw, str) else ""
     prediction = _logged_letter(row, "scivideobench_acc")
-    return _case(
+    return _letter_case(
         row,
+        prediction,
         letters=PLAIN,
         question=_doc(row).get("question") or "",
         response=response,
-        kind="letter",
         options=_mapped_options(options),
         truth=_true_letter(row),
-        logged=prediction,
-        logged_prediction=prediction,
         extra={"options_map": dict(options), "meta": _meta(row, "question_type", "discipline", "subject", "category")},
     )
 

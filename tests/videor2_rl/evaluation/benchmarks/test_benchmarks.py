@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.evaluation.benchmarks import BENCHMARKS
-from videor2_rl.evaluation.benchmarks.common import load_items, without_letters
+from videor2_rl.evaluation.benchmarks.common import load_items, true_letter, without_letters
 from videor2_rl.evaluation.benchmarks.scoring import score_response
 from videor2_rl.evaluation.official import tac as official_tac
 from videor2_rl.evaluation.official.cases import CASES
@@ -306,3 +306,102 @@ def test_letters_are_taken_off_only_where_every_option_has_its_own() -> None:
     assert without_letters(["A. red", "(B) green", "C: blue"]) == ("red", "green", "blue")
     assert without_letters(["A. red", "A. green"]) == ("A. red", "A. green")
     assert without_letters([]) == ()
+
+
+def layout(name: str) -> tuple[str, dict[str, Any]]:
+    """Annotation file and row of a benchmark's first fixture."""
+    return next((file, dict(row)) for known, file, row, *_ in LAYOUTS if known == name)
+
+
+def test_subtitles_are_those_beside_the_clip_and_none_where_there_are_none(tmp_path: Path) -> None:
+    file, row = layout("videomme")
+    write(tmp_path, file, [row])
+    (item,) = load_items(BENCHMARKS["videomme"], tmp_path)
+    assert item.sample.subtitles is None
+    (tmp_path / "subtitle").mkdir()
+    (tmp_path / "subtitle" / "fFjv93ACGo8.srt").touch()
+    (item,) = load_items(BENCHMARKS["videomme"], tmp_path)
+    assert item.sample.subtitles == str(tmp_path / "subtitle" / "fFjv93ACGo8.srt")
+
+
+def test_a_part_of_a_clip_is_shown_from_its_start_to_its_end(tmp_path: Path) -> None:
+    _, row = layout("mvbench")
+    write(tmp_path, "json/state_change.json", [{**row, "start": 3.0, "end": 7.5}, {**row, "question": "Then?"}])
+    bounded, whole = load_items(BENCHMARKS["mvbench"], tmp_path)
+    assert (bounded.sample.clip_start_s, bounded.sample.clip_end_s) == (3.0, 7.5)
+    assert (whole.sample.clip_start_s, whole.sample.clip_end_s) == (None, None)
+
+
+def test_bounds_apply_to_a_whole_clip_and_not_to_one_that_is_cut_already(tmp_path: Path) -> None:
+    file, row = layout("mvbench")
+    write(tmp_path, file, [{**row, "start": 3.0, "end": 7.5}])
+    bounds = {}
+    # The cut one is found last and yet taken first.
+    for folder in ("Charades_v1_480", "Charades_segment"):
+        clip = tmp_path / "video/star" / folder / "ZS9XR.mp4"
+        clip.parent.mkdir(parents=True)
+        clip.touch()
+        (item,) = load_items(BENCHMARKS["mvbench"], tmp_path)
+        assert item.sample.video == str(clip)
+        bounds[folder] = (item.sample.clip_start_s, item.sample.clip_end_s)
+    assert bounds == {"Charades_v1_480": (3.0, 7.5), "Charades_segment": (None, None)}
+
+
+@pytest.mark.parametrize(
+    ("question_type", "options", "truth", "problem_type"),
+    [("object_counting", None, "4", "number"), ("object_rel_distance", LINES, "C", "multiple choice")],
+)
+def test_the_reward_is_told_the_kind_of_answer(
+    question_type: str, options: list[str] | None, truth: str, problem_type: str, tmp_path: Path
+) -> None:
+    file, row = layout("vsibench")
+    write(tmp_path, file, [{**row, "question_type": question_type, "options": options, "ground_truth": truth}])
+    (item,) = load_items(BENCHMARKS["vsibench"], tmp_path)
+    assert item.sample.problem_type == problem_type
+
+
+def test_the_kind_of_an_open_answer_is_left_to_the_reward_and_a_lone_letter_is_a_text(tmp_path: Path) -> None:
+    file, row = layout("mmvu")
+    write(tmp_path, file, [{**row, "question_type": "open-ended", "answer": "B"}])
+    (item,) = load_items(BENCHMARKS["mmvu"], tmp_path)
+    assert item.sample.problem_type is None
+    # As letters, "B" and "C" would be two answers and so none.
+    assert score_response(answered("vitamins B and C"), item.question) == ("vitamins B and C", 1.0)
+
+
+def test_the_last_answer_block_is_the_answer(tmp_path: Path) -> None:
+    file, row = layout("videomme")
+    write(tmp_path, file, [row])
+    (item,) = load_items(BENCHMARKS["videomme"], tmp_path)
+    assert score_response("<answer>A</answer>" + answered("C"), item.question) == ("C", 1.0)
+    assert score_response("<answer>C</answer>" + answered("A"), item.question) == ("A", 0.0)
+
+
+def test_pictures_beside_a_question_do_not_fill_the_log(tmp_path: Path) -> None:
+    file, row = layout("video_mmmu")
+    write(tmp_path, file, [{**row, "image 1": "bytes"}])
+    (item,) = load_items(BENCHMARKS["video_mmmu"], tmp_path)
+    assert item.doc.keys() == {*row, "id"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "letter"),
+    [
+        (0, ["x", "y"], "A"),
+        (1, ["x", "y"], "B"),
+        ("y", ["x", "y"], "B"),
+        ("B", ["x", "y"], "B"),
+        ("(B)", ["x", "y"], "B"),
+        ("A", ["B", "A"], "B"),  # The text of the second option: texts go before letters.
+    ],
+)
+def test_the_true_letter_comes_from_an_index_a_text_or_a_letter(
+    answer: str | int, options: list[str], letter: str
+) -> None:
+    assert true_letter(answer, options) == letter
+
+
+@pytest.mark.parametrize("answer", [-1, 2, "C", "z", ""])
+def test_an_answer_that_is_no_option_has_no_letter(answer: str | int) -> None:
+    with pytest.raises(ValueError, match=r"is not the index of one of 2 options|is none of the options"):
+        true_letter(answer, ["x", "y"])

@@ -4,14 +4,17 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import learner_configs
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from videor2_rl.config.sections import DataConfig, LoraConfig, ModelConfig, VideoConfig
+from videor2_rl.config.sections import DataConfig, ModelConfig, VideoConfig
 from videor2_rl.dataset import load_samples
+from videor2_rl.evaluation.probes.attention import AttentionShare
 from videor2_rl.evaluation.probes.interventions import INTERVENTIONS, altered_clip
 from videor2_rl.evaluation.probes.model import ProbedModel
 from videor2_rl.evaluation.probes.run import is_right, run_probes
@@ -24,10 +27,7 @@ RESPONSE = "<think>At 00:05 a red square appears. The first is red (A).</think>\
 
 @pytest.fixture(scope="module")
 def probed(tiny_model_dir: Path) -> ProbedModel:
-    no_adapters = LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False)
-    return ProbedModel(
-        ModelConfig(str(tiny_model_dir), "float32", True, True, False, no_adapters, "", "", False), device="cpu"
-    )
+    return ProbedModel(learner_configs.model_config(str(tiny_model_dir)), device="cpu")
 
 
 @pytest.fixture
@@ -185,3 +185,104 @@ def test_right_is_the_true_letter_in_the_last_answer_block(samples: list[VideoSa
     assert is_right(f"<answer>{other}</answer><answer>{truth}</answer>", samples[0]) == 1.0
     assert is_right(f"<answer>{other}</answer>", samples[0]) == 0.0
     assert is_right("nothing", samples[0]) == 0.0
+
+
+class Scripted:
+    """A model whose prompts are names of interventions: sure of everything it sees truly, and less so otherwise."""
+
+    sureness: ClassVar[dict[str, float]] = {"true": 3.0, "blank": 1.0, "first_frame": 2.0, "shuffled": 4.0}
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def __init__(self, config: ModelConfig, *, device: str) -> None:
+        self.builder = self
+
+    def build(self, sample: VideoSample, clip: str) -> str:
+        return clip
+
+    def encode_response(self, text: str) -> str:
+        return text
+
+    def forced(self, prompt: str, ids: str) -> tuple[NDArray[np.float64], AttentionShare]:
+        sure = self.sureness.get(prompt, 2.5)
+        return np.array([-1.0 / sure, -3.0 / sure]), AttentionShare(last_layer=0.1, mean_layers=0.2, uniform=0.4)
+
+    def greedy(self, prompt: str, *, max_tokens: int) -> str:
+        return "<answer>B</answer>" if prompt in ("true", "shuffled") else "<answer>A</answer>"
+
+    def log_prob_of(self, prompt: str, before: str, text: str) -> float:
+        self.asked.append((before, text))
+        return -12.0 / self.sureness.get(prompt, 2.5)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """Replaces the model and the clips; gives the (sample, intervention, seed) of the altered ones."""
+    altered: list[tuple[str, str, int]] = []
+
+    def alter(sample: VideoSample, video: VideoConfig, name: str, *, seed: int) -> str:
+        altered.append((sample.sample_id, name, seed))
+        return name
+
+    module = "videor2_rl.evaluation.probes.run"
+    monkeypatch.setattr(f"{module}.ProbedModel", Scripted)
+    monkeypatch.setattr(f"{module}.load_clip", lambda sample, video: ("true", None))
+    monkeypatch.setattr(f"{module}.altered_clip", alter)
+    monkeypatch.setattr(Scripted, "asked", [])
+    return altered
+
+
+TWO = [VideoSample(sample_id=name, video="v", question="Which? A. red B. blue", solution="B") for name in ("x", "y")]
+
+
+def probe(folder: Path, response: str, model: ModelConfig, video: VideoConfig, *, seed: int = 0) -> dict[str, Any]:
+    return run_probes(
+        folder,
+        dict.fromkeys(("x", "y"), response),
+        TWO,
+        probes=("attention", "interventions"),
+        model=model,
+        video=video,
+        device="cpu",
+        max_tokens=4,
+        resamples=5,
+        seed=seed,
+        on_sample=lambda: None,
+    )
+
+
+def test_a_difference_is_the_true_video_less_the_altered_one(
+    scripted: list[tuple[str, str, int]], model_config: ModelConfig, video_config: VideoConfig, tmp_path: Path
+) -> None:
+    summary = probe(tmp_path, "<answer>A</answer>So red?<answer>B</answer>", model_config, video_config)
+    means = {
+        kind: {name: [entry["mean"] for entry in measures.values()] for name, measures in summary[kind].items()}
+        for kind in ("interventions", "true_minus")
+    }
+    # In the order of MEASURES: -12 / sureness, the mean of -1 and -3 over it, and whether the answer is B.
+    assert means["interventions"] == {
+        "true": [-4.0, pytest.approx(-2 / 3), 1.0],
+        "blank": [-12.0, -2.0, 0.0],
+        "first_frame": [-6.0, -1.0, 0.0],
+        "shuffled": [-3.0, -0.5, 1.0],
+        "time_shifted": [pytest.approx(-4.8), pytest.approx(-0.8), 0.0],
+    }
+    assert means["true_minus"]["blank"] == [8.0, pytest.approx(4 / 3), 1.0]
+    assert means["true_minus"]["shuffled"] == [-1.0, pytest.approx(-1 / 6), 0.0]
+    shares = {name: entry["mean"] for name, entry in summary["attention"].items()}
+    assert shares == {"last_layer": 0.1, "mean_layers": 0.2, "uniform": 0.4}
+    # The true answer behind the reasoning, which ends with the last answer tag.
+    assert set(Scripted.asked) == {("<answer>A</answer>So red?<answer>", "B")}
+
+
+def test_clips_are_altered_alike_in_every_run_and_each_in_its_own_way(
+    scripted: list[tuple[str, str, int]], model_config: ModelConfig, video_config: VideoConfig, tmp_path: Path
+) -> None:
+    for seed in (0, 0, 1):
+        probe(tmp_path, RESPONSE, model_config, video_config, seed=seed)
+    first, again, other = scripted[:8], scripted[8:16], scripted[16:]
+    assert [(sample, name) for sample, name, _ in first] == [
+        (sample, name) for sample in "xy" for name in INTERVENTIONS
+    ]
+    assert first == again
+    seeds = [{seed for sample, _, seed in run if sample == name} for run in (first, other) for name in "xy"]
+    assert [len(found) for found in seeds] == [1] * 4 and len(set.union(*seeds)) == 4

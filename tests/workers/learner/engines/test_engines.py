@@ -77,7 +77,7 @@ def differences(folder: Path, case: str, stage: str, *, base: str) -> dict[str, 
 @pytest.mark.parametrize(
     ("case", "stage"), [case for case in CASES if not case[0].startswith("fsdp2") and case[0] not in BFLOAT16]
 )
-def test_deepspeed_trains_as_fsdp2_does(trained, case, stage):
+def test_deepspeed_trains_as_fsdp2_does(trained: Path, case: str, stage: str) -> None:
     _, _, adapter = case.partition("-")
     found = differences(trained, case, stage, base=f"fsdp2-{adapter}" if adapter else "fsdp2")
     print(f"\n| {case} | {stage} | {found['loss']:.1e} | {found['grad_norm']:.1e} | {found['weights']:.1e} |")
@@ -85,7 +85,7 @@ def test_deepspeed_trains_as_fsdp2_does(trained, case, stage):
 
 
 @pytest.mark.parametrize("case", BFLOAT16)
-def test_bfloat16_trains_nearly_as_float32_does(trained, case):
+def test_bfloat16_trains_nearly_as_float32_does(trained: Path, case: str) -> None:
     """The same first pass; then DeepSpeed's masters begin at weights that bfloat16 has rounded, FSDP2's do not."""
     ours, theirs = (result(trained, name, "grpo")["steps"] for name in (case, "fsdp2"))
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-4)
@@ -97,7 +97,7 @@ def test_bfloat16_trains_nearly_as_float32_does(trained, case):
 
 
 @pytest.mark.parametrize(("case", "stage"), CASES)
-def test_training_changes_the_model_and_resumes_exactly(trained, case, stage):
+def test_training_changes_the_model_and_resumes_exactly(trained: Path, case: str, stage: str) -> None:
     ours = result(trained, case, stage)
     assert ours["steps"][-1]["loss"] < ours["steps"][0]["loss"] - 0.01
     assert ours["again"] == ours["steps"][-len(ours["again"]) :]
@@ -106,7 +106,7 @@ def test_training_changes_the_model_and_resumes_exactly(trained, case, stage):
 
 
 @pytest.mark.parametrize("case", ADAPTED)
-def test_without_its_adapter_the_model_is_the_one_it_began_as(trained, case):
+def test_without_its_adapter_the_model_is_the_one_it_began_as(trained: Path, case: str) -> None:
     ours = result(trained, case, "grpo")
     assert ours["without_adapter"] == pytest.approx(ours["at_start"], abs=1e-6)
     assert max(abs(np.subtract(ours["at_end"], ours["at_start"]))) > 0.01
@@ -115,7 +115,7 @@ def test_without_its_adapter_the_model_is_the_one_it_began_as(trained, case):
 
 
 @pytest.mark.parametrize("case", ADAPTED)
-def test_merged_weights_are_an_ordinary_model_that_computes_the_same(trained, case):
+def test_merged_weights_are_an_ordinary_model_that_computes_the_same(trained: Path, case: str) -> None:
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -130,7 +130,7 @@ def test_merged_weights_are_an_ordinary_model_that_computes_the_same(trained, ca
 
 
 @pytest.mark.parametrize("case", ADAPTED)
-def test_frozen_visual_embeddings_computed_once_give_the_same_training(trained, case):
+def test_frozen_visual_embeddings_computed_once_give_the_same_training(trained: Path, case: str) -> None:
     reuse = result(trained, case, "grpo")["reuse"]
     pixels, embeddings = reuse["pixels"], reuse["embeddings"]
     assert embeddings["log_probs"] == pytest.approx(pixels["log_probs"], abs=1e-6)
@@ -144,17 +144,11 @@ def test_frozen_visual_embeddings_computed_once_give_the_same_training(trained, 
 
 def plain_log_probs(network: Any, folder: Path) -> list[float]:
     """Of the program's responses by transformers alone."""
-    import importlib.util
-
     from transformers import AutoProcessor
 
-    spec = importlib.util.spec_from_file_location("train_backend", PROGRAM)
-    assert spec is not None and spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
     processor = AutoProcessor.from_pretrained(folder / "model").video_processor
     found: list[float] = []
-    for group in program.make_groups(str(folder / "model")):
+    for group in packed_prompts.make_groups(folder / "model"):
         for values in packed_prompts.plain_log_probs(
             network, processor, group.prompt.ref, group.response_ids, temperature=1.0
         ):

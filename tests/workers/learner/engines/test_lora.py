@@ -33,7 +33,7 @@ def make_network(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("trained", ["vision_tower", "merger", "language_model"])
-def test_only_the_part_that_is_not_frozen_trains(folder, trained):
+def test_only_the_part_that_is_not_frozen_trains(folder: Path, trained: str) -> None:
     from transformers import AutoModelForImageTextToText
 
     network = AutoModelForImageTextToText.from_pretrained(folder)
@@ -54,10 +54,10 @@ def test_only_the_part_that_is_not_frozen_trains(folder, trained):
 
 
 @pytest.mark.parametrize("is_dora", [False, True])
-def test_merged_weights_are_those_that_peft_merges_to(folder, is_dora):
+def test_merged_weights_are_those_that_peft_merges_to(folder: Path, is_dora: bool) -> None:
     names = set(make_network(folder).state_dict())
     lora = replace(LORA, dora=is_dora)
-    adapted = add_adapters(make_network(folder), lora)
+    adapted: Any = add_adapters(make_network(folder), lora)
     torch.manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
@@ -69,7 +69,7 @@ def test_merged_weights_are_those_that_peft_merges_to(folder, is_dora):
         torch.testing.assert_close(ours[name], merged[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
-def test_adapters_and_what_is_not_frozen_train_and_nothing_else(folder):
+def test_adapters_and_what_is_not_frozen_train_and_nothing_else(folder: Path) -> None:
     adapted = add_adapters(make_network(folder), LORA)
     trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     adapters = {name for name in trainable if "lora_" in name}
@@ -79,7 +79,7 @@ def test_adapters_and_what_is_not_frozen_train_and_nothing_else(folder):
     assert others and all(part_of(name) == "merger" for name in others)
 
 
-def test_each_part_has_its_learning_rate(folder):
+def test_each_part_has_its_learning_rate(folder: Path) -> None:
     adapted = add_adapters(make_network(folder), LORA)
     language, merger = parameter_groups(adapted, vision_tower=3e-6, merger=1e-5)
     assert "lr" not in language and merger["lr"] == 1e-5
@@ -87,6 +87,6 @@ def test_each_part_has_its_learning_rate(folder):
     assert counted == sum(parameter.requires_grad for parameter in adapted.parameters())
 
 
-def test_a_target_that_names_no_layer_is_refused(folder):
+def test_a_target_that_names_no_layer_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.lora.targets: found \['query'\]"):
         add_adapters(make_network(folder), replace(LORA, targets=("query",)))

@@ -326,7 +326,7 @@ def drive(run: GrpoRun | SftRun, network: Any, video_processor: Any, kill: Kill)
     from videor2_rl.training.protocols import Workers
     from workers.learner.learner import Learner
 
-    workers.learner.learner.RankGroup = partial(ForkedRanks, kill=kill)
+    workers.learner.learner.RankGroup = partial(ForkedRanks, kill=kill)  # type: ignore[misc,assignment]
     kill_before_latest(kill)
     videos = Videos(network.config.video_token_id)
 

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from learner_configs import learner_config
+from learner_configs import learner_config, model_config
+from packed_prompts import a_prompt
 
 
 def main() -> None:
@@ -40,26 +41,19 @@ def main() -> None:
 
 
 def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_checkpointing: bool) -> int:
-    from videor2_rl.config.sections import LoraConfig, ModelConfig
+    from transformers import AutoConfig
+
     from videor2_rl.model.packing import MicroBatch
     from videor2_rl.types import PromptHandle, TrainGroup
     from workers.learner.rank import LearnerWorker
     from workers.learner.verl_config import learner_worker_config
 
     learner = learner_config(learning_rate=1e-4, gradient_checkpointing=gradient_checkpointing)
-    model = ModelConfig(
-        path=folder,
-        dtype="float32",
-        freeze_vision_tower=True,
-        freeze_merger=True,
-        freeze_language_model=False,
-        lora=LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
-        system_prompt="",
-        instruction="",
-        text_timestamps=False,
-    )
-    worker = LearnerWorker(learner_worker_config(learner, model, total_steps=10))
-    prompt = a_prompt(num_tokens - response_tokens, folder)
+    worker = LearnerWorker(learner_worker_config(learner, model_config(folder), total_steps=10))
+    video_token = AutoConfig.from_pretrained(folder).video_token_id
+    # One pair of frames is four tokens, three of text stand before it.
+    text = num_tokens - response_tokens - 7
+    prompt = a_prompt(np.random.default_rng(1), video_token=video_token, frames=1, text=text)
     ids = np.random.default_rng(0).integers(20, 300, response_tokens)
     group = TrainGroup(0, PromptHandle("s", "c", len(prompt.token_ids), prompt), (ids,))
     gc.collect()
@@ -75,28 +69,6 @@ def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_c
 def peak_kib() -> int:
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-
-
-def a_prompt(length: int, folder: str) -> object:
-    """One pair of frames and text."""
-    from transformers import AutoConfig
-
-    from videor2_rl.types import Prompt
-
-    video = AutoConfig.from_pretrained(folder).video_token_id
-    rng = np.random.default_rng(1)
-    text = rng.integers(20, 300, length - 4)
-    return Prompt(
-        sample_id="s",
-        clip_key="c",
-        text="",
-        token_ids=np.concatenate([text[:3], np.full(4, video), text[3:]]),
-        position_ids=np.tile(np.arange(length), (3, 1)),
-        patches=rng.integers(0, 256, (16, 3 * 2 * 7 * 7), dtype=np.uint8),
-        video_grid_thw=np.array([[1, 4, 4]]),
-        second_per_grid_s=1.0,
-        timestamps_s=np.arange(2.0),
-    )
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from learner_configs import learner_config
-from packed_prompts import a_prompt
+from learner_configs import algorithm_config, learner_config, model_config
+from packed_prompts import make_groups
 
 STEPS = 10
 ADAPTERS = ("lora", "dora")
-LENGTHS = ((6, 3, 9, 1), (4, 4, 4, 4), (12, 2, 5, 7), (1, 1, 2, 8), (10, 3, 3, 6))
 
 
 def main() -> None:
@@ -61,14 +60,14 @@ def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, 
             # Written in the background: what the steps after it change must not reach it.
             state.mkdir(exist_ok=True)
             worker.save(str(state))
-    weights = weights_of(worker)
+    weights: dict[str, Any] = weights_of(worker)
     at_end = log_probs_of(worker, groups)
     without_adapter = log_probs_of(worker, groups, use_adapter=False) if variant in ADAPTERS else at_start
     worker.finish_save()
     torch.distributed.barrier()
     worker.load(str(state))
     again = [one_step(worker, share, groups, stage=stage) for _ in range(STEPS // 2 + 1, STEPS)]
-    restored = weights_of(worker)
+    restored: dict[str, Any] = weights_of(worker)
     from_pixels = from_embeddings = encodings = None
     if variant in ADAPTERS:
         from_pixels = two_steps(worker, groups, rank, state=str(state))
@@ -77,7 +76,11 @@ def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, 
         encodings = sum(passes)
         from_embeddings = two_steps(worker, encoded, rank, state=str(state))
     if rank == 0:
-        log_probs = {"at_start": flat(at_start), "at_end": flat(at_end), "without_adapter": flat(without_adapter)}
+        log_probs: dict[str, Any] = {
+            "at_start": flat(at_start),
+            "at_end": flat(at_end),
+            "without_adapter": flat(without_adapter),
+        }
         log_probs |= {"reuse": {"pixels": from_pixels, "embeddings": from_embeddings, "encodings": encodings}}
         (output / f"{case}_{stage}.json").write_text(json.dumps({"steps": steps, "again": again, **log_probs}))
         np.savez(output / f"{case}_{stage}.npz", **weights)
@@ -139,7 +142,7 @@ def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) ->
 
 
 def make_worker(model_folder: str, *, case: str) -> Any:
-    from videor2_rl.config.sections import LoraConfig, ModelConfig, OptimizerConfig
+    from videor2_rl.config.sections import LoraConfig, OptimizerConfig
     from workers.learner.rank import LearnerWorker
     from workers.learner.verl_config import learner_worker_config
 
@@ -159,64 +162,20 @@ def make_worker(model_folder: str, *, case: str) -> Any:
         optimizer=OptimizerConfig(module="torch.optim", name="SGD" if variant == "sgd" else "AdamW", options=options),
         max_tokens_per_micro_batch=70,
     )
-    model = ModelConfig(
-        path=model_folder,
+    model = model_config(
+        model_folder,
         dtype="bfloat16" if variant == "bf16" else "float32",
-        freeze_vision_tower=True,
         freeze_merger=bool(adapter),
-        freeze_language_model=False,
         lora=lora,
-        system_prompt="",
-        instruction="",
-        text_timestamps=False,
     )
     return LearnerWorker(learner_worker_config(learner, model, total_steps=STEPS))
 
 
 def update_spec(*, batch_tokens: int, batch_responses: int) -> Any:
-    from videor2_rl.config.sections import AlgorithmConfig
     from workers.learner.verl_config import UpdateSpec
 
-    algorithm = AlgorithmConfig(
-        num_steps=STEPS,
-        prompts_per_step=5,
-        group_size=4,
-        updates_per_batch=1,
-        advantage="grpo",
-        policy_loss="vanilla",
-        clip_low=0.2,
-        clip_high=0.2,
-        ratio_cap=None,
-        loss_aggregation="token-mean",
-        kl_coefficient=0.04,
-        kl_estimator="low_var_kl",
-        filter_zero_variance=False,
-        mask_truncated=False,
-        importance_cap=None,
-        max_log_prob_gap=1e-4,
-    )
+    algorithm = algorithm_config(num_steps=STEPS)
     return UpdateSpec(algorithm, 1.0, batch_tokens, batch_responses, num_ranks=2, max_response_tokens=None)
-
-
-def make_groups(model_folder: str) -> list[Any]:
-    from transformers import AutoConfig
-
-    from videor2_rl.types import PromptHandle, TrainGroup
-
-    video_token = AutoConfig.from_pretrained(model_folder).video_token_id
-    rng = np.random.default_rng(0)
-    groups = []
-    for group_id, lengths in enumerate(LENGTHS):
-        prompt = a_prompt(rng, video_token=video_token, frames=1 + group_id % 3)
-        groups.append(
-            TrainGroup(
-                group_id=group_id,
-                prompt=PromptHandle("s", f"clip-{group_id}", len(prompt.token_ids), prompt),
-                response_ids=tuple(rng.integers(20, 300, length) for length in lengths),
-                advantages=rng.normal(size=len(lengths)).astype(np.float32),
-            )
-        )
-    return groups
 
 
 def log_probs_of(worker: Any, groups: list[Any], **options: Any) -> list[tuple[np.ndarray, ...]]:
