@@ -222,8 +222,15 @@ def test_one_change_that_would_make_it_fit_is_named(demo_dir: Path, tmp_path: Pa
     assert mends("rollout.max_model_tokens=70", "rollout.max_response_tokens=20") == {
         "longest prompt": "rollout.max_model_tokens=75"
     }
-    assert mends("cluster.num_cpus=3") == {"CPUs": "cluster.num_cpus=5"}
-    gpus = ["rollout.num_workers=3", "rollout.gpus_per_worker=1", "learner.gpus_per_rank=1"]
+    assert mends("cluster.num_cpus=1") == {"CPUs": "cluster.num_cpus=2"}
+    gpus = [
+        "cluster=local",
+        "model.dtype=bfloat16",
+        "algorithm.kl_coefficient=0",
+        "rollout.num_workers=3",
+        "rollout.gpus_per_worker=1",
+        "learner.gpus_per_rank=1",
+    ]
     assert mends(*gpus, machine=replace(small, gpus=3)) == {"GPUs": "rollout.num_workers=2"}
     assert mends(*gpus, machine=replace(small, gpus=0)) == {}
     assert mends("rollout.kv_cache_gib=4", machine=replace(small, gpu_gib=2.0)) == {
@@ -239,7 +246,7 @@ def test_an_evaluation_is_sized(demo_dir: Path, tmp_path: Path, capsys: pytest.C
     assert run_main(["evaluate", *common, "--gpu-gib", "4", "--gpu-flops", "1e10", "--json", str(file)]) == 0
     needs = json.loads(file.read_text())["needs"]
     rows = len(json.loads((demo_dir / "heldout.json").read_text()))
-    assert needs["responses"]["needed"] == rows * 2 * 2 and needs["CPUs"]["needed"] == 3
+    assert needs["responses"]["needed"] == rows * 2 * 2 and needs["CPUs"]["needed"] == 0.75
     assert needs["the evaluation"]["needed"] > 0 and "everything fits" in capsys.readouterr().out
     judge = ["judge=managed", f"judge.model_path={model}", "judge.num_gpus=2", "judge.num_cpus=1"]
     nobody = Machine(gpus=1, gpu_gib=None, cpus=None, gpu_flops=None)

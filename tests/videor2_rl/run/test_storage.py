@@ -34,17 +34,16 @@ def test_a_file_system_that_takes_no_folders_is_refused() -> None:
         check_run_dir(Path("/proc/a/run"), resume=True, overwrite=False)
 
 
-def test_a_full_disk_is_refused_and_the_lock_is_given_back(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    # Whatever is written into it finds no room.
-    (run_dir / ".lock").symlink_to("/dev/full")
-    with pytest.raises(
-        ConfigError, match=r"cannot write to .*run \(No space left on device\); make room there, or give"
-    ):
-        check_run_dir(run_dir, resume=True, overwrite=False)
-    (run_dir / ".lock").unlink()
-    with sole_writer(run_dir):
+def test_a_full_disk_is_refused_and_the_lock_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_text(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", write_text)
+        with pytest.raises(ConfigError, match=r"/run \(No space left on device\); make room there, or give another"):
+            check_run_dir(tmp_path / "run", resume=True, overwrite=False)
+    assert not list(tmp_path.iterdir())
+    with sole_writer(tmp_path / "run"):
         pass
 
 
