@@ -16,7 +16,7 @@ def _refuse_namesakes() -> None:
         spec = find_spec(name)
         found = [] if spec is None else list(spec.submodule_search_locations or [str(spec.origin)])
         if found and root / name not in [Path(place).resolve() for place in found]:
-            other = " (--config-dir takes any)" if name == "conf" else ""
+            other = " (--config-dir takes any name)" if name == "conf" else ""
             mend = f"rename it{other}, or start from another folder"
             print(f"error: {found[0]} hides this project's package {name}; {mend}", file=sys.stderr)
             sys.exit(2)
