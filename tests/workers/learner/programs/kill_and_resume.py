@@ -411,6 +411,9 @@ def main() -> None:
     from videor2_rl.demo.model import make_model
 
     torch.set_num_threads(1)
+    # PyTorch makes a pool anew in whichever thread of a forked process first computes. gloo and autograd start several
+    # at once, and one that comes while another is at it aborts the process ("Invalid thread pool!"): make it before.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
     make_model(folder / "model", seed=0)
     turns = [{"from": "human", "value": "<video>?"}, {"from": "gpt", "value": "<answer>A</answer>"}]
     rows = [{"id": str(number), "video": "none.mp4", "conversations": turns} for number in range(10)]
