@@ -317,9 +317,15 @@ def test_responses_out_of_the_loss_are_left_out():
         a_group(0, prompt_tokens=3, lengths=(2, 5, 1)),
         advantages=np.array([1.0, 2.0, 3.0], dtype=np.float32),
         in_loss=np.array([True, False, True]),
+        accuracies=np.array([0.25, 0.5, 0.75], dtype=np.float32),
         old_log_probs=tuple(np.full(n, n, dtype=np.float32) for n in (2, 5, 1)),
+        rollout_log_probs=tuple(np.full(n, -n, dtype=np.float32) for n in (2, 5, 1)),
     )
     kept = only_in_loss(group)
+    assert kept.rollout_log_probs is not None and kept.accuracies is not None
+    assert [values.tolist() for values in kept.rollout_log_probs] == [[-2.0, -2.0], [-1.0]]
+    assert kept.accuracies.tolist() == [0.25, 0.75]
+    assert kept.in_loss is None
     assert [len(ids) for ids in kept.response_ids] == [2, 1]
     assert kept.advantages.tolist() == [1.0, 3.0]
     assert [values[0] for values in kept.old_log_probs] == [2.0, 1.0]

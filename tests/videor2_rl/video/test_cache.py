@@ -48,15 +48,26 @@ def test_a_copy_under_another_name_is_the_same_clip(
 
 @pytest.mark.parametrize(
     "change",
-    [{"fps": 0.5}, {"max_frames": 4}, {"max_pixels": 3136}, {"size_multiple": 28}, {"subtitles": True}],
+    [
+        {"fps": 0.5},
+        {"min_frames": 10},
+        {"max_frames": 4},
+        {"min_pixels": 12544},
+        {"max_pixels": 3136},
+        {"size_multiple": 28},
+        {"timestamps": True},
+        {"subtitles": True},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_every_setting_that_changes_frames_has_its_own_entry(
     change: dict[str, object], write_video: Callable[..., Path], video_config: VideoConfig
 ) -> None:
     path = write_video("a.mp4", TIMES)
-    first, _ = load_clip(sample(path), video_config)
-    other, stats = load_clip(sample(path), replace(video_config, **change))  # type: ignore[arg-type]
+    # Large enough for a stamp.
+    usual = replace(video_config, min_pixels=112 * 112 - 1, max_pixels=112 * 112)
+    first, _ = load_clip(sample(path), usual)
+    other, stats = load_clip(sample(path), replace(usual, **change))  # type: ignore[arg-type]
     assert first.key != other.key and not stats.is_cached
 
 

@@ -31,6 +31,10 @@ def test_ten_seconds_at_30_fps_give_20_frames_at_2_fps() -> None:
     assert set(np.diff(indices)) == {15, 16}
 
 
+def test_the_last_frame_counts_as_long_as_the_others() -> None:
+    assert choose([float(i) for i in range(6)]) == list(range(6))
+
+
 def test_a_variable_frame_rate_is_sampled_evenly_in_time_not_in_index() -> None:
     times = [float(i) for i in range(8)] + [8 + i / 10 for i in range(71)]
     indices = choose(times)

@@ -386,3 +386,20 @@ def test_policy_loss_by_hand():
     assert metrics["actor/entropy"] == pytest.approx(np.log(VOCABULARY), rel=1e-5)
     assert metrics["actor/tokens"] == 2
     assert "actor/importance_weight" not in metrics
+
+
+def test_entropy_is_that_of_the_softmax_at_the_sampling_temperature() -> None:
+    """At 0.7 the first row is (3/4, 1/4), the second (1/2, 1/2)."""
+    rows = torch.tensor([[0.7 * math.log(3), 0.0], [1.0, 1.0]])
+    zeros = np.zeros(2, dtype=np.float32)
+    group = TrainGroup(
+        group_id=0,
+        prompt=PromptHandle("s", "c", 3, None),
+        response_ids=(np.array([0, 1]),),
+        advantages=np.array([1.0], dtype=np.float32),
+        old_log_probs=(zeros,),
+        ref_log_probs=(zeros,),
+    )
+    metrics, _ = run([[MicroBatch((group,))]], {0: rows}, ALGORITHM)
+    first, second = math.log(4) - 0.75 * math.log(3), math.log(2)
+    assert metrics["actor/entropy"] == pytest.approx((first + second) / 2, rel=1e-6)
