@@ -109,6 +109,7 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
         (["evaluation.every_steps=5"], "evaluation.every_steps: found 5 without held-out rows"),
         (["model.lora.rank=4", "model.lora.alpha=0"], "model.lora: found rank 4 with alpha 0"),
         (["model.lora.rank=4", "model.freeze_merger=false"], "so vision tower and merger must be frozen"),
+        (["model.lora.rank=4", "model.freeze_language_model=true"], "model.lora.rank: adapters train the language"),
         (["algorithm.clip_low=-0.1"], "algorithm.clip_low, clip_high: found -0.1, 0.2"),
         (["algorithm.clip_high=-0.1"], "algorithm.clip_low, clip_high: found 0.2, -0.1"),
         (["algorithm.importance_cap=2"], "algorithm.importance_cap: found 2.0 with rollout.temperature=0.9"),
@@ -176,6 +177,20 @@ def test_a_bad_value_is_named_with_its_mend(overrides: list[str], sentence: str)
 )
 def test_a_value_at_its_bound_is_taken(overrides: list[str]) -> None:
     assert isinstance(compose_run("grpo", GrpoRun, [*PATHS, *overrides]), GrpoRun)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["sft.batch_size=3", "learner.num_ranks=4"], "sft.batch_size: found 3 with learner.num_ranks=4"),
+        (["sft.num_steps=-1"], "sft.num_steps: found -1"),
+    ],
+)
+def test_a_bad_value_of_sft_is_named_with_its_mend(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose_run("sft", SftRun, [*PATHS, *overrides])
+    assert sentence in str(error.value)
+    assert compose_run("sft", SftRun, [*PATHS, "sft.batch_size=4", "learner.num_ranks=4"]).sft.batch_size == 4
 
 
 def test_no_steps_means_one_epoch() -> None:

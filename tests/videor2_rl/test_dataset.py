@@ -144,6 +144,7 @@ def test_a_malformed_file_is_named(tmp_path: Path, name: str, text: str, words: 
         ("Which?\n(A) one\n(B) two\n(C) three", ("one", "two", "three")),
         ("Which?\nA) 1.5 m\nB) 2 m", ("1.5 m", "2 m")),
         ("Is it vitamin A. or B? A. yes B. no", ("yes", "no")),
+        ("A. is before B. in part one. Which? A. yes B. no C. both", ("yes", "no", "both")),
         ("What happens?", ()),
         ("He read part A. Why?", ()),
     ],
@@ -172,6 +173,11 @@ def test_the_order_depends_on_seed_and_step_alone() -> None:
 def test_every_epoch_of_every_seed_has_an_order_of_its_own() -> None:
     epochs = [SampleOrder(50, seed=seed, shuffle=True).batch(epoch, 50) for seed in (1, 2) for epoch in (0, 1, 2)]
     assert len(set(map(tuple, epochs))) == 6
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([row()]), encoding="utf-8-sig")
+    assert len(load_samples(str(tmp_path / "rows.json"), data=data_config(tmp_path))) == 1
 
 
 def test_a_row_may_have_one_bound_alone(tmp_path: Path) -> None:

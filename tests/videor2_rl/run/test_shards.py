@@ -53,6 +53,7 @@ def test_ranks_that_wrote_the_same_values_count_once(tmp_path: Path) -> None:
         fragments = {"bias/w": Fragment(0, VALUES[:4].clone())}
         write_fragments(rank_file(tmp_path, ".safetensors", rank=rank, num_ranks=2), fragments)
     found = torch.zeros(3)
+    assert StoredTensors(tmp_path).numel("bias/w") == 4
     StoredTensors(tmp_path).read_into("bias/w", 1, found)
     assert found.tolist() == [1.0, 2.0, 3.0]
     with pytest.raises(ConfigError, match="lacks 2 values of bias/w"):

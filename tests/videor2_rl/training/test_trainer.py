@@ -1,6 +1,7 @@
 """The GRPO loop over fakes that satisfy its protocols: order, bookkeeping, what stops it, how it goes on."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from videor2_rl.training.trainer import (
     progress_of,
     restore,
     rows_of,
+    sampling_of,
     train,
     update_batches,
     with_advantages,
@@ -362,6 +364,8 @@ def test_the_update_gets_tempered_log_probs_of_learner_and_reference(tmp_path: P
         assert group.old_log_probs is not None and group.ref_log_probs is not None
         assert [values.tolist() for values in group.old_log_probs] == [[-6.0, -7.0], [-7.0, -8.0]]
         assert [values.tolist() for values in group.ref_log_probs] == [[-11.0, -12.0], [-12.0, -13.0]]
+    # exp(d) - 1 - d with d = reference - learner = -5.
+    assert read_metrics(tmp_path)[0]["actor/kl"] == pytest.approx(math.exp(-5) + 4)
 
 
 def test_a_gap_between_engine_and_learner_stops_the_run_before_the_update(tmp_path: Path) -> None:
@@ -455,6 +459,52 @@ def test_each_group_keeps_its_own_rewards_accuracies_and_rollouts(tmp_path: Path
         groups, prompts, scores, algorithm=replace(algorithm, importance_cap=None), reward_range=(0.0, 4.0)
     )
     assert [group.rollout_log_probs for group in uncorrected] == [None, None]
+
+
+def test_a_steps_row_holds_what_its_parts_tell(tmp_path: Path) -> None:
+    run = configure(tmp_path, "algorithm.num_steps=3", "logging.rollouts=true", "algorithm.kl_coefficient=0.1")
+    run_loop(run, Fakes())
+    rows = read_metrics(tmp_path)
+    # Two prompts a step of eight samples.
+    assert [row["data/epoch"] for row in rows] == [0.25, 0.5, 0.75]
+    assert [row["perf/driver_received_bytes"] for row in rows] == [7, 7, 7]
+    assert [row["data/encodings_per_clip"] for row in rows] == [1.0, 1.0, 1.0]
+    assert len(list((tmp_path / "rollouts").glob("step_*.jsonl"))) == 3
+    assert rows[0]["actor/kl"] == 0.0
+
+
+def test_without_a_log_of_rollouts_none_is_written(tmp_path: Path) -> None:
+    run_loop(configure(tmp_path, "algorithm.num_steps=1", "logging.rollouts=false"), Fakes())
+    assert not (tmp_path / "rollouts").exists()
+
+
+def test_the_last_step_has_a_checkpoint_and_each_tells_the_next_sample(tmp_path: Path) -> None:
+    run_loop(configure(tmp_path, "checkpoint.every_steps=4", "checkpoint.keep=9"), Fakes())
+    found = sorted((tmp_path / "checkpoints").glob("step_*"))
+    states = [json.loads((path / "manifest.json").read_text())["state"] for path in found]
+    # Steps 4 and 6, two samples a step.
+    assert states == [
+        {"policy_version": 4, "skipped": 0, "next_sample": 8},
+        {"policy_version": 6, "skipped": 0, "next_sample": 12},
+    ]
+
+
+@pytest.mark.parametrize("overrides", [["checkpoint.every_steps=0"], ["checkpoint.every_steps=2"]])
+def test_a_judge_that_is_away_from_the_start_leaves_no_checkpoint(tmp_path: Path, overrides: list[str]) -> None:
+    class Unreachable(Fakes):
+        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+            raise JudgeDown("the judge at http://x has been away")
+
+    with pytest.raises(JudgeDown):
+        run_loop(configure(tmp_path, *overrides), Unreachable())
+    assert Checkpoints(tmp_path, keep=2).newest() is None
+
+
+def test_rollouts_are_sampled_as_configured(tmp_path: Path) -> None:
+    overrides = ["rollout.temperature=0.5", "rollout.top_p=0.75", "rollout.top_k=9", "rollout.max_response_tokens=33"]
+    assert sampling_of(configure(tmp_path, *overrides, "algorithm.group_size=5")) == SamplingSpec(
+        temperature=0.5, top_p=0.75, top_k=9, max_tokens=33, group_size=5
+    )
 
 
 def test_rows_follow_the_prompts_that_they_became() -> None:

@@ -87,13 +87,18 @@ def test_bounds_content_and_subtitles_are_part_of_the_address(
     subtitles.write_text("1\n00:00:00,000 --> 00:00:09,000\none\n")
     path = write_video("a.mp4", TIMES)
     keys = {load_clip(sample(path), config)[0].key, load_clip(sample(path, clip_end_s=5.0), config)[0].key}
+    keys.add(load_clip(sample(path, clip_start_s=1.0), config)[0].key)
+    keys.add(load_clip(sample(path, clip_start_s=1.0, clip_end_s=6.0), config)[0].key)
     with_text, _ = load_clip(sample(path, subtitles=str(subtitles)), config)
     keys.add(with_text.key)
     subtitles.write_text("1\n00:00:00,000 --> 00:00:09,000\nanother text\n")
     keys.add(load_clip(sample(path, subtitles=str(subtitles)), config)[0].key)
     write_video("a.mp4", [*TIMES, 8.0])
     keys.add(load_clip(sample(path), config)[0].key)
-    assert len(keys) == 5
+    assert len(keys) == 7
+    unread = replace(config, subtitles=False)
+    with_file, _ = load_clip(sample(path, subtitles=str(subtitles)), unread)
+    assert with_file.key == load_clip(sample(path), unread)[0].key
 
 
 def test_a_file_is_hashed_again_only_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +112,10 @@ def test_a_file_is_hashed_again_only_when_it_changes(tmp_path: Path, monkeypatch
     assert file_hash(file, tmp_path / "cache") == expected, "same size and time: not read"
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert file_hash(file, tmp_path / "cache") != expected
+    before = file_hash(file, tmp_path / "cache")
+    file.write_bytes(b"abde")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert file_hash(file, tmp_path / "cache") != before, "another size"
 
 
 def test_a_damaged_entry_is_made_again_and_counted(write_video: Callable[..., Path], video_config: VideoConfig) -> None:
@@ -117,6 +126,8 @@ def test_a_damaged_entry_is_made_again_and_counted(write_video: Callable[..., Pa
     again, stats = load_clip(sample(path), video_config)
     assert np.array_equal(clip.frames, again.frames)
     assert (stats.is_cached, stats.decodes) == (False, 2)
+    _, stats = load_clip(sample(path), video_config)
+    assert (stats.is_cached, stats.decodes) == (True, 2)
 
 
 def _load_at_once(arguments: tuple[str, VideoConfig]) -> tuple[int, bool]:

@@ -104,6 +104,8 @@ def test_the_containers_times_are_those_of_the_frames_shown_though_packets_come_
     with av.open(str(path)) as container:
         order = [packet.pts for packet in container.demux(video=0) if packet.pts is not None]
     assert order != sorted(order)
+    later = write_video("later.mkv", [5.0, 6.0, 7.5], rate=1)
+    assert _container_times(str(later)).tolist() == [0.0, 1.0, 2.5]
     times_s = _container_times(str(path))
     assert times_s[0] == 0 and np.allclose(times_s, true_times(path), atol=1e-4)
 

@@ -51,7 +51,8 @@ def handmade_file(header: dict[str, object]) -> np.ndarray:
 
 
 def test_a_snapshot_describes_its_bytes() -> None:
-    snapshot, data = packed({**weights(), "head": torch.zeros(2, 3)})
+    unordered = dict(reversed(weights().items()))
+    snapshot, data = packed({**unordered, "head": torch.zeros(2, 3)})
     assert snapshot.policy_version == 3
     assert snapshot.names == ("a", "b", "c")  # the tied tensor is left out
     assert snapshot.num_bytes == len(data.tobytes())
@@ -100,8 +101,9 @@ def test_all_faults_are_told_at_once_and_long_lists_are_cut() -> None:
 
 def test_a_short_transfer_is_refused() -> None:
     snapshot, data = packed(weights())
-    with pytest.raises(WeightsRefused, match="bytes of"):
-        check_snapshot(snapshot, data[:-1], expected=EXPECTED)
+    for other in (data[:-1], np.concatenate([data, data[:1]])):
+        with pytest.raises(WeightsRefused, match="bytes of"):
+            check_snapshot(snapshot, other, expected=EXPECTED)
 
 
 @settings(max_examples=50, deadline=None)
