@@ -12,7 +12,8 @@ import pytest
 import ray
 from transformers import AutoTokenizer
 
-from videor2_rl.config.sections import DataConfig, ModelConfig, VideoConfig
+from videor2_rl.app import compose_run
+from videor2_rl.config.sections import DataConfig, GrpoRun, ModelConfig, VideoConfig
 from videor2_rl.dataset import load_samples
 from videor2_rl.types import Prompt, PromptHandle, SkippedSample, VideoSample
 from workers import video as video_module
@@ -135,9 +136,10 @@ class LocalPool:
 
 
 @pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch, model_config: ModelConfig, video_config: VideoConfig) -> Iterator[VideoPool]:
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[VideoPool]:
     monkeypatch.setattr(video_module, "ActorPool", LocalPool)
-    pool = VideoPool(model_config, video_config, max_prompt_tokens=64)
+    run = compose_run("grpo", GrpoRun, ["model.path=m", "data.train_file=t", "data.media_dir=d"])
+    pool = VideoPool(run.model, run.video, max_prompt_tokens=64)
     yield pool
     pool.shutdown()
 
