@@ -14,8 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from videor2_rl.config.sections import LoraConfig, ModelConfig, VideoConfig
+
+# A busy machine is no fault of the code.
+settings.register_profile("no times", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no times")
 
 DEMO_ARGUMENTS = [
     "--base-clips=6",

@@ -125,17 +125,18 @@ def test_files_and_folder_are_on_the_disk_before_the_checkpoint_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, named = tmp_path / "checkpoints", tmp_path / "checkpoints" / "step_000003"
-    synced: list[tuple[str, bool, bool]] = []
+    synced: list[tuple[str, bool, bool, bool]] = []
 
     def watched(path: Path) -> None:
         what = "partial" if path.name.startswith(".partial_step_000003") else path.name
-        synced.append((what, (path / "manifest.json").exists(), named.exists()))
+        synced.append((what, (path / "manifest.json").exists(), named.exists(), (folder / "latest").exists()))
         sync(path)
 
     monkeypatch.setattr(checkpoint, "sync", watched)
     save(Checkpoints(tmp_path, keep=2), 3)
-    # The partial folder with its manifest while nothing has the name; then the name itself.
-    assert synced == [("partial", True, False), (folder.name, False, True)]
+    # The partial folder with its manifest while nothing has the name; then the name itself, and `latest` last.
+    assert synced == [("partial", True, False, False), (folder.name, False, True, False)]
+    assert (folder / "latest").read_text() == named.name
 
 
 def test_a_checkpoint_of_the_same_steps_is_replaced(tmp_path: Path) -> None:
