@@ -104,6 +104,10 @@ TURNS = row()["conversations"]
         (row(video_start=-1), ["video_start is -1"]),
         (row(video_end="5"), ["video_end is '5'"]),
         (row(video_start=4, video_end=3), ["video_end is 3.0", "more than video_start (4.0)"]),
+        (row(video_start=3, video_end=3), ["video_end is 3.0", "more than video_start (3.0)"]),
+        (row(video_end=0), ["video_end is 0.0", "more than video_start (0.0)"]),
+        (row(video_start=float("nan")), ["video_start is nan"]),
+        (row(video_start=True), ["video_start is True"]),
         (row(id=[1]), ["id is [1]"]),
         (row(id="good"), ["id 'good' is also that of row 0"]),
     ],
@@ -140,6 +144,7 @@ def test_a_malformed_file_is_named(tmp_path: Path, name: str, text: str, words: 
         ("Which?\n(A) one\n(B) two\n(C) three", ("one", "two", "three")),
         ("Which?\nA) 1.5 m\nB) 2 m", ("1.5 m", "2 m")),
         ("Is it vitamin A. or B? A. yes B. no", ("yes", "no")),
+        ("A. is before B. in part one. Which? A. yes B. no C. both", ("yes", "no", "both")),
         ("What happens?", ()),
         ("He read part A. Why?", ()),
     ],
@@ -163,3 +168,19 @@ def test_the_order_depends_on_seed_and_step_alone() -> None:
     assert SampleOrder(100, seed=1, shuffle=True).batch(13, 16) == steps[13]
     assert SampleOrder(100, seed=2, shuffle=True).batch(13, 16) != steps[13]
     assert SampleOrder(5, seed=1, shuffle=False).batch(1, 4) == [4, 0, 1, 2]
+
+
+def test_every_epoch_of_every_seed_has_an_order_of_its_own() -> None:
+    epochs = [SampleOrder(50, seed=seed, shuffle=True).batch(epoch, 50) for seed in (1, 2) for epoch in (0, 1, 2)]
+    assert len(set(map(tuple, epochs))) == 6
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([row()]), encoding="utf-8-sig")
+    assert len(load_samples(str(tmp_path / "rows.json"), data=data_config(tmp_path))) == 1
+
+
+def test_a_row_may_have_one_bound_alone(tmp_path: Path) -> None:
+    first, second = load(tmp_path, [row(video_start=0), row(video_end=2)])
+    assert (first.clip_start_s, first.clip_end_s) == (0.0, None)
+    assert (second.clip_start_s, second.clip_end_s) == (None, 2.0)

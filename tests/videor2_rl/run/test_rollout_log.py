@@ -14,7 +14,7 @@ from rewards.types import Scored, Target, Verdict
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import ScoreRun
 from videor2_rl.evaluation.summary import METRICS
-from videor2_rl.run.rollout_log import events_of, read_rollouts, rollout_records, write_rollouts
+from videor2_rl.run.rollout_log import events_of, read_rollouts, remove_rollouts_after, rollout_records, write_rollouts
 from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, TrainGroup, VideoSample
 
 SAMPLE = VideoSample(sample_id="clip-1", video="/clips/1.mp4", question="Which?", solution="<answer>A</answer>")
@@ -125,6 +125,17 @@ def test_writing_a_step_again_replaces_its_file(tmp_path: Path) -> None:
         write_rollouts(path, records(), [prompt()])
     assert len(read_rollouts(path)) == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_after_the_step_that_a_run_goes_on_from_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "rollouts").mkdir()
+    for step in (9, 10, 11, 100):
+        (tmp_path / "rollouts" / f"step_{step:06d}.jsonl").touch()
+    remove_rollouts_after(tmp_path, 10)
+    assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == [
+        "step_000009.jsonl",
+        "step_000010.jsonl",
+    ]
 
 
 def test_records_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
