@@ -37,7 +37,8 @@ FLOORS = """
 """The ground first. A room imports from its own files and from the floors below, never from a neighbour or from above,
 whether at the top of a file, inside a function or under TYPE_CHECKING. Rooms joined by + are one."""
 
-APPS = {f"videor2_rl.{name}" for name in ["make_demo", "demo_run", "sft", "grpo", "evaluate", "score", "probe", "app"]}
+_STEMS = ["make_demo", "demo_run", "sft", "grpo", "evaluate", "score", "probe", "convert", "app"]
+APPS = {f"videor2_rl.{name}" for name in _STEMS}
 """What a user runs, and what the Hydra apps share; the `__main__` of a package is an app too."""
 
 
@@ -188,7 +189,8 @@ def test_rewards_import_only_numpy_and_scipy_besides_the_standard_library() -> N
 
 
 @pytest.mark.parametrize(
-    "app", ["grpo", "sft", "evaluate", "score", "probe", "make_demo", "demo_run", "report", "doctor"]
+    "app",
+    ["grpo", "sft", "evaluate", "score", "probe", "make_demo", "demo_run", "convert", "report", "doctor", "preview"],
 )
 def test_help_explains_itself_without_heavy_libraries(app: str) -> None:
     program = (
