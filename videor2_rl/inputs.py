@@ -60,11 +60,12 @@ def check_rows(samples: Sequence[VideoSample], file: str, *, run: GrpoRun | SftR
         ConfigError: more than `data.max_skipped_frac` of the rows cannot be used.
     """
     data = run.data
-    counted = list(samples)
+    counted, files = list(samples), file
     if isinstance(run, SftRun) and data.validation_file is not None:
         # They share the run's limit.
         counted += load_samples(data.validation_file, data=data)[: run.sft.validation_samples]
-    check_clips(counted, file, data=data)
+        files = f"{file} and {data.validation_file}"
+    check_clips(counted, files, data=data)
     if not isinstance(run, SftRun):
         check_time_keys(samples, file, data=data)
         log_faults(file, outside_of_files(samples, limit=CLIPS_MEASURED), OUTSIDE)

@@ -17,6 +17,12 @@ _EXPECTED = {
         "assistant": '{"from": "gpt", "value": text}',
     }
 }
+_WANTED = {
+    True: "two turns: a human and a gpt one",
+    False: "one user turn",
+    None: "a user turn and at most one assistant turn",
+}
+"""By whether the chat ends with an answer."""
 _PATH_KEYS = ("video", "path", "video_url", "url", "file")
 
 
@@ -55,12 +61,7 @@ def read_chat(turns: Any, key: str, *, has_answer: bool | None) -> Chat:
     """
     if isinstance(turns, str):
         turns = [{"role": "user", "content": turns}]
-    wanted = {
-        True: f"expected two turns: {_name(key, 'user')} and {_name(key, 'assistant')} one",
-        False: f"expected one turn of {_name(key, 'user')}",
-        None: f"expected {_name(key, 'user')} turn and at most one of {_name(key, 'assistant')}",
-    }[has_answer]
-    wanted += ", after at most one system turn"
+    wanted = f"expected {_WANTED[has_answer]}, after at most one system turn"
     if not isinstance(turns, list):
         raise RowError(f"{key} is {turns!r:.80}, {wanted}")
     rest = turns[1:] if turns and _role(turns[0]) == "system" else turns
@@ -163,11 +164,6 @@ def _answer(text: str, key: str) -> str:
     if not text.strip():
         raise RowError(f"{key}: the answer is empty; write at least <answer>...</answer>")
     return text.strip()
-
-
-def _name(key: str, role: str) -> str:
-    names = {"user": "a human", "assistant": "a gpt"} if key == "conversations" else {}
-    return names.get(role, f"{'an' if role[0] in 'aeio' else 'a'} {role}")
 
 
 def _expected(key: str, role: str) -> str:
