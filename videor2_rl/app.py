@@ -164,7 +164,8 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
             raise ConfigError(f"data.make_demo: {run.data.media_dir} could not be filled; see the message above")
     if isinstance(run, EvaluateRun):
         for name, folder in run.evaluation.folders.items():
-            check_checkpoint(folder, key=f"evaluation.checkpoints, {name}", has_weights=True)
+            key = "model.path" if folder == run.model.path else f"evaluation.checkpoints, {name}"
+            check_checkpoint(folder, key=key, has_weights=True)
             check_frames(replace(run.model, path=folder), run.video)
         from videor2_rl.evaluation.held_out import held_out
 

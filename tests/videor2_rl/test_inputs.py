@@ -216,7 +216,9 @@ def test_what_a_model_folder_lacks_is_named(
 def test_an_evaluated_checkpoint_is_named_too(evaluation: EvaluateRun, tiny_model_dir: Path, tmp_path: Path) -> None:
     folder = damaged(tiny_model_dir, tmp_path / "model", "tokenizer.json", None)
     changed = replace(evaluation.evaluation, checkpoints=(f"mine:{folder}",))
-    assert refusal(replace(evaluation, evaluation=changed)).startswith("evaluation.checkpoints, mine: ")
+    run = replace(evaluation, evaluation=changed)
+    assert refusal(run).startswith("evaluation.checkpoints, mine: ")
+    assert refusal(replace(run, model=replace(run.model, path=str(folder)))).startswith("model.path: ")
 
 
 def test_a_hub_id_is_told_how_to_download(grpo: GrpoRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
