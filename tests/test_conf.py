@@ -1,7 +1,7 @@
 """Every shipped configuration composes into dataclasses; mistakes are named before anything starts."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -137,7 +137,11 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
             ["reward.consistency.reader=judge", "reward.temporal_alignment.claims=judge"],
             "or set reward.temporal_alignment.claims=rules reward.consistency.reader=rules",
         ),
-        (["judge=openai"], "judge.base_url is required"),
+        (
+            ["judge=openai"],
+            "judge.base_url and judge.model are required and have no value; give them as judge.base_url=VALUE "
+            "judge.model=VALUE",
+        ),
         (["judge=openai", "judge.base_url=h:8000", "judge.model=m"], "judge.base_url: found 'h:8000'"),
         ([*OPENAI, "judge.calls.deadline_s=0"], "judge.calls.deadline_s: found 0.0, needs to be above 0"),
         ([*OPENAI, "judge.calls.concurrency=1", "reward_workers.num_workers=2"], "judge.calls.concurrency: found 1"),
@@ -194,6 +198,24 @@ def test_a_bad_value_of_sft_is_named_with_its_mend(overrides: list[str], sentenc
         compose_run("sft", SftRun, [*PATHS, *overrides])
     assert sentence in str(error.value)
     assert compose_run("sft", SftRun, [*PATHS, "sft.batch_size=4", "learner.num_ranks=4"]).sft.batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("app", "overrides", "keys"),
+    [
+        ("grpo", [], ["model.path", "data.train_file", "data.media_dir"]),
+        ("sft", ["data.media_dir=d"], ["model.path", "data.train_file"]),
+        ("evaluate", [], ["model.path", "data.validation_file", "data.media_dir"]),
+        ("evaluate", ["evaluation.benchmark=mlvu", "evaluation.benchmark_dir=d"], ["model.path"]),
+    ],
+)
+def test_all_missing_values_are_told_at_once(app: str, overrides: list[str], keys: list[str]) -> None:
+    run_type: Any = {"grpo": GrpoRun, "sft": SftRun, "evaluate": EvaluateRun}[app]
+    with pytest.raises(ConfigError) as error:
+        compose_run(app, run_type, overrides)
+    names = f"{', '.join(keys[:-1])} and {keys[-1]} are" if keys[1:] else f"{keys[0]} is"
+    assert str(error.value).startswith(f"configuration: {names} required")
+    assert str(error.value).endswith(" ".join(f"{key}=VALUE" for key in keys))
 
 
 def test_no_steps_means_one_epoch() -> None:

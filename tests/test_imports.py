@@ -23,10 +23,11 @@ FLOORS = """
     rewards.terms+rewards.reading+rewards.judge+rewards.official
     rewards.compose
     videor2_rl.config
+    videor2_rl.layouts
     videor2_rl.run      videor2_rl.judge      videor2_rl.video      videor2_rl.dataset
-    videor2_rl.model    videor2_rl.scoring
+    videor2_rl.model    videor2_rl.scoring    videor2_rl.inputs
     videor2_rl.evaluation                     videor2_rl.demo
-    videor2_rl.training videor2_rl.report     videor2_rl.doctor
+    videor2_rl.training videor2_rl.report     videor2_rl.doctor     videor2_rl.preview
     workers.cluster     workers.pool
     workers.weights
     workers.rollout     workers.learner       workers.video   workers.reward   workers.judge_server
@@ -36,7 +37,8 @@ FLOORS = """
 """The ground first. A room imports from its own files and from the floors below, never from a neighbour or from above,
 whether at the top of a file, inside a function or under TYPE_CHECKING. Rooms joined by + are one."""
 
-APPS = {f"videor2_rl.{name}" for name in ["make_demo", "demo_run", "sft", "grpo", "evaluate", "score", "probe", "app"]}
+_STEMS = ["make_demo", "demo_run", "sft", "grpo", "evaluate", "score", "probe", "convert", "app"]
+APPS = {f"videor2_rl.{name}" for name in _STEMS}
 """What a user runs, and what the Hydra apps share; the `__main__` of a package is an app too."""
 
 
@@ -187,7 +189,8 @@ def test_rewards_import_only_numpy_and_scipy_besides_the_standard_library() -> N
 
 
 @pytest.mark.parametrize(
-    "app", ["grpo", "sft", "evaluate", "score", "probe", "make_demo", "demo_run", "report", "doctor"]
+    "app",
+    ["grpo", "sft", "evaluate", "score", "probe", "make_demo", "demo_run", "convert", "report", "doctor", "preview"],
 )
 def test_help_explains_itself_without_heavy_libraries(app: str) -> None:
     program = (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
-from videor2_rl.config.loading import RunT, load
+from videor2_rl.config.loading import RunT, check_values, load
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.run.stopping import Stopped
 
@@ -39,12 +39,13 @@ def hydra_app(config_name: str, run_type: type[RunT], body: Callable[[RunT], Non
     from omegaconf import DictConfig, OmegaConf
 
     def job(config: DictConfig) -> None:
-        tree = OmegaConf.to_container(config, resolve=True)
-        if not isinstance(tree, dict):
-            raise ConfigError("configuration: the primary file is empty")
-        tree["output_dir"] = HydraConfig.get().runtime.output_dir
         # In here too: an exception that leaves the job adds a line of Hydra's own.
         with user_errors(config_name):
+            check_values(run_type, OmegaConf.to_container(config, resolve=False))
+            tree = OmegaConf.to_container(config, resolve=True)
+            if not isinstance(tree, dict):
+                raise ConfigError("configuration: the primary file is empty")
+            tree["output_dir"] = HydraConfig.get().runtime.output_dir
             body(load(run_type, {str(key): value for key, value in tree.items()}))
 
     task = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(job)
@@ -162,23 +163,10 @@ def compose_run(config_name: str, run_type: type[RunT], overrides: list[str]) ->
 
     with initialize_config_module("conf", version_base="1.3"):
         config = compose(config_name, overrides=overrides)
+    check_values(run_type, OmegaConf.to_container(config, resolve=False))
     tree = OmegaConf.to_container(config, resolve=True)
     assert isinstance(tree, dict)
     return load(run_type, {str(key): value for key, value in tree.items()})
-
-
-def require_folder(path: str, *, key: str, holding: str) -> Path:
-    """`path` as a Path.
-
-    Raises:
-        ConfigError: it is no folder, or lacks the file `holding`.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"{key}: there is no folder {path}; give the folder that holds {holding}")
-    if not (folder / holding).exists():
-        raise ConfigError(f"{key}: {path} holds no {holding}; give the folder that does")
-    return folder.resolve()
 
 
 def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
@@ -188,7 +176,9 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
         ConfigError: a file, folder or row that the user has to mend.
     """
     from videor2_rl.dataset import load_samples
+    from videor2_rl.inputs import check_folders, check_rows
     from videor2_rl.model.family import check_frames
+    from videor2_rl.model.folder import check_checkpoint
 
     if not isinstance(run, SftRun):
         _check_judge_server(run.judge)
@@ -199,17 +189,27 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
             raise ConfigError(f"data.make_demo: {run.data.media_dir} could not be filled; see the message above")
     if isinstance(run, EvaluateRun):
         for name, folder in run.evaluation.folders.items():
-            require_folder(folder, key=f"evaluation.checkpoints, {name}", holding="config.json")
+            key = "model.path" if folder == run.model.path else f"evaluation.checkpoints, {name}"
+            check_checkpoint(folder, key=key, has_weights=True)
             check_frames(replace(run.model, path=folder), run.video)
         from videor2_rl.evaluation.held_out import held_out
 
-        return _scorable(list(held_out(run).samples), run.data.validation_file or str(run.evaluation.benchmark_dir))
-    require_folder(run.model.path, key="model.path", holding="config.json")
+        if run.evaluation.benchmark is None:
+            check_folders(run.data)
+        file = run.data.validation_file or str(run.evaluation.benchmark_dir)
+        held = _scorable(list(held_out(run).samples), file)
+        check_rows(held, file, run=run)
+        return held
+    check_checkpoint(run.model.path, key="model.path", has_weights=True)
     check_frames(run.model, run.video)
     if run.data.train_file is None:
         raise ConfigError("data.train_file is required for training; give it as data.train_file=FILE")
+    check_folders(run.data)
     samples = load_samples(run.data.train_file, data=run.data)
-    return _scorable(samples, run.data.train_file) if isinstance(run, GrpoRun) else samples
+    if isinstance(run, GrpoRun):
+        _scorable(samples, run.data.train_file)
+    check_rows(samples, run.data.train_file, run=run)
+    return samples
 
 
 def _check_judge_server(judge: JudgeConfig) -> None:
@@ -218,7 +218,9 @@ def _check_judge_server(judge: JudgeConfig) -> None:
 
         check_server(judge)
     elif isinstance(judge, ManagedJudge):
-        require_folder(judge.model_path, key="judge.model_path", holding="config.json")
+        from videor2_rl.model.folder import existing_folder
+
+        existing_folder(judge.model_path, key="judge.model_path", holding="config.json")
 
 
 def checked_held_out(run: GrpoRun) -> list[VideoSample]:
@@ -232,7 +234,11 @@ def checked_held_out(run: GrpoRun) -> list[VideoSample]:
     file = run.data.validation_file
     if run.evaluation.every_steps == 0 or file is None:
         return []
-    return _scorable(load_samples(file, data=run.data)[: run.evaluation.num_samples], file)
+    from videor2_rl.inputs import check_rows
+
+    samples = _scorable(load_samples(file, data=run.data)[: run.evaluation.num_samples], file)
+    check_rows(samples, file, run=run)
+    return samples
 
 
 def _scorable(samples: list[VideoSample], file: str) -> list[VideoSample]:

@@ -68,15 +68,17 @@ def test_json_lines_and_json_give_the_same_samples(tmp_path: Path) -> None:
     assert samples == load(tmp_path, [row(id=str(i)) for i in range(3)])
 
 
-def test_subtitles_lie_beside_the_clip_or_in_their_own_folder(tmp_path: Path) -> None:
+def test_subtitles_lie_in_their_own_folder_or_beside_the_clip(tmp_path: Path) -> None:
     for folder in ("media", "subtitles"):
         (tmp_path / folder / "a").mkdir(parents=True)
-    (tmp_path / "subtitles/a/b.srt").touch()
-    assert load(tmp_path, [row()])[0].subtitles is None
-    own = load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")
-    assert own[0].subtitles == str(tmp_path / "subtitles/a/b.srt")
-    (tmp_path / "media/a/b.srt").touch()
-    assert load(tmp_path, [row()])[0].subtitles == str(tmp_path / "media/a/b.srt")
+    own, beside = tmp_path / "subtitles/a/b.srt", tmp_path / "media/a/b.srt"
+    assert load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")[0].subtitles is None
+    beside.touch()
+    assert load(tmp_path, [row()])[0].subtitles == str(beside)
+    assert load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")[0].subtitles == str(beside)
+    own.touch()
+    assert load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")[0].subtitles == str(own)
+    assert load(tmp_path, [row()])[0].subtitles == str(beside)
 
 
 TURNS = row()["conversations"]
@@ -90,7 +92,7 @@ TURNS = row()["conversations"]
         (row(video=3), ["video is 3"]),
         (row(video=["a.mp4", "b.mp4"]), ["video lists 2 clips"]),
         (row(video=..., image="a.png"), ["image"]),
-        (row(conversations=...), ["conversations is None", "two turns"]),
+        (row(conversations=...), ["has the keys video", "no layout known here", "conversations", "messages", "verl"]),
         (row(conversations=TURNS[:1]), ["conversations is 1 turns"]),
         (row(conversations=TURNS[::-1]), ["conversations", '"human"']),
         (row(conversations=[TURNS[0], {"from": "gpt"}]), ["conversations", '"gpt"']),

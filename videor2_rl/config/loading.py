@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from videor2_rl.config.checks import check, require
+from videor2_rl.config.checks import check
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
 
@@ -24,8 +24,7 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    missing = next(_missing_keys(tree), None)
-    require(missing is None, f"{missing} is required and has no value; give it as {missing}=VALUE")
+    check_values(run_type, tree)
     try:
         run = TypeAdapter(run_type).validate_python(tree)
     except ValidationError as error:
@@ -35,6 +34,31 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
         raise ConfigError(f"configuration: {key}: {_explain(first)}") from None
     check(run)
     return run
+
+
+def check_values(run_type: type[RunT], tree: Any) -> None:
+    """Every required value of a Hydra tree, resolved or not, is there.
+
+    Raises:
+        ConfigError: names all that are missing.
+    """
+    missing = list(_missing_keys(tree))
+    if run_type is EvaluateRun and tree["evaluation"]["benchmark"] is None:
+        # A benchmark's folder stands for both.
+        missing += [f"data.{key}" for key in ("validation_file", "media_dir") if _has_none(tree, key)]
+    if missing:
+        names = f"{', '.join(missing[:-1])} and {missing[-1]} are" if missing[1:] else f"{missing[0]} is"
+        values = " ".join(f"{key}=VALUE" for key in missing)
+        raise ConfigError(
+            f"configuration: {names} required and {'have' if missing[1:] else 'has'} no value; "
+            f"give {'them' if missing[1:] else 'it'} as {values}"
+        )
+
+
+def _has_none(tree: Any, key: str) -> bool:
+    """Of an evaluation's data: neither a value nor a reference to one."""
+    value = tree["data"][key]
+    return value is None or (value == "${evaluation.benchmark_dir}" and tree["evaluation"]["benchmark_dir"] is None)
 
 
 def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:

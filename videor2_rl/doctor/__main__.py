@@ -22,6 +22,7 @@ from videor2_rl.config.sections import GrpoRun, SftRun
 if TYPE_CHECKING:
     from videor2_rl.doctor.needs import Machine
     from videor2_rl.doctor.sizing import ModelShape, Need, SampleSize
+    from videor2_rl.inputs import KeyFault
     from videor2_rl.types import VideoSample
 
 
@@ -91,25 +92,36 @@ def examine(app: str, overrides: Sequence[str], machine: Machine, *, num_samples
     Raises:
         ConfigError: the configuration, the dataset or the checkpoint cannot be read.
     """
-    from videor2_rl.app import compose_run, require_folder
+    from videor2_rl.app import compose_run
     from videor2_rl.dataset import load_samples
-    from videor2_rl.doctor.needs import grpo_needs, sft_needs
+    from videor2_rl.doctor.needs import clip_needs, grpo_needs, row_needs, sft_needs
     from videor2_rl.doctor.sizing import model_shape
+    from videor2_rl.inputs import check_folders, check_time_keys, missing_clips
     from videor2_rl.model.family import check_frames
+    from videor2_rl.model.folder import check_checkpoint
 
     run: GrpoRun | SftRun = (
         compose_run("grpo", GrpoRun, list(overrides)) if app == "grpo" else compose_run("sft", SftRun, list(overrides))
     )
-    require_folder(run.model.path, key="model.path", holding="config.json")
+    check_checkpoint(run.model.path, key="model.path", has_weights=False)
     check_frames(run.model, run.video)
     if run.data.train_file is None:
         raise ConfigError("data.train_file is required; give it as data.train_file=FILE")
+    check_folders(run.data)
     samples = load_samples(run.data.train_file, data=run.data)
-    sizes, seconds, skipped = sample_sizes(run, samples[:: max(1, len(samples) // num_samples)][:num_samples])
-    if not sizes:
-        raise ConfigError(f"{run.data.train_file}: no clip of the samples looked at can be used; first: {skipped[0]}")
+    if isinstance(run, GrpoRun):
+        check_time_keys(samples, run.data.train_file, data=run.data)
+    looked_at = samples[:: max(1, len(samples) // num_samples)][:num_samples]
+    sizes, seconds, skipped, outside = sample_sizes(run, looked_at)
+    missing = [f"missing: {sample.video}: no such file" for sample in missing_clips(samples)]
+    needs = [
+        clip_needs(run.data, (len(samples), missing), (len(looked_at), skipped)),
+        *row_needs(run, samples, outside),
+    ]
     shape = model_shape(run.model)
-    needs = (
+    if not sizes:
+        return Report({"samples": len(samples), "samples looked at": 0}, needs, skipped)
+    needs += (
         grpo_needs(run, shape, sizes, machine, decode_s=seconds)
         if isinstance(run, GrpoRun)
         else sft_needs(run, shape, sizes, machine)
@@ -117,11 +129,16 @@ def examine(app: str, overrides: Sequence[str], machine: Machine, *, num_samples
     return Report(_lengths(sizes, shape, len(samples)), needs, skipped)
 
 
-def sample_sizes(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> tuple[list[SampleSize], float, list[str]]:
-    """Exact token counts; seconds that decoding takes on the mean of a few clips; why samples were left out."""
+def sample_sizes(
+    run: GrpoRun | SftRun, samples: Sequence[VideoSample]
+) -> tuple[list[SampleSize], float, list[str], list[KeyFault]]:
+    """Exact token counts; seconds that decoding takes on the mean of a few clips; why samples were left out; time keys
+    outside their clips.
+    """
     import time
 
     from videor2_rl.doctor.sizing import SampleSize
+    from videor2_rl.inputs import outside_keys
     from videor2_rl.model.prompt import PromptBuilder
     from videor2_rl.video.decode import decode, probe
     from videor2_rl.video.errors import VideoError
@@ -130,6 +147,7 @@ def sample_sizes(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> tuple
     sizes: list[SampleSize] = []
     seconds: list[float] = []
     skipped: list[str] = []
+    outside: list[KeyFault] = []
     for sample in samples:
         bounds = {"start_s": sample.clip_start_s, "end_s": sample.clip_end_s}
         try:
@@ -141,10 +159,13 @@ def sample_sizes(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> tuple
         except VideoError as error:
             skipped.append(str(error))
             continue
-        prompt, vision = builder.num_tokens(sample.question, timestamps_s=times_s, height=height, width=width)
+        outside += outside_keys(sample, end_s=float(times_s[-1]))
+        prompt, vision = builder.num_tokens(
+            sample.question, sample.system_prompt, timestamps_s=times_s, height=height, width=width
+        )
         response = None if isinstance(run, GrpoRun) else len(builder.encode_response(sample.solution))
         sizes.append(SampleSize(prompt, vision, response, len(times_s)))
-    return sizes, sum(seconds) / max(1, len(seconds)), skipped
+    return sizes, sum(seconds) / max(1, len(seconds)), skipped, outside
 
 
 def _lengths(sizes: Sequence[SampleSize], shape: ModelShape, num_samples: int) -> dict[str, float]:

@@ -358,6 +358,7 @@ def configured(stage: str, folder: Path, name: str, *, backend: str, num_ranks: 
     common = [
         f"model.path={folder}/model",
         f"data.train_file={folder}/rows.json",
+        f"data.media_dir={folder}",
         f"output_dir={folder}/{name}",
         "data.max_skipped_frac=0.5",
         f"learner.backend={backend}",
@@ -425,6 +426,8 @@ def main() -> None:
     turns = [{"from": "human", "value": "<video>?"}, {"from": "gpt", "value": "<answer>A</answer>"}]
     rows = [{"id": str(number), "video": "none.mp4", "conversations": turns} for number in range(10)]
     (folder / "rows.json").write_text(json.dumps(rows))
+    # Never opened: the prompts are made up.
+    (folder / "none.mp4").touch()
     network = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32)
     video_processor = AutoProcessor.from_pretrained(folder / "model").video_processor
     for case in sys.argv[2:] or CASES:
