@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
-from videor2_rl.config.loading import RunT, load
+from videor2_rl.config.loading import RunT, compose_tree, load
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
 
 if TYPE_CHECKING:
@@ -132,14 +132,7 @@ def compose_run(config_name: str, run_type: type[RunT], overrides: list[str]) ->
     Raises:
         ConfigError: as `load` does.
     """
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf
-
-    with initialize_config_module("conf", version_base="1.3"):
-        config = compose(config_name, overrides=overrides)
-    tree = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(tree, dict)
-    return load(run_type, {str(key): value for key, value in tree.items()})
+    return load(run_type, compose_tree(config_name, overrides))
 
 
 def require_folder(path: str, *, key: str, holding: str) -> Path:
@@ -184,7 +177,26 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
     if run.data.train_file is None:
         raise ConfigError("data.train_file is required for training; give it as data.train_file=FILE")
     samples = load_samples(run.data.train_file, data=run.data)
-    return _scorable(samples, run.data.train_file) if isinstance(run, GrpoRun) else samples
+    if not isinstance(run, GrpoRun):
+        return samples
+    samples = _scorable(samples, run.data.train_file)
+    _check_own_terms(run, samples[0])
+    return samples
+
+
+def _check_own_terms(run: GrpoRun, sample: VideoSample) -> None:
+    """Try the terms of `reward.extra` on a real row.
+
+    Raises:
+        ConfigError: one fails.
+    """
+    from rewards.compose import check_row
+    from videor2_rl.dataset import context_of, target_of
+
+    try:
+        check_row(target_of(sample), context_of(sample), run.reward)
+    except ValueError as error:
+        raise ConfigError(f"configuration: {error}") from None
 
 
 def _check_judge_server(judge: JudgeConfig) -> None:

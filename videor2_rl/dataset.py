@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.types import Target
+from rewards.types import Context, Target
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import DataConfig
 from videor2_rl.types import VideoSample
@@ -190,6 +190,18 @@ def _turns(row: dict[str, Any]) -> tuple[str, str]:
     return question, texts[1].strip()
 
 
+def question_and_solution(row: dict[str, Any]) -> tuple[str, str]:
+    """The two turns of a row of a dataset file.
+
+    Raises:
+        ValueError: they are malformed; the message names the key and the mend.
+    """
+    try:
+        return _turns(row)
+    except _RowError as error:
+        raise ValueError(str(error)) from None
+
+
 def _grounding(row: dict[str, Any]) -> dict[str, str] | None:
     value = row.get("temporal_grounding")
     if value is None:
@@ -255,3 +267,8 @@ def target_of(sample: VideoSample) -> Target:
         problem_type=sample.problem_type,
         temporal_grounding=sample.temporal_grounding,
     )
+
+
+def context_of(sample: VideoSample, *, step: int | None = None, group_id: int | None = None) -> Context:
+    """What a term of one's own may know beyond the target."""
+    return Context(sample.sample_id, sample.extra, step=step, group_id=group_id)

@@ -8,7 +8,7 @@ Axes in the docstrings: P prompt tokens, T response tokens, F frames, N vision p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class VideoSample:
     """Absolute path of the clip's `.srt`, None where there is none."""
     clip_start_s: float | None = None
     clip_end_s: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The row's own columns: every key that the layout does not name."""
 
 
 @dataclass(frozen=True)

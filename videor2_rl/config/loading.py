@@ -5,7 +5,9 @@ Unknown keys, wrong types and impossible combinations fail here with one sentenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from videor2_rl.config.checks import check, require
@@ -24,6 +26,7 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    tree = _with_absolute_functions(tree)
     missing = next(_missing_keys(tree), None)
     require(missing is None, f"{missing} is required and has no value; give it as {missing}=VALUE")
     try:
@@ -35,6 +38,65 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
         raise ConfigError(f"configuration: {key}: {_explain(first)}") from None
     check(run)
     return run
+
+
+def compose_tree(config_name: str, overrides: Sequence[str], *, config_dir: Path | None = None) -> dict[str, Any]:
+    """The resolved tree of `conf/<config_name>.yaml` with a command line's overrides; works inside a Hydra app too.
+
+    Args:
+        config_dir: a folder with groups of the user's own, searched after `conf/`.
+
+    Raises:
+        ConfigError: there is no folder `config_dir`.
+        HydraException, OmegaConfBaseException: an override is wrong.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir: there is no folder {config_dir}; give one that holds groups such as reward/")
+    with _outer_app_aside(), initialize_config_module("conf", version_base="1.3"):
+        if config_dir is not None:
+            search_path = GlobalHydra.instance().config_loader().get_search_path()
+            search_path.append("command-line", f"file://{config_dir.absolute()}")
+        config = compose(config_name, overrides=list(overrides))
+    tree = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+@contextmanager
+def _outer_app_aside() -> Iterator[None]:
+    """Hydra holds one configuration a process; a Hydra app that calls us gets its own back."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def _with_absolute_functions(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with every `reward.extra.NAME.function=file.py:function` as an absolute path.
+
+    Workers have other current folders, and a run's config.yaml is read from anywhere.
+    """
+    reward = tree.get("reward")
+    extra = reward.get("extra") if isinstance(reward, Mapping) else None
+    if not isinstance(reward, Mapping) or not isinstance(extra, Mapping):
+        return tree
+
+    def absolute(term: Any) -> Any:
+        function = term.get("function") if isinstance(term, Mapping) else None
+        if not isinstance(function, str) or ":" not in function:
+            return term
+        file, _, name = function.rpartition(":")
+        return {**term, "function": f"{Path(file).expanduser().absolute()}:{name}"}
+
+    return {**tree, "reward": {**reward, "extra": {name: absolute(term) for name, term in extra.items()}}}
 
 
 def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:

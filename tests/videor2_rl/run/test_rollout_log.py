@@ -55,7 +55,7 @@ def score(reward: float | None) -> Scored:
     return Scored(
         reward=reward,
         terms={
-            "accuracy": Verdict("score", 1.0, {"kind": "choice", "answer": "A", "reference": "A"}),
+            "accuracy": Verdict("score", 1.0, {"type": "choice", "answer": "A", "reference": "A"}),
             "temporal_alignment": Verdict("score", 0.5, DETAIL),
             "consistency": Verdict("failure", None, {"reason": "judge is down"}),
         },
@@ -111,7 +111,7 @@ def test_a_file_comes_back_with_all_that_explains_the_rewards(tmp_path: Path) ->
     assert (first["reward"], first["advantage"]) == (1.5, 0.5)
     assert first["terms"]["temporal_alignment"]["detail"] == DETAIL
     assert first["terms"]["consistency"] == {
-        "status": "failure",
+        "verdict": "failure",
         "value": None,
         "detail": {"reason": "judge is down"},
     }

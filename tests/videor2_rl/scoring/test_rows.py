@@ -8,7 +8,7 @@ import pytest
 
 from rewards.types import JudgeReply
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.scoring.rows import BadRow, ScoreRow, count_lines, input_files, read_rows
+from videor2_rl.scoring.rows import BadRow, ScoreRow, count_rows, input_files, read_rows
 
 ROW = {"id": "a", "response": "<think>x</think><answer>B</answer>", "solution": "B"}
 
@@ -154,4 +154,4 @@ def test_input_is_a_file_a_run_or_its_rollouts(tmp_path: Path) -> None:
 def test_lines_are_counted_with_and_without_a_last_break(text: str, lines: int, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text(text)
-    assert count_lines(path) == lines
+    assert count_rows(path) == lines

@@ -87,7 +87,9 @@ class Fakes:
         self.served = snapshot.policy_version
         return {}
 
-    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+    def score(
+        self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+    ) -> list[list[Scored]]:
         self.calls.append("score")
         return [[scored(float(index)) for index in range(len(group.rollouts))] for group in groups]
 
@@ -210,10 +212,12 @@ def test_a_checkpoint_is_written_while_the_next_step_samples_and_scores(tmp_path
 
 def test_a_run_that_fails_while_a_checkpoint_is_written_completes_it(tmp_path: Path) -> None:
     class Failing(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 2:
                 raise RuntimeError("reward worker lost")
-            return super().score(groups, samples)
+            return super().score(groups, samples, step=step)
 
     with pytest.raises(RuntimeError, match="reward worker lost"):
         run_loop(configure(tmp_path), Failing())
@@ -348,9 +352,14 @@ def test_the_filter_looks_at_accuracy_and_not_at_what_other_terms_pay(tmp_path: 
 
 def test_a_step_without_a_single_verdict_trains_on_nothing_and_goes_on(tmp_path: Path) -> None:
     class Unjudged(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             is_first = "score" not in self.calls
-            return [[scored(None) if is_first else one for one in group] for group in super().score(groups, samples)]
+            return [
+                [scored(None) if is_first else one for one in group]
+                for group in super().score(groups, samples, step=step)
+            ]
 
     fakes = Unjudged()
     run_loop(configure(tmp_path, "algorithm.num_steps=2"), fakes)
@@ -363,10 +372,12 @@ def test_a_step_without_a_single_verdict_trains_on_nothing_and_goes_on(tmp_path:
 
 def test_a_judge_that_stays_away_costs_no_finished_step(tmp_path: Path) -> None:
     class Abandoned(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 3:
                 raise JudgeDown("the judge at http://x has been away")
-            return super().score(groups, samples)
+            return super().score(groups, samples, step=step)
 
     run, fakes = configure(tmp_path, "checkpoint.every_steps=100"), Fakes()
     with pytest.raises(JudgeDown):
