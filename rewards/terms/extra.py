@@ -176,7 +176,8 @@ class _NoColumns(Mapping[str, Any]):
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    """On one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _place(function: Callable[..., Any], error: Exception | None = None) -> str:

@@ -47,23 +47,29 @@ def compose_tree(config_name: str, overrides: Sequence[str], *, config_dir: Path
         config_dir: a folder with groups of the user's own, searched after `conf/`.
 
     Raises:
-        ConfigError: there is no folder `config_dir`.
+        ConfigError: there is no folder `config_dir`, or an override names a search path too.
         HydraException, OmegaConfBaseException: an override is wrong.
     """
     from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    if config_dir is not None and not config_dir.is_dir():
-        raise ConfigError(f"--config-dir: there is no folder {config_dir}; give one that holds groups such as reward/")
+    if config_dir is not None:
+        overrides = [_searching(config_dir, overrides), *overrides]
     with _outer_app_aside(), initialize_config_module("conf", version_base="1.3"):
-        if config_dir is not None:
-            search_path = GlobalHydra.instance().config_loader().get_search_path()
-            search_path.append("command-line", f"file://{config_dir.absolute()}")
         config = compose(config_name, overrides=list(overrides))
     tree = OmegaConf.to_container(config, resolve=True)
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
+
+
+def _searching(config_dir: Path, overrides: Sequence[str]) -> str:
+    """The override that adds a folder to Hydra's search path."""
+    if not config_dir.is_dir():
+        raise ConfigError(f"--config-dir: there is no folder {config_dir}; give one that holds groups such as reward/")
+    if any(override.startswith("hydra.searchpath=") for override in overrides):
+        raise ConfigError("--config-dir: found hydra.searchpath too, which would win; name all folders in that one")
+    path = str(config_dir.absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    return f"hydra.searchpath=['file://{path}']"
 
 
 @contextmanager

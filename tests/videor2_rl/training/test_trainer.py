@@ -54,6 +54,7 @@ class Fakes:
     weight: float = 0.0
     served: float = 0.0
     calls: list[str] = field(default_factory=list)
+    steps: list[int | None] = field(default_factory=list)
     skip: frozenset[str] = frozenset()
     gap: float = 0.0
     saving: Path = Path()
@@ -91,6 +92,7 @@ class Fakes:
         self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
     ) -> list[list[Scored]]:
         self.calls.append("score")
+        self.steps.append(step)
         return [[scored(float(index)) for index in range(len(group.rollouts))] for group in groups]
 
     def judge_metrics(self) -> Mapping[str, float]:
@@ -248,6 +250,7 @@ def test_each_step_samples_with_the_weights_of_the_update_before(tmp_path: Path)
     run_loop(configure(tmp_path, "algorithm.updates_per_batch=2"), fakes)
     versions = [call.split()[1] for call in fakes.calls if call.startswith("generate")]
     assert versions == ["v0", "v2", "v4", "v6", "v8", "v10"]
+    assert fakes.steps == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("killed_in", ["generate", "update", "sync"])
