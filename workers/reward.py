@@ -244,20 +244,21 @@ def load_own_terms(config: RewardConfig) -> None:
 
 def own_term_failures(config: RewardConfig, scored: Sequence[Sequence[Scored]]) -> dict[str, str]:
     """Term of `reward.extra` that failed -> a sentence: on how many responses, and the first reason."""
-    from rewards.compose import own_terms
+    from rewards.compose import own_terms, term_weights
 
-    failures: dict[str, list[str]] = {}
+    weights = term_weights(config)
     responses = [response for group in scored for response in group]
+    sentences = {}
     for name in own_terms(config):
         verdicts = [response.terms[name] for response in responses]
         reasons = [str(verdict.detail["reason"]) for verdict in verdicts if verdict.status == "failure"]
         if reasons:
-            failures[name] = reasons
-    return {
-        name: f"reward.extra.{reasons[0]}: failed on {len(reasons)} of {len(responses)} responses, which leave their "
-        f"groups' baselines; later ones are counted in reward/{name}_failure_frac"
-        for name, reasons in failures.items()
-    }
+            costs = ", which leave their groups' baselines" if weights[name] != 0 else ""
+            sentences[name] = (
+                f"reward.extra.{reasons[0]}: failed on {len(reasons)} of {len(responses)} responses{costs}; "
+                f"later ones are counted in reward/{name}_failure_frac"
+            )
+    return sentences
 
 
 def share_of(concurrency: int, index: int, *, num_workers: int) -> int:

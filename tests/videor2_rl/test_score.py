@@ -294,6 +294,9 @@ def test_an_own_term_is_found_by_config_dir_and_gets_the_rows_columns(tmp_path: 
     assert (
         second["terms"]["mine"]["reason"] == f"mine: ZeroDivisionError: division by zero ({tmp_path}/own.py:4, in mine)"
     )
+    assert (
+        "mine: mean 0.5000 of 1 scored, 1 failed, the first: mine: ZeroDivisionError: division by zero" in done.stdout
+    )
     # In any order, as options go.
     assert score(*chosen[:2], source, str(out), chosen[2]).returncode == 0
     missing = score(source, str(out), "--config-dir", str(tmp_path / "none"))
