@@ -256,6 +256,17 @@ def test_a_term_gets_the_rows_own_columns_and_is_tried_on_a_real_row(
     assert scored.terms["mine"].value == 0.5
 
 
+def test_the_readmes_terms_on_columns_and_siblings(config: VideoR2Config, toy_target: Target) -> None:
+    names: dict[str, Any] = {}
+    [block] = [text for text in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "siblings" in text]
+    exec(block, names)
+    context = Context("clip-1", {"duration_s": 5.0}, siblings=(RESPONSE, "other"))
+    late = RESPONSE.replace("appears.", "appears. At 00:07 it leaves.")
+    assert names["unlike_the_others"](read_response(RESPONSE, toy_target, config, context=context)) == 0.5
+    assert names["unlike_the_others"](read_response(RESPONSE, toy_target, config)) == 1.0
+    assert names["against_the_clip_length"](read_response(late, toy_target, config, context=context)) == 0.5
+
+
 def test_a_group_gives_each_response_its_place_and_its_siblings() -> None:
     shared = Context("clip-1", {"a": 1}, step=4, group_id=7)
     first, second, third = group_contexts(shared, ["x", "y", "x"], ["stop", "length", "abort"])
