@@ -26,7 +26,7 @@ FLOORS = """
     videor2_rl.layouts
     videor2_rl.run      videor2_rl.judge      videor2_rl.video      videor2_rl.dataset
     videor2_rl.model    videor2_rl.scoring    videor2_rl.inputs
-    videor2_rl.evaluation                     videor2_rl.demo
+    videor2_rl.evaluation                     videor2_rl.demo       videor2_rl.integrations
     videor2_rl.training videor2_rl.report     videor2_rl.doctor     videor2_rl.preview
     workers.cluster     workers.pool
     workers.weights

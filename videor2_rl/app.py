@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from videor2_rl.config.composing import compose_tree
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
 from videor2_rl.config.loading import RunT, check_values, load
@@ -158,15 +159,7 @@ def compose_run(config_name: str, run_type: type[RunT], overrides: list[str]) ->
     Raises:
         ConfigError: as `load` does.
     """
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf
-
-    with initialize_config_module("conf", version_base="1.3"):
-        config = compose(config_name, overrides=overrides)
-    check_values(run_type, OmegaConf.to_container(config, resolve=False))
-    tree = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(tree, dict)
-    return load(run_type, {str(key): value for key, value in tree.items()})
+    return load(run_type, compose_tree(config_name, overrides, run_type=run_type))
 
 
 def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
@@ -208,8 +201,24 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
     samples = load_samples(run.data.train_file, data=run.data)
     if isinstance(run, GrpoRun):
         _scorable(samples, run.data.train_file)
+        _check_own_terms(run, samples[0])
     check_rows(samples, run.data.train_file, run=run)
     return samples
+
+
+def _check_own_terms(run: GrpoRun, sample: VideoSample) -> None:
+    """Try the terms of `reward.extra` on a real row.
+
+    Raises:
+        ConfigError: one fails.
+    """
+    from rewards.compose import check_row
+    from videor2_rl.dataset import context_of, target_of
+
+    try:
+        check_row(target_of(sample), context_of(sample), run.reward)
+    except ValueError as error:
+        raise ConfigError(f"configuration: {error}") from None
 
 
 def _check_judge_server(judge: JudgeConfig) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.types import Target
+from rewards.types import Context, Target
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import DataConfig
 from videor2_rl.layouts.files import read_rows
@@ -139,3 +139,8 @@ def target_of(sample: VideoSample) -> Target:
         problem_type=sample.problem_type,
         temporal_grounding=sample.temporal_grounding,
     )
+
+
+def context_of(sample: VideoSample, *, step: int | None = None, group_id: int | None = None) -> Context:
+    """What a term of one's own may know beyond the target."""
+    return Context(sample.sample_id, sample.extra, step=step, group_id=group_id)

@@ -5,14 +5,17 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fault_server import Act, FaultServer, reply, status
 
-from rewards.types import RewardConfig, Scored, Target, VideoR2Config
+from rewards.reading import group_contexts
+from rewards.types import Context, ExtraTermConfig, RewardConfig, Scored, Target, VideoR2Config
 from videor2_rl.app import compose_run
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.judge.access import JudgeAccess
 from videor2_rl.judge.breaker import JudgeDown
@@ -21,7 +24,7 @@ from videor2_rl.judge.counts import CallCounts, check_failures, judge_metrics, t
 from videor2_rl.training.trainer import with_advantages
 from videor2_rl.types import Group, PromptHandle, Rollout, VideoSample
 from workers import reward as worker_module
-from workers.reward import RewardPool, RewardWorker, ScoredShare, share_of
+from workers.reward import RewardPool, RewardWorker, ScoredShare, own_term_failures, share_of
 
 RED = "<think>At 00:05 a red square appears. So it is red.</think><answer>A</answer>"
 BLUE = "<think>At 00:09 a blue square appears. So it is blue.</think><answer>A</answer>"
@@ -268,3 +271,45 @@ def test_the_workers_parts_add_up_to_the_bound(concurrency: int, num_workers: in
     parts = [share_of(concurrency, index, num_workers=num_workers) for index in range(num_workers)]
     assert parts == sorted(parts, reverse=True)
     assert sum(parts) == concurrency and min(parts) >= 1 and max(parts) - min(parts) <= 1
+
+
+def with_own_term(reward: RewardConfig, function: str) -> VideoR2Config:
+    """By rules, so that nobody is asked."""
+    assert isinstance(reward, VideoR2Config)
+    rules = replace(reward, temporal_alignment=replace(reward.temporal_alignment, claims="rules"))
+    rules = replace(rules, consistency=replace(reward.consistency, reader="rules"))
+    return replace(rules, extra={"mine": ExtraTermConfig(function, 1.0)})
+
+
+def test_a_term_of_ones_own_sees_the_row_and_its_siblings_and_its_failures_are_told(
+    reward: RewardConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "def mine(reading):\n"
+        "    context = reading.context\n"
+        "    assert (context.step, context.group_id, context.sample_id) == (3, 9, 'clip-1')\n"
+        "    return context.extra['rating'] / context.siblings.count(reading.response)\n"
+    )
+    config = with_own_term(reward, f"{tmp_path}/own.py:mine")
+    contexts = group_contexts(
+        Context("clip-1", {"rating": 0.5}, step=3, group_id=9), [RED, BLUE, RED], ["stop", "stop", "length"]
+    )
+    share = RewardWorker(config).score([NO_REFERENCE], [[RED, BLUE, RED]], [contexts])
+    assert [one.terms["mine"].value for one in share.scored[0]] == [0.5, None, 0.5]
+    [sentence] = own_term_failures(config, share.scored).values()
+    assert sentence.startswith(
+        f"reward.extra.mine: ZeroDivisionError: float division by zero ({tmp_path}/own.py:4, in mine): "
+        "failed on 1 of 3 responses"
+    )
+    assert own_term_failures(config, [share.scored[0][:1]]) == {}
+    assert own_term_failures(reward, share.scored) == {}
+
+
+def test_a_worker_that_cannot_read_the_file_of_a_term_says_so_before_the_first_step(
+    reward: RewardConfig, tmp_path: Path
+) -> None:
+    worker = RewardWorker(with_own_term(reward, f"{tmp_path}/gone.py:mine"))
+    with pytest.raises(
+        ConfigError, match=r"reward\.extra\.mine\.function, in a reward worker on .*: there is no Python"
+    ):
+        worker.ready()

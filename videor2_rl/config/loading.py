@@ -5,7 +5,8 @@ Unknown keys, wrong types and impossible combinations fail here with one sentenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from videor2_rl.config.checks import check
@@ -24,6 +25,7 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    tree = _with_absolute_functions(tree)
     check_values(run_type, tree)
     try:
         run = TypeAdapter(run_type).validate_python(tree)
@@ -59,6 +61,26 @@ def _has_none(tree: Any, key: str) -> bool:
     """Of an evaluation's data: neither a value nor a reference to one."""
     value = tree["data"][key]
     return value is None or (value == "${evaluation.benchmark_dir}" and tree["evaluation"]["benchmark_dir"] is None)
+
+
+def _with_absolute_functions(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with every `reward.extra.NAME.function=file.py:function` as an absolute path.
+
+    Workers have other current folders, and a run's config.yaml is read from anywhere.
+    """
+    reward = tree.get("reward")
+    extra = reward.get("extra") if isinstance(reward, Mapping) else None
+    if not isinstance(reward, Mapping) or not isinstance(extra, Mapping):
+        return tree
+
+    def absolute(term: Any) -> Any:
+        function = term.get("function") if isinstance(term, Mapping) else None
+        if not isinstance(function, str) or ":" not in function:
+            return term
+        file, _, name = function.rpartition(":")
+        return {**term, "function": f"{Path(file).expanduser().absolute()}:{name}"}
+
+    return {**tree, "reward": {**reward, "extra": {name: absolute(term) for name, term in extra.items()}}}
 
 
 def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -183,7 +183,7 @@ def _rollout(response: Mapping[str, Any], *, label: str) -> _Response:
         failed={
             metric: terms[term]["detail"]["reason"]
             for metric, term in TERM_OF.items()
-            if terms[term]["status"] == "failure"
+            if terms[term]["verdict"] == "failure"
         },
         reward=reward,
     )

@@ -253,7 +253,7 @@ def test_a_single_run_is_reported_with_its_training_rollouts(demo_folder: Path) 
         "text": "a training response",
         "reward": 2.5,
         "advantage": -0.25,
-        "terms": {name: {"status": "score", "detail": detail} for name, detail in terms.items()},
+        "terms": {name: {"verdict": "score", "detail": detail} for name, detail in terms.items()},
         "metrics": {**dict.fromkeys(METRICS, 1.0), "tac": None},
     }
     record = {

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def score(reward: float | None) -> Scored:
     return Scored(
         reward=reward,
         terms={
-            "accuracy": Verdict("score", 1.0, {"kind": "choice", "answer": "A", "reference": "A"}),
+            "accuracy": Verdict("score", 1.0, {"type": "choice", "answer": "A", "reference": "A"}),
             "temporal_alignment": Verdict("score", 0.5, DETAIL),
             "consistency": Verdict("failure", None, {"reason": "judge is down"}),
         },
@@ -104,7 +105,7 @@ def test_a_file_comes_back_with_all_that_explains_the_rewards(tmp_path: Path) ->
     assert (first["reward"], first["advantage"]) == (1.5, 0.5)
     assert first["terms"]["temporal_alignment"]["detail"] == DETAIL
     assert first["terms"]["consistency"] == {
-        "status": "failure",
+        "verdict": "failure",
         "value": None,
         "detail": {"reason": "judge is down"},
     }
@@ -169,3 +170,15 @@ def test_a_response_scored_by_the_real_rewards_can_be_logged() -> None:
     claims, references = events_of(record["responses"][0]["terms"]["temporal_alignment"]["detail"])
     assert [(claim["start_s"], claim["reference"]) for claim in claims] == [(5.0, 0), (12.0, None)]
     assert [reference["start_s"] for reference in references] == [5.0]
+
+
+def test_own_columns_and_details_are_written_as_json_whatever_they_hold(tmp_path: Path) -> None:
+    own = {"rating": 0.5, "noise": math.nan, "box": np.arange(2), "when": Path("/x"), "tags": ("a", {1: np.float32(2)})}
+    sample = replace(SAMPLE, extra=own)
+    odd = replace(score(1.0), terms={"mine": Verdict("score", 1.0, {"share": np.float64(0.5), "bad": math.inf})})
+    train_group = TrainGroup(4, PromptHandle("clip-1", "abc", 4, None), (np.arange(2), np.arange(2)))
+    written = rollout_records([group()], [sample], [[odd, odd]], [train_group])
+    write_rollouts(tmp_path / "step_000001.jsonl", written, [prompt()])
+    [record] = read_rollouts(tmp_path / "step_000001.jsonl")
+    assert record["extra"] == {"rating": 0.5, "noise": None, "box": [0, 1], "when": "/x", "tags": ["a", {"1": 2.0}]}
+    assert record["responses"][0]["terms"]["mine"]["detail"] == {"share": 0.5, "bad": None}

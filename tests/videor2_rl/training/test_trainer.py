@@ -67,6 +67,7 @@ class Fakes:
     weight: float = 0.0
     served: float = 0.0
     calls: list[str] = field(default_factory=list)
+    steps: list[int | None] = field(default_factory=list)
     skip: frozenset[str] = frozenset()
     gap: float = 0.0
     saving: Path = Path()
@@ -100,8 +101,11 @@ class Fakes:
         self.served = snapshot.policy_version
         return {}
 
-    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+    def score(
+        self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+    ) -> list[list[Scored]]:
         self.calls.append("score")
+        self.steps.append(step)
         return [[scored(float(index)) for index in range(len(group.rollouts))] for group in groups]
 
     def judge_metrics(self) -> Mapping[str, float]:
@@ -230,10 +234,12 @@ def test_a_checkpoint_is_written_while_the_next_step_samples_and_scores(tmp_path
 
 def test_a_run_that_fails_while_a_checkpoint_is_written_completes_it(tmp_path: Path) -> None:
     class Failing(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 2:
                 raise RuntimeError("reward worker lost")
-            return super().score(groups, samples)
+            return super().score(groups, samples, step=step)
 
     with pytest.raises(RuntimeError, match="reward worker lost"):
         run_loop(configure(tmp_path), Failing())
@@ -264,6 +270,7 @@ def test_each_step_samples_with_the_weights_of_the_update_before(tmp_path: Path)
     run_loop(configure(tmp_path, "algorithm.updates_per_batch=2"), fakes)
     versions = [call.split()[1] for call in fakes.calls if call.startswith("generate")]
     assert versions == ["v0", "v2", "v4", "v6", "v8", "v10"]
+    assert fakes.steps == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("killed_in", ["generate", "update", "sync"])
@@ -497,7 +504,9 @@ def test_the_last_step_has_a_checkpoint_and_each_tells_the_next_sample(tmp_path:
 @pytest.mark.parametrize("overrides", [["checkpoint.every_steps=0"], ["checkpoint.every_steps=2"]])
 def test_a_judge_that_is_away_from_the_start_leaves_no_checkpoint(tmp_path: Path, overrides: list[str]) -> None:
     class Unreachable(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             raise JudgeDown("the judge at http://x has been away")
 
     with pytest.raises(JudgeDown):
@@ -525,9 +534,14 @@ def test_metrics_of_updates_are_averaged_and_none_come_from_no_update() -> None:
 
 def test_a_step_without_a_single_verdict_trains_on_nothing_and_goes_on(tmp_path: Path) -> None:
     class Unjudged(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             is_first = "score" not in self.calls
-            return [[scored(None) if is_first else one for one in group] for group in super().score(groups, samples)]
+            return [
+                [scored(None) if is_first else one for one in group]
+                for group in super().score(groups, samples, step=step)
+            ]
 
     fakes = Unjudged()
     run_loop(configure(tmp_path, "algorithm.num_steps=2"), fakes)
@@ -540,10 +554,12 @@ def test_a_step_without_a_single_verdict_trains_on_nothing_and_goes_on(tmp_path:
 
 def test_a_judge_that_stays_away_costs_no_finished_step(tmp_path: Path) -> None:
     class Abandoned(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 3:
                 raise JudgeDown("the judge at http://x has been away")
-            return super().score(groups, samples)
+            return super().score(groups, samples, step=step)
 
     run, fakes = configure(tmp_path, "checkpoint.every_steps=100"), Fakes()
     with pytest.raises(JudgeDown):
@@ -623,7 +639,9 @@ def test_a_run_out_of_time_stops_before_the_step_with_what_it_has(tmp_path: Path
     run, fakes = configure(tmp_path, "checkpoint.every_steps=100", "checkpoint.max_hours=1"), Fakes()
 
     class Slow(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 1:
                 clock[0] += 2000
             return super().score(groups, samples)
@@ -643,7 +661,9 @@ def test_a_run_out_of_time_stops_before_the_step_with_what_it_has(tmp_path: Path
 
 def test_a_run_that_keeps_no_checkpoints_writes_none_when_it_is_stopped(tmp_path: Path) -> None:
     class Signalled(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 1:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().score(groups, samples)

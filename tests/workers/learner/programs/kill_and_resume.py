@@ -158,7 +158,7 @@ class Rewards(Weightless):
     def __init__(self, kill: Kill) -> None:
         self._kill = kill
 
-    def score(self, groups: Sequence[Group], samples: Sequence[Any]) -> list[list[Any]]:
+    def score(self, groups: Sequence[Group], samples: Sequence[Any], *, step: int | None = None) -> list[list[Any]]:
         scores = []
         for group in groups:
             scores.append([scored(float((rollout.token_ids % 2).mean())) for rollout in group.rollouts])
