@@ -117,11 +117,12 @@ def _listed(words: Sequence[str]) -> str:
 def _of_training(run: Run) -> Headline:
     names = (("Accuracy", "reward/accuracy"), ("TAR precision", "reward/tar_precision"), ("TAC", "reward/tac"))
     tiles = _windows(run, names)
-    window = _window(run)
+    window, count = _window(run), len(run.metrics)
+    ends = f"first and the last {window}" if window > 1 else "first and the last"
     sentence = (
-        f"Means over the first and the last {window} of {len(run.metrics)} steps, of the training rollouts themselves: "
-        "other prompts at either end, so no interval."
-        if len(run.metrics) > 1
+        f"Means over the {ends} of {count} steps, of the training rollouts themselves: other prompts at either end, so "
+        "no interval."
+        if count > 1
         else "The run's only step, of the training rollouts themselves."
     )
     return Headline(tiles, sentence if tiles else "")
