@@ -57,13 +57,14 @@ def print_comparison(folders: Sequence[Path], *, out: Path | None, json_file: Pa
     """
     from rich.console import Console
 
+    from videor2_rl.evaluation.summary import SUMMARY_FILE
     from videor2_rl.report.compare import as_json, as_markdown, compare, read_scores
-    from videor2_rl.report.runs import is_run
     from videor2_rl.report.sweep import compare_runs
     from videor2_rl.run.files import write_json_atomic
 
-    if len(folders) != 2 or out is not None or any(map(is_run, folders)):
-        page = compare_runs(folders, out=out, console=Console())
+    are_evaluations = all((folder / SUMMARY_FILE).exists() for folder in folders)
+    if len(folders) != 2 or out is not None or not are_evaluations:
+        page = compare_runs(folders, out=out, console=Console(), json_file=json_file)
         if page is not None:
             print(f"Report: {page}")
         return
@@ -98,7 +99,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; give a folder that can be written with -o", file=sys.stderr)
+        print(f"error: {error}; where a folder cannot be written, name another with -o", file=sys.stderr)
         sys.exit(2)
 
 

@@ -84,7 +84,8 @@ class Frames:
         try:
             return Film(*seen_frames(source.sample, source.config, key=source.key))
         except VideoError as error:
-            self.missing[name] = error.detail
+            unknown = f"{name}: the records do not say where its clip lies"
+            self.missing[name] = error.detail if source.sample.video else unknown
             return None
 
     def shot(self, film: Film | None, second: float) -> Shot | None:

@@ -50,13 +50,16 @@ class Compared:
     numbers: dict[str, Any]
 
 
-def compare_runs(folders: Sequence[Path], *, out: Path | None, console: Console) -> Path | None:
+def compare_runs(
+    folders: Sequence[Path], *, out: Path | None, console: Console, json_file: Path | None = None
+) -> Path | None:
     """Print the table of some runs or evaluations, each against the first, and write it into a folder.
 
     Args:
         folders: of training runs (metrics.jsonl), or of evaluations.
         out: where comparison.html, comparison.md and comparison.json are written; None: nowhere.
         console: where the table is printed.
+        json_file: the numbers are written here too.
 
     Returns:
         The page; None where none was written.
@@ -71,6 +74,8 @@ def compare_runs(folders: Sequence[Path], *, out: Path | None, console: Console)
     console.print(terminal_table(compared.grid))
     for note in compared.notes:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
+    if json_file is not None:
+        write_json_atomic(json_file, compared.numbers)
     if out is None:
         return None
     write_text_atomic(out / "comparison.md", as_markdown(compared))

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.evaluation.summary import unpaired_difference
+from videor2_rl.report.__main__ import print_comparison
 from videor2_rl.report.folders import kind_of, members_of
 from videor2_rl.report.runs import differing, read_members
 from videor2_rl.report.sweep import compare, compare_runs, terminal_table
@@ -200,6 +201,24 @@ def test_several_evaluations_are_set_against_the_first(pristine_demo_folder: Pat
     assert list(numbers) == ["base/greedy", "sft/greedy", "grpo/greedy"]
     assert numbers["sft/greedy"]["metrics"]["accuracy"]["difference"]["is_paired"]
     assert compare_runs(folders, out=None, console=Console(quiet=True)) is None
+
+
+def test_two_output_folders_of_evaluate_are_compared_and_written_as_json(
+    pristine_demo_folder: Path, tmp_path: Path
+) -> None:
+    for name, stage in (("a", "sft"), ("b", "grpo")):
+        source = pristine_demo_folder / "evaluation" / stage / "greedy"
+        shutil.copytree(source, tmp_path / name / "evaluation" / "model" / "greedy")
+    print_comparison([tmp_path / "a", tmp_path / "b"], out=None, json_file=tmp_path / "c.json")
+    found = json.loads((tmp_path / "c.json").read_text())["runs"]["b"]["metrics"]["model/greedy: accuracy"]
+    assert found["difference"]["is_paired"] and found["difference"]["num_scored"] == 64
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "videor2_rl.report", str(sweep), "-o", str(tmp_path / "file" / "below")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_runs_and_evaluations_are_not_mixed_and_a_run_without_steps_is_named(
