@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.report.data import METRIC_LABELS, STAGE_LABELS, ReportData, interval_of
-from videor2_rl.report.drawing import INK, SERIES, STAGE, Plot, draw, legend
+from videor2_rl.report.drawing import INK, SERIES, STAGE, Plot, draw, legend, step_axis
 from videor2_rl.report.tables import shown_metrics
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _stacked(ax: Axes, *, bars: Sequence[tuple[int, int, Mapping[str, float]]]) 
         heights = [seconds[label] for _, _, seconds in bars]
         ax.bar(middles, heights, width, bottom=bottom, color=colour, label=label, linewidth=0)
         bottom = [below + height for below, height in zip(bottom, heights, strict=True)]
-    ax.set_xlabel("step")
+    step_axis(ax)
     ax.set_ylabel("seconds")
     legend(ax)
 

@@ -60,7 +60,7 @@ def lines(
         ax.plot(steps, values, color=colour, label=label, marker=marker, markersize=4)
     if limits is not None:
         ax.set_ylim(*limits)
-    ax.set_xlabel("step")
+    step_axis(ax)
     if len(shown) > 1:
         legend(ax)
 
@@ -72,6 +72,14 @@ def band(ax: Axes, rows: Sequence[Mapping[str, Any]], mean: str, spread: str) ->
     high = [value + width for value, width in zip(means, spreads, strict=True)]
     ax.fill_between(steps, low, high, color=SERIES[0], alpha=0.16, linewidth=0)
     lines(ax, rows, {mean: "mean"})
+
+
+def step_axis(ax: Axes) -> None:
+    """Steps along x: whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel("step")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -162,6 +170,9 @@ def draw(title: str, drawing: Callable[[Axes], None], *, width: float = 4.6) -> 
         axes.margins(x=0.02)
         drawing(axes)
         _give_room(axes)
+        if axes.get_yscale() == "linear":
+            # A common factor such as 1e-6 would stand where the legend is.
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
         buffer = io.StringIO()
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)

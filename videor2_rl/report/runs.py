@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,14 +127,22 @@ def mean_of(columns: Columns, metric: str) -> Interval:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, with as much of their paths as tells them apart."""
+    """The folders' names, with as much of their paths as tells them apart, and no more of a sweep's overrides."""
     paths = [folder.resolve() for folder in folders]
     longest = max(len(path.parts) for path in paths)
     for parts in range(1, longest + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(names)) == len(names):
-            return names
+            return _without_common(names)
     return [str(folder) for folder in folders]
+
+
+def _without_common(names: list[str]) -> list[str]:
+    """`seed=0,reward=a` and `seed=0,reward=b` -> `reward=a` and `reward=b`."""
+    overrides = [re.split(r",(?=[\w.@+~/]+=)", name) for name in names]
+    common = set.intersection(*map(set, overrides))
+    short = [",".join(part for part in parts if part not in common) for parts in overrides]
+    return short if all(short) and len(set(short)) == len(short) else names
 
 
 def _run(folder: Path, name: str, rows: list[dict[str, Any]], *, window: int) -> Member:
@@ -142,7 +151,7 @@ def _run(folder: Path, name: str, rows: list[dict[str, Any]], *, window: int) ->
     evaluations = {str(path.relative_to(folder / "evaluation")): read_scores(path).metrics for path in others}
     if periodic:
         last = periodic[-1].parent
-        evaluations = {f"last evaluation, {last.name}": read_scores(last).metrics, **evaluations}
+        evaluations = {f"held-out, {last.name}": read_scores(last).metrics, **evaluations}
     return Member(
         name=name,
         folder=folder,

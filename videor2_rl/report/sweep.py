@@ -276,7 +276,8 @@ def curves(members: Sequence[Member]) -> list[Plot]:
         rows = [
             {"step": row["step"], member.name: row[name]} for member in found for row in member.metrics if name in row
         ]
-        names = {member.name: member.name for member in found}
+        # A longer name would take the drawing's whole width; its end is where the runs of a sweep differ.
+        names = {member.name: member.name if len(member.name) <= 36 else f"...{member.name[-33:]}" for member in found}
         plots.append(Plot(title, f"{name} by step.", draw(title, partial(lines, rows=rows, names=names))))
     return plots
 

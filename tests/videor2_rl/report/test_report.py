@@ -211,7 +211,15 @@ def test_a_series_of_zeros_lies_on_the_floor_of_a_sensible_axis() -> None:
     rows = [{"step": step, "reward/mean": 0.0, "reward/std": 0.0} for step in range(1, 6)]
     plots = grpo_plots(Run(metrics=tuple(rows), config="", settings={}, skipped=(), rollout_files=()))
     ticks = re.findall(r">([^<>]*)</text>", next(plot.svg for plot in plots if plot.title == "Reward"))
-    assert "1.0" in ticks and not [tick for tick in ticks if tick.startswith("\N{MINUS SIGN}")]
+    assert {"0", "1"} <= set(ticks) and not [tick for tick in ticks if tick[0] in "-\N{MINUS SIGN}"]
+
+
+def test_steps_are_whole_and_small_values_carry_their_own_exponent() -> None:
+    rows = [{"step": step, "actor/kl": 1e-6 * step} for step in range(1, 5)]
+    [plot] = grpo_plots(Run(metrics=tuple(rows), config="", settings={}, skipped=(), rollout_files=()))
+    ticks = re.findall(r">([^<>]*)</text>", plot.svg)
+    assert [tick for tick in ticks if tick.isdigit()] == ["1", "2", "3", "4"]
+    assert {"2e-06", "4e-06"} <= set(ticks)
 
 
 def test_two_reports_of_one_folder_are_equal(demo_folder: Path, page: str) -> None:

@@ -114,6 +114,22 @@ def test_the_tables_numbers_are_those_of_the_last_steps_paired_by_prompt(sweep: 
         assert found["high"] == pytest.approx(np.mean(pairs) + half, abs=0.15 * half)
 
 
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["s/seed=0,reward=a", "s/seed=0,reward=b"], ["reward=a", "reward=b"]),
+        (["s/lr=1,reward=a", "s/lr=2,reward=a"], ["lr=1", "lr=2"]),
+        (["s/probes=[a,b],x=1", "s/probes=[a,b],x=2"], ["x=1", "x=2"]),
+        (["one/grpo", "two/grpo"], ["one/grpo", "two/grpo"]),
+        (["one/grpo"], ["grpo"]),
+    ],
+)
+def test_a_run_is_named_by_what_tells_it_from_the_others(folders: list[str], names: list[str], tmp_path: Path) -> None:
+    for folder in folders:
+        write_run(tmp_path / folder, skill=0.5, with_logs=False)
+    assert [member.name for member in read_members([tmp_path / folder for folder in folders])] == names
+
+
 def test_what_differs_stands_in_columns_and_own_terms_too(sweep: Path) -> None:
     members = read_members(members_of(sweep))
     assert differing(members) == {"reward.temporal_alignment.weight": (1.0, 0.0)}
@@ -189,7 +205,7 @@ def test_held_out_evaluations_of_runs_are_paired_by_sample(sweep: Path, pristine
         lines = (pristine_demo_folder / "evaluation" / stage / "greedy" / "samples.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         scores[stage] = np.array([row["videor2_score"]["accuracy"] for row in rows])
-    found = compared.numbers["runs"]["reward=no_tar"]["metrics"]["last evaluation, greedy: accuracy"]["difference"]
+    found = compared.numbers["runs"]["reward=no_tar"]["metrics"]["held-out, greedy: accuracy"]["difference"]
     assert found["is_paired"] and found["mean"] == pytest.approx((scores["sft"] - scores["grpo"]).mean())
 
 
