@@ -28,6 +28,7 @@ FLOORS = """
     videor2_rl.model    videor2_rl.scoring    videor2_rl.inputs
     videor2_rl.evaluation                     videor2_rl.demo       videor2_rl.integrations
     videor2_rl.training videor2_rl.report     videor2_rl.doctor     videor2_rl.preview
+    workers.memory
     workers.cluster     workers.pool
     workers.weights
     workers.rollout     workers.learner       workers.video   workers.reward   workers.judge_server
@@ -37,8 +38,10 @@ FLOORS = """
 """The ground first. A room imports from its own files and from the floors below, never from a neighbour or from above,
 whether at the top of a file, inside a function or under TYPE_CHECKING. Rooms joined by + are one."""
 
-_STEMS = ["make_demo", "demo_run", "sft", "grpo", "evaluate", "score", "probe", "convert", "app"]
-APPS = {f"videor2_rl.{name}" for name in _STEMS}
+APPS = {
+    f"videor2_rl.{name}"
+    for name in ("make_demo", "demo_run", "sft", "grpo", "evaluate", "score", "probe", "convert", "export", "app")
+}
 """What a user runs, and what the Hydra apps share; the `__main__` of a package is an app too."""
 
 

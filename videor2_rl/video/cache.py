@@ -57,7 +57,7 @@ def load_or_make(
     """
     from filelock import FileLock
 
-    entry = cache_dir / "clips" / key[:2] / f"{key}.npz"
+    entry = _entry(cache_dir, key)
     counter = entry.with_suffix(".decodes")
     clip = _load(entry, key)
     if clip is not None:
@@ -72,6 +72,15 @@ def load_or_make(
             file.write(b".")
         _publish(entry, lambda file: np.savez(file, frames=frames, timestamps_s=times_s))
         return _clip(key, frames, times_s), counter.stat().st_size, False
+
+
+def cached(cache_dir: Path, key: str) -> Clip | None:
+    """The clip stored under `key`; None where there is none, or a damaged one."""
+    return _load(_entry(cache_dir, key), key)
+
+
+def _entry(cache_dir: Path, key: str) -> Path:
+    return cache_dir / "clips" / key[:2] / f"{key}.npz"
 
 
 def file_hash(path: Path, cache_dir: Path) -> str:

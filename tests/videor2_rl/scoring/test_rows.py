@@ -202,7 +202,7 @@ def test_a_training_file_is_read_where_its_rows_hold_a_response(suffix: str, tmp
     assert first.target.options == ("red", "blue") and first.target.temporal_grounding == {"00:05": "x"}
     assert first.target.solution == "<think>x</think><answer>B</answer>"
     assert first.context == Context("clips-0", {"rating": 0.5})
-    assert (second.id, second.target.options) == (5, ("one", "two"))
+    assert (second.id, second.target.options) == ("5", ("one", "two"))
     assert third.message == f"{path}, row 3: response is None, expected a text; mend it"
 
 
