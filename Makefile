@@ -33,8 +33,10 @@ $(INSTALLED): $(REQUIREMENTS) pyproject.toml
 demo: $(INSTALLED)
 	$(BIN)/python -m videor2_rl.demo_run $(DEMO_ARGS)
 
+# One test trains with TRL, in its environment.
 # Two processes, a file's tests in one of them and in order: the long launches of tests/test_demo.py beside all else.
-test: $(INSTALLED)
+test: export TRL_PYTHON := $(abspath $(TRL_VENV)/bin/python)
+test: $(INSTALLED) $(TRL_INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED)

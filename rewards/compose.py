@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from rewards.official import compose as official
 from rewards.reading import Reading, read_response, read_target
 from rewards.terms.accuracy import accuracy_verdict
 from rewards.terms.consistency import gate
-from rewards.terms.extra import check_terms, extra_verdict
+from rewards.terms.extra import check_term, check_terms, extra_verdict
 from rewards.terms.format import format_verdict
 from rewards.terms.temporal import temporal_verdict
 from rewards.types import (
+    NO_CONTEXT,
     NO_EVIDENCE,
+    Context,
     Evidence,
     OfficialConfig,
     RewardConfig,
@@ -28,6 +31,7 @@ from rewards.types import (
 )
 
 _PROBE = "<think>At 00:05 a red square appears. So it is red (A).</think><answer>A</answer>"
+_PROBE_CONTEXT = Context("plain", {}, finish_reason="stop", step=1, group_id=0, siblings=(_PROBE,))
 METRICS = ("accuracy", "format", "tar_precision", "tar_recall", "tar_f1", "tac", "num_claims")
 
 
@@ -61,7 +65,8 @@ def check_config(config: RewardConfig) -> None:
     ):
         if not (math.isfinite(value) and value >= least):
             raise ValueError(f"reward.{key}: found {value}; give a number that is finite and at least {least}.")
-    probe = read_response(_PROBE, Target(question="Which? A. red B. green", solution="A"), config)
+    target = Target(question="Which? A. red B. green", solution="A")
+    probe = read_response(_PROBE, target, config, context=_PROBE_CONTEXT)
     check_terms(config.extra, taken=(*TERMS, *METRICS), probe=probe)
     for name, bound in config.only_above_accuracy.items():
         if name == "accuracy" or name not in (*TERMS, *config.extra):
@@ -71,6 +76,22 @@ def check_config(config: RewardConfig) -> None:
             raise ValueError(f"reward.only_above_accuracy.{name}: found {bound}; a bound lies in [0, 1).")
 
 
+def check_row(target: Target, context: Context, config: RewardConfig) -> None:
+    """Fail on a term of one's own that cannot score a plain response to this row, before a run starts.
+
+    `check_config` knows no row: of a term that asks for a row's own columns it cannot say whether it works.
+
+    Raises:
+        ValueError: names the term, what went wrong, and where.
+    """
+    if isinstance(config, OfficialConfig) or not config.extra:
+        return
+    context = replace(_PROBE_CONTEXT, sample_id=context.sample_id, extra=context.extra)
+    probe = read_response(_PROBE, target, config, context=context)
+    for name, term in config.extra.items():
+        check_term(name, term, probe)
+
+
 def score_response(
     response: str,
     target: Target,
@@ -78,6 +99,7 @@ def score_response(
     *,
     similarity: Similarity,
     evidence: Evidence = NO_EVIDENCE,
+    context: Context = NO_CONTEXT,
 ) -> Scored:
     """Score one response by every term.
 
@@ -88,13 +110,14 @@ def score_response(
         response: the decoded text, without special tokens.
         similarity: cosines of claim and reference sentences, called at most once (`sentences_to_encode` lists them).
         evidence: claims already extracted, and the judge's replies that the config's `judge` readers need.
+        context: what terms of one's own may want to know of the row, the step and the group.
 
     Raises:
         ValueError: the target cannot be scored against (`check_target`), or `similarity` gave another shape.
     """
     if isinstance(config, OfficialConfig):
         return official.score_response(response, target, config, similarity=similarity, evidence=evidence)
-    reading = read_response(response, target, config, evidence)
+    reading = read_response(response, target, config, evidence, context)
     measured = {name: term(reading, config, similarity) for name, term in TERMS.items()}
     measured |= {name: extra_verdict(name, term, reading) for name, term in config.extra.items()}
     terms = {name: _bounded(name, verdict, measured["accuracy"], config) for name, verdict in measured.items()}
@@ -158,6 +181,11 @@ def term_weights(config: RewardConfig) -> dict[str, float]:
         "temporal_alignment": config.temporal_alignment.weight,
         **{name: term.weight for name, term in config.extra.items()},
     }
+
+
+def own_terms(config: RewardConfig) -> tuple[str, ...]:
+    """The names of the terms from outside."""
+    return () if isinstance(config, OfficialConfig) else tuple(config.extra)
 
 
 def reward_range(config: RewardConfig) -> tuple[float, float]:

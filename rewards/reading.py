@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rewards.judge import read_claims_reply
 from rewards.terms.accuracy import Answer, Kind, answer_kind, read_answer, reference_answer, target_options
@@ -13,7 +14,7 @@ from rewards.terms.temporal import Candidates, Reference, claims_of_pairs, find_
 from rewards.text.choices import normalise
 from rewards.text.claims import Claim, read_claims
 from rewards.text.parsing import Blocks, read_blocks
-from rewards.types import NO_EVIDENCE, Evidence, Target, Verdict, VideoR2Config
+from rewards.types import NO_CONTEXT, NO_EVIDENCE, Context, Evidence, Target, Verdict, VideoR2Config
 
 
 class Reading(NamedTuple):
@@ -38,6 +39,8 @@ class Reading(NamedTuple):
     references: tuple[Reference, ...] | None
     candidates: Candidates | None
     """None without claims or references."""
+    context: Context
+    """The row's own columns, the step, the group: for terms of one's own."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,13 @@ class ReadTarget:
     references: tuple[Reference, ...] | None
 
 
-def read_response(response: str, target: Target, config: VideoR2Config, evidence: Evidence = NO_EVIDENCE) -> Reading:
+def read_response(
+    response: str,
+    target: Target,
+    config: VideoR2Config,
+    evidence: Evidence = NO_EVIDENCE,
+    context: Context = NO_CONTEXT,
+) -> Reading:
     """Read a response against its target, everything but sentence similarity.
 
     Raises:
@@ -82,7 +91,23 @@ def read_response(response: str, target: Target, config: VideoR2Config, evidence
         candidates=None
         if read.references is None or claims is None
         else find_candidates(claims, read.references, config=config.temporal_alignment),
+        context=context,
     )
+
+
+def group_contexts(
+    context: Context, responses: Sequence[str], finish_reasons: Sequence[Literal["stop", "length", "abort"] | None]
+) -> list[Context]:
+    """The context of each response of a group: `context` with its own finish reason, place and siblings."""
+    return [
+        replace(
+            context,
+            finish_reason=finish_reason,
+            response_index=index,
+            siblings=(*responses[:index], *responses[index + 1 :]),
+        )
+        for index, finish_reason in enumerate(finish_reasons)
+    ]
 
 
 def _claims(

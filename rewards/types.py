@@ -86,6 +86,29 @@ NO_EVIDENCE = Evidence(None, {})
 
 
 @dataclass(frozen=True)
+class Context:
+    """Where a response comes from. No built-in term reads it; one of your own may (`Reading.context`)."""
+
+    sample_id: str = ""
+    """The row's id; empty: it has none."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The row's own columns: every key that the dataset layout does not name."""
+    finish_reason: Literal["stop", "length", "abort"] | None = None
+    """Why the policy stopped; None: unknown."""
+    step: int | None = None
+    """Of the training, from 1; of an evaluation while it trains, the steps done. None: nothing trains."""
+    group_id: int | None = None
+    """Unique in a run, equal for the responses to one prompt. None: the response stands by itself."""
+    response_index: int = 0
+    """Which response of its group, from 0."""
+    siblings: tuple[str, ...] = ()
+    """The texts of the group's other responses, in their order; empty where a response stands by itself."""
+
+
+NO_CONTEXT = Context()
+
+
+@dataclass(frozen=True)
 class Scored:
     """One response, scored by every term."""
 
@@ -190,10 +213,10 @@ class ExtraTermConfig(Section):
     """A term whose function stands elsewhere (`rewards.terms.extra`)."""
 
     function: str
-    """`module.function`, importable where the reward workers run."""
+    """`module.function`, importable where the reward workers run, or `file.py:function`, a file that they can read."""
     weight: float
     """May be negative."""
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the function."""
 
 

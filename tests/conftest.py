@@ -19,8 +19,13 @@ from pathlib import Path
 
 import learner_configs
 import pytest
+from hypothesis import HealthCheck, settings
 
 from videor2_rl.config.sections import ModelConfig, VideoConfig
+
+# A busy machine is no fault of the code.
+settings.register_profile("no times", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no times")
 
 DEMO_ARGUMENTS = [
     "--base-clips=6",

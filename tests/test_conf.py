@@ -1,7 +1,7 @@
 """Every shipped configuration composes into dataclasses; mistakes are named before anything starts."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +20,7 @@ JUDGES: dict[str, list[str]] = {
     "managed": ["judge.model_path=j"],
     "managed_cpu": ["judge.model_path=j"],
 }
+BATCH_OF_4 = ["algorithm.prompts_per_step=2", "algorithm.group_size=2"]
 EXPERIMENTS = {
     "demo": ("grpo", GrpoRun),
     "smoke": ("grpo", GrpoRun),
@@ -92,7 +93,42 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
         (["video.min_pixels=500", "video.max_pixels=500"], "video.max_pixels: found 500 with video.size_multiple=28"),
         (["video.min_frames=64"], "video.min_frames: found 64 with video.max_frames=32"),
         (["rollout.max_response_tokens=99999"], "rollout.max_response_tokens: found 99999"),
+        (
+            ["rollout.max_response_tokens=2048", "rollout.max_model_tokens=2048"],
+            "rollout.max_response_tokens: found 2048 with rollout.max_model_tokens=2048",
+        ),
+        (
+            [*BATCH_OF_4, "algorithm.updates_per_batch=2", "learner.num_ranks=3"],
+            "algorithm.prompts_per_step: found 2 prompts of 2 responses for 2 updates on learner.num_ranks=3",
+        ),
+        ([*BATCH_OF_4, "algorithm.updates_per_batch=3"], "algorithm.updates_per_batch: found 3 with algorithm.prompts"),
+        ([*BATCH_OF_4, "algorithm.updates_per_batch=0"], "algorithm.updates_per_batch: found 0"),
+        (["rollout.temperature=0"], "rollout.temperature: found 0.0, needs to be above 0"),
+        (["algorithm.kl_coefficient=-0.1"], "algorithm.kl_coefficient: found -0.1, cannot be negative"),
+        (["learner.warmup_frac=0.1", "learner.warmup_steps=1"], "learner.warmup_frac: found 0.1 with learner.warmup"),
+        (["learner.warmup_frac=1", "learner.warmup_steps=0"], "learner.warmup_frac: found 1.0"),
+        (["video.min_frames=1"], "video.min_frames: found 1 with video.max_frames=32"),
+        (["video.min_pixels=200000"], "video.min_pixels: found 200000 with video.max_pixels=151200"),
+        (["video.fps=0"], "video.fps: found 0.0, needs to be above 0"),
+        (["evaluation.every_steps=5"], "evaluation.every_steps: found 5 without held-out rows"),
+        (["model.lora.rank=4", "model.lora.alpha=0"], "model.lora: found rank 4 with alpha 0"),
+        (["model.lora.rank=4", "model.freeze_merger=false"], "so vision tower and merger must be frozen"),
+        (["model.lora.rank=4", "model.freeze_language_model=true"], "model.lora.rank: adapters train the language"),
+        (["algorithm.clip_low=-0.1"], "algorithm.clip_low, clip_high: found -0.1, 0.2"),
+        (["algorithm.clip_high=-0.1"], "algorithm.clip_low, clip_high: found 0.2, -0.1"),
         (["algorithm.importance_cap=2"], "algorithm.importance_cap: found 2.0 with rollout.temperature=0.9"),
+        (
+            ["algorithm.importance_cap=2", "rollout.temperature=1", "rollout.top_k=0", "rollout.top_p=0.9"],
+            "algorithm.importance_cap: found 2.0 with rollout.temperature=1.0, top_k=0, top_p=0.9",
+        ),
+        (
+            ["algorithm.importance_cap=2", "rollout.temperature=1", "rollout.top_k=50", "rollout.top_p=1"],
+            "algorithm.importance_cap: found 2.0 with rollout.temperature=1.0, top_k=50, top_p=1.0",
+        ),
+        (
+            ["algorithm.importance_cap=2", "rollout.temperature=0.9", "rollout.top_k=0", "rollout.top_p=1"],
+            "algorithm.importance_cap: found 2.0 with rollout.temperature=0.9, top_k=0, top_p=1.0",
+        ),
         (["model.dtype=float32"], "model.dtype: found float32 on cluster.device=cuda"),
         (["data.max_skipped_frac=3"], "data.max_skipped_frac: found 3.0"),
         (["+rollout.workers=3"], "rollout.workers: no such key"),
@@ -102,7 +138,11 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
             ["reward.consistency.reader=judge", "reward.temporal_alignment.claims=judge"],
             "or set reward.temporal_alignment.claims=rules reward.consistency.reader=rules",
         ),
-        (["judge=openai"], "judge.base_url is required"),
+        (
+            ["judge=openai"],
+            "judge.base_url and judge.model are required and have no value; give them as judge.base_url=VALUE "
+            "judge.model=VALUE",
+        ),
         (["judge=openai", "judge.base_url=h:8000", "judge.model=m"], "judge.base_url: found 'h:8000'"),
         ([*OPENAI, "judge.calls.deadline_s=0"], "judge.calls.deadline_s: found 0.0, needs to be above 0"),
         ([*OPENAI, "judge.calls.concurrency=1", "reward_workers.num_workers=2"], "judge.calls.concurrency: found 1"),
@@ -125,6 +165,58 @@ def test_a_bad_value_is_named_with_its_mend(overrides: list[str], sentence: str)
         compose_run("grpo", GrpoRun, [*PATHS, *overrides])
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm.importance_cap=2", "rollout.temperature=1", "rollout.top_k=0", "rollout.top_p=1"],
+        ["rollout.max_response_tokens=2047", "rollout.max_model_tokens=2048"],
+        [*BATCH_OF_4, "algorithm.updates_per_batch=2", "learner.num_ranks=2"],
+        ["video.min_frames=32", "video.max_frames=32", "video.min_pixels=151200"],
+        ["data.max_skipped_frac=0"],
+        ["data.max_skipped_frac=1"],
+        ["algorithm.kl_coefficient=0", "reference.num_ranks=0"],
+        ["model.lora.rank=4", "reference.num_ranks=0"],
+        [*OPENAI, "judge.calls.concurrency=2", "reward_workers.num_workers=2", "judge.calls.retries=0"],
+        ["algorithm.clip_low=1", "algorithm.clip_high=0"],
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_a_value_at_its_bound_is_taken(overrides: list[str]) -> None:
+    assert isinstance(compose_run("grpo", GrpoRun, [*PATHS, *overrides]), GrpoRun)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["sft.batch_size=3", "learner.num_ranks=4"], "sft.batch_size: found 3 with learner.num_ranks=4"),
+        (["sft.num_steps=-1"], "sft.num_steps: found -1"),
+    ],
+)
+def test_a_bad_value_of_sft_is_named_with_its_mend(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose_run("sft", SftRun, [*PATHS, *overrides])
+    assert sentence in str(error.value)
+    assert compose_run("sft", SftRun, [*PATHS, "sft.batch_size=4", "learner.num_ranks=4"]).sft.batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("app", "overrides", "keys"),
+    [
+        ("grpo", [], ["model.path", "data.train_file", "data.media_dir"]),
+        ("sft", ["data.media_dir=d"], ["model.path", "data.train_file"]),
+        ("evaluate", [], ["model.path", "data.validation_file", "data.media_dir"]),
+        ("evaluate", ["evaluation.benchmark=mlvu", "evaluation.benchmark_dir=d"], ["model.path"]),
+    ],
+)
+def test_all_missing_values_are_told_at_once(app: str, overrides: list[str], keys: list[str]) -> None:
+    run_type: Any = {"grpo": GrpoRun, "sft": SftRun, "evaluate": EvaluateRun}[app]
+    with pytest.raises(ConfigError) as error:
+        compose_run(app, run_type, overrides)
+    names = f"{', '.join(keys[:-1])} and {keys[-1]} are" if keys[1:] else f"{keys[0]} is"
+    assert str(error.value).startswith(f"configuration: {names} required")
+    assert str(error.value).endswith(" ".join(f"{key}=VALUE" for key in keys))
 
 
 def test_no_steps_means_one_epoch() -> None:

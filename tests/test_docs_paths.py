@@ -19,7 +19,7 @@ FILE = re.compile(r"(?<![\w./*<-])[\w*-]+(?:/[\w*-]+)*\.(?:py|yaml|md|cff)\b")
 
 NAMES_WHAT_IS_NOT_THERE = {"CHANGELOG.md", "test_docs_paths.py", "test_imports.py"}
 """Old places, and those that tests plant."""
-OF_THE_USER = {"my_rewards.py", "my_conf/reward/brief.yaml"}
+OF_THE_USER = {"my_rewards.py", "my_conf/reward/brief.yaml", "file.py"}
 """Files that an example tells the reader to write."""
 LEFT_BY_A_RUN = {"config.yaml"}
 OF_THE_PAPER = {"post_process_vsibench_predictions.py", "summarize_tac.py"}

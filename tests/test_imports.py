@@ -23,10 +23,12 @@ FLOORS = """
     rewards.terms+rewards.reading+rewards.judge+rewards.official
     rewards.compose
     videor2_rl.config
+    videor2_rl.layouts
     videor2_rl.run      videor2_rl.judge      videor2_rl.video      videor2_rl.dataset
-    videor2_rl.model    videor2_rl.scoring
-    videor2_rl.evaluation                     videor2_rl.demo
-    videor2_rl.training videor2_rl.report     videor2_rl.doctor
+    videor2_rl.model    videor2_rl.scoring    videor2_rl.inputs
+    videor2_rl.evaluation                     videor2_rl.demo       videor2_rl.integrations
+    videor2_rl.training videor2_rl.report     videor2_rl.doctor     videor2_rl.preview
+    workers.memory
     workers.cluster     workers.pool
     workers.weights
     workers.rollout     workers.learner       workers.video   workers.reward   workers.judge_server
@@ -38,7 +40,7 @@ whether at the top of a file, inside a function or under TYPE_CHECKING. Rooms jo
 
 APPS = {
     f"videor2_rl.{name}"
-    for name in ["make_demo", "demo_run", "sft", "grpo", "evaluate", "score", "probe", "export", "app"]
+    for name in ("make_demo", "demo_run", "sft", "grpo", "evaluate", "score", "probe", "convert", "export", "app")
 }
 """What a user runs, and what the Hydra apps share; the `__main__` of a package is an app too."""
 
@@ -190,7 +192,21 @@ def test_rewards_import_only_numpy_and_scipy_besides_the_standard_library() -> N
 
 
 @pytest.mark.parametrize(
-    "app", ["grpo", "sft", "evaluate", "score", "probe", "make_demo", "demo_run", "report", "doctor", "export"]
+    "app",
+    [
+        "grpo",
+        "sft",
+        "evaluate",
+        "score",
+        "probe",
+        "make_demo",
+        "demo_run",
+        "convert",
+        "export",
+        "report",
+        "doctor",
+        "preview",
+    ],
 )
 def test_help_explains_itself_without_heavy_libraries(app: str) -> None:
     program = (

@@ -105,11 +105,21 @@ def run_all(runs: Sequence[PlannedRun[FolderRunT]], body: Callable[[FolderRunT],
             body(planned.run)
     sweep_dirs = {planned.sweep_dir for planned in runs}
     if len(sweep_dirs) == 1 and (sweep_dir := sweep_dirs.pop()) is not None:
-        end_of_sweep(sweep_dir)
+        end_of_sweep(sweep_dir, [Path(planned.run.output_dir) for planned in runs])
 
 
-def end_of_sweep(sweep_dir: Path) -> None:
-    """Called once, when every run of a sweep is finished: the place for what compares them."""
+def end_of_sweep(sweep_dir: Path, folders: Sequence[Path]) -> None:
+    """When every run of a sweep is finished: their table, where they trained something, and how to see it again."""
+    if len(folders) > 1 and all((folder / "metrics.jsonl").exists() for folder in folders):
+        from rich.console import Console
+
+        from videor2_rl.report.sweep import compare_runs
+
+        try:
+            compare_runs(folders, out=sweep_dir, console=Console())
+        except ConfigError as error:
+            # The runs are as good as they were.
+            print(f"no table of the runs: {error}", file=sys.stderr)
     print(f"all runs are finished; side by side: python -m videor2_rl.report {sweep_dir}", file=sys.stderr)
 
 
@@ -188,21 +198,7 @@ def compose_run(config_name: str, run_type: type[RunT], overrides: Sequence[str]
         ConfigError: a wrong name, an unknown key, a wrong type, a missing value or an impossible combination.
     """
     composer = Composer(config_name)
-    return load(run_type, resolved(composed(composer, run_type, overrides)))
-
-
-def require_folder(path: str, *, key: str, holding: str) -> Path:
-    """`path` as a Path.
-
-    Raises:
-        ConfigError: it is no folder, or lacks the file `holding`.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"{key}: there is no folder {path}; give the folder that holds {holding}")
-    if not (folder / holding).exists():
-        raise ConfigError(f"{key}: {path} holds no {holding}; give the folder that does")
-    return folder.resolve()
+    return load(run_type, resolved(composed(composer, run_type, overrides), run_type))
 
 
 def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
@@ -212,7 +208,9 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
         ConfigError: a file, folder or row that the user has to mend.
     """
     from videor2_rl.dataset import load_samples
+    from videor2_rl.inputs import check_folders, check_rows
     from videor2_rl.model.family import check_frames
+    from videor2_rl.model.folder import check_checkpoint
 
     if not isinstance(run, SftRun):
         _check_judge_server(run.judge)
@@ -220,17 +218,42 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
     if isinstance(run, EvaluateRun):
         for name, folder in run.evaluation.folders.items():
             key = "model.path" if folder == run.model.path else f"evaluation.checkpoints, {name}"
-            require_folder(folder, key=key, holding="config.json")
+            check_checkpoint(folder, key=key, has_weights=True)
             check_frames(replace(run.model, path=folder), run.video)
         from videor2_rl.evaluation.held_out import held_out
 
-        return _scorable(list(held_out(run).samples), run.data.validation_file or str(run.evaluation.benchmark_dir))
-    require_folder(run.model.path, key="model.path", holding="config.json")
+        if run.evaluation.benchmark is None:
+            check_folders(run.data)
+        file = run.data.validation_file or str(run.evaluation.benchmark_dir)
+        held = _scorable(list(held_out(run).samples), file)
+        check_rows(held, file, run=run)
+        return held
+    check_checkpoint(run.model.path, key="model.path", has_weights=True)
     check_frames(run.model, run.video)
     if run.data.train_file is None:
         raise ConfigError("data.train_file is required for training; give it as data.train_file=FILE")
+    check_folders(run.data)
     samples = load_samples(run.data.train_file, data=run.data)
-    return _scorable(samples, run.data.train_file) if isinstance(run, GrpoRun) else samples
+    if isinstance(run, GrpoRun):
+        _scorable(samples, run.data.train_file)
+        _check_own_terms(run, samples[0])
+    check_rows(samples, run.data.train_file, run=run)
+    return samples
+
+
+def _check_own_terms(run: GrpoRun, sample: VideoSample) -> None:
+    """Try the terms of `reward.extra` on a real row.
+
+    Raises:
+        ConfigError: one fails.
+    """
+    from rewards.compose import check_row
+    from videor2_rl.dataset import context_of, target_of
+
+    try:
+        check_row(target_of(sample), context_of(sample), run.reward)
+    except ValueError as error:
+        raise ConfigError(f"configuration: {error}") from None
 
 
 def make_data(data: DataConfig) -> None:
@@ -252,7 +275,9 @@ def _check_judge_server(judge: JudgeConfig) -> None:
 
         check_server(judge)
     elif isinstance(judge, ManagedJudge):
-        require_folder(judge.model_path, key="judge.model_path", holding="config.json")
+        from videor2_rl.model.folder import existing_folder
+
+        existing_folder(judge.model_path, key="judge.model_path", holding="config.json")
 
 
 def checked_held_out(run: GrpoRun) -> list[VideoSample]:
@@ -266,7 +291,11 @@ def checked_held_out(run: GrpoRun) -> list[VideoSample]:
     file = run.data.validation_file
     if run.evaluation.every_steps == 0 or file is None:
         return []
-    return _scorable(load_samples(file, data=run.data)[: run.evaluation.num_samples], file)
+    from videor2_rl.inputs import check_rows
+
+    samples = _scorable(load_samples(file, data=run.data)[: run.evaluation.num_samples], file)
+    check_rows(samples, file, run=run)
+    return samples
 
 
 def _scorable(samples: list[VideoSample], file: str) -> list[VideoSample]:

@@ -17,6 +17,8 @@ from videor2_rl.config.sections import EvaluateRun, LogsRun
 from videor2_rl.run.resume import check_run_dir
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from videor2_rl.evaluation.held_out import HeldOut
     from videor2_rl.evaluation.summary import Mode, SampleResult
     from videor2_rl.run.folder import SkipLedger
@@ -56,6 +58,9 @@ def run_evaluation(run: EvaluateRun) -> None:
 
             probe_all(run)
         finish(run_dir, export=None)
+    from videor2_rl.report.evaluations import evaluation_tables
+
+    print_tables(evaluation_tables(run_dir / "evaluation"))
 
 
 def evaluate(
@@ -123,11 +128,24 @@ def sampling_of(run: EvaluateRun, mode: Mode) -> SamplingSpec:
 
 
 def run_logs(run: LogsRun) -> None:
-    """Evaluate prediction logs, and say where the results are."""
+    """Evaluate prediction logs, and say what came out and where it is."""
     from videor2_rl.evaluation.log_run import run_logs as evaluate_logs
+    from videor2_rl.report.logs import log_tables
+    from videor2_rl.run.files import read_json
 
     evaluate_logs(run)
-    print(f"wrote {Path(run.output_dir) / 'summary.json'}", file=sys.stderr)
+    summary = Path(run.output_dir) / "summary.json"
+    print_tables(log_tables(read_json(summary)))
+    print(f"wrote {summary}", file=sys.stderr)
+
+
+def print_tables(tables: Sequence[Table]) -> None:
+    """What an evaluation ends with on the terminal."""
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rewards.compose import own_terms
 from videor2_rl.app import checked_held_out, checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.run.resume import check_run_dir
@@ -61,6 +62,7 @@ def run_grpo(run: GrpoRun) -> None:
             total_steps=run.algorithm.num_steps,
             first_step=start.step + 1,
             config=dataclasses.asdict(run),
+            own_terms=own_terms(run.reward),
         )
         stopping = Stopping(limit_s=run.checkpoint.stop_within_s, max_hours=run.checkpoint.max_hours)
         # The tracker first: where it cannot start, no engine should have.

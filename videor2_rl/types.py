@@ -8,7 +8,7 @@ Axes in the docstrings: P prompt tokens, T response tokens, F frames, N vision p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class VideoSample:
     video: str
     """Absolute path of the clip."""
     question: str
-    """The human turn without the `<video>` marker."""
+    """What is asked, without the marker of the video."""
     solution: str
     """The expected answer as the dataset gives it, normally `<think>...</think><answer>...</answer>`."""
     temporal_grounding: Mapping[str, str] | None = None
@@ -37,6 +37,10 @@ class VideoSample:
     """Absolute path of the clip's `.srt`, None where there is none."""
     clip_start_s: float | None = None
     clip_end_s: float | None = None
+    system_prompt: str | None = None
+    """The row's own system turn; None: `model.system_prompt`."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The row's columns that no field above is made of."""
 
 
 @dataclass(frozen=True)

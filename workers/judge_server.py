@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import runpy
 import secrets
 import signal
@@ -37,6 +38,7 @@ MODEL_NAME = "judge"
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 _POLL_S = 0.5
 _LOG_TAIL_CHARS = 500
+_ERROR = re.compile(r"\b\w*(?:Error|Exception): ")
 
 
 @contextmanager
@@ -151,7 +153,7 @@ class JudgeServerActor:
                 time.sleep(_POLL_S)
                 continue
             what = f"ended with code {code}" if code is not None else "did not answer in time"
-            tail = " ".join(self._log.read_text(errors="replace")[-_LOG_TAIL_CHARS:].split())
+            tail = log_end(self._log.read_text(errors="replace"))
             self.stop()
             raise ConfigError(
                 f"judge=managed: the server of {self._judge.model_path} {what} within judge.start_deadline_s="
@@ -177,6 +179,14 @@ class JudgeServerActor:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # what it may have left behind
             self._process = self._spawn()
+
+
+def log_end(log: str) -> str:
+    """The end of a server's log on one line, behind the error of its engine, which vLLM's own end does not repeat."""
+    end = " ".join(log[-_LOG_TAIL_CHARS:].split())
+    causes = [line for line in log.splitlines() if _ERROR.search(line) and "See root cause above" not in line]
+    cause = " ".join(causes[-1].split())[:_LOG_TAIL_CHARS] if causes else ""
+    return end if cause in end else f"{cause} ... {end}"
 
 
 def server_arguments(judge: ManagedJudge, *, device: Literal["cpu", "cuda"], host: str, port: int) -> list[str]:
@@ -211,6 +221,8 @@ def server_env(judge: ManagedJudge, *, device: Literal["cpu", "cuda"], api_key: 
     if device == "cpu":
         env |= {
             "OMP_NUM_THREADS": "1",
+            # As for the rollout engines: a C++ compiler at every start, minutes of it on a busy machine.
+            "TORCH_COMPILE_DISABLE": "1",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if judge.tensor_parallel_size == 1 else "1",
         }
     return env

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from typing import Any
 
 import ray
 
-from rewards.types import RewardConfig, Scored, Target
+from rewards.reading import group_contexts
+from rewards.types import NO_CONTEXT, Context, OfficialConfig, RewardConfig, Scored, Target
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import RewardWorkersConfig
-from videor2_rl.dataset import target_of
+from videor2_rl.dataset import context_of, target_of
 from videor2_rl.judge.access import JudgeAccess
 from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.counts import CallCounts, check_failures, judge_metrics, total
@@ -55,6 +58,11 @@ class RewardWorker:
             self._judge = JudgeClient(judge.server, judge.calls, concurrency=concurrency, notify=self._notices.append)
 
     def ready(self) -> bool:
+        """
+        Raises:
+            ConfigError: a term of one's own is not to be had on this node.
+        """
+        load_own_terms(self._config)
         # The encoder's first call loads its model; better before the first step than in it.
         self._encoder.similarity(["a"], ["b"])
         return True
@@ -66,12 +74,18 @@ class RewardWorker:
         del self._notices[:count]
         return told
 
-    def score(self, targets: Sequence[Target], responses: Sequence[Sequence[str]]) -> ScoredShare:
+    def score(
+        self,
+        targets: Sequence[Target],
+        responses: Sequence[Sequence[str]],
+        contexts: Sequence[Sequence[Context]] | None = None,
+    ) -> ScoredShare:
         """Score some groups; the judge is asked about all responses at once, the encoder about all sentences.
 
         Args:
             targets: one for each group.
             responses: for each group its responses' texts.
+            contexts: one for each response; None: nothing is known.
 
         Raises:
             JudgeDown: the judge stayed away.
@@ -85,12 +99,14 @@ class RewardWorker:
         if self._judge is not None:
             evidences = gather_evidence(self._judge, texts, their_targets, self._config)
         self._encoder.encode(sentences_to_encode(texts, their_targets, self._config, evidences))
+        similarity = self._encoder.similarity
+        of_each = [NO_CONTEXT] * len(flat) if contexts is None else [one for group in contexts for one in group]
         scores = iter(
             replace(
-                score_response(text, target, self._config, similarity=self._encoder.similarity, evidence=evidence),
+                score_response(text, target, self._config, similarity=similarity, evidence=evidence, context=context),
                 judge=evidence.judge,
             )
-            for (text, target), evidence in zip(flat, evidences, strict=True)
+            for (text, target), evidence, context in zip(flat, evidences, of_each, strict=True)
         )
         return ScoredShare(
             scored=[[next(scores) for _ in group] for group in responses],
@@ -109,6 +125,8 @@ class RewardPool:
 
     def __init__(self, config: RewardConfig, workers: RewardWorkersConfig, judge: JudgeAccess | None = None) -> None:
         actor = ray.remote(RewardWorker)
+        self._config = config
+        self._told: set[str] = set()
         self._judge = judge
         self._counts = CallCounts()
 
@@ -128,8 +146,13 @@ class RewardPool:
             start_deadline_s=600,
         )
 
-    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+    def score(
+        self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+    ) -> list[list[Scored]]:
         """For each group its responses' scores, in order; a share of the groups for each worker.
+
+        Args:
+            step: of the training, for terms of one's own; None: nothing trains.
 
         Raises:
             JudgeDown: the judge stayed away for longer than `judge.calls.patience_s`, or too many of its replies could
@@ -137,9 +160,17 @@ class RewardPool:
         """
         targets = [target_of(sample) for sample in samples]
         responses = [[rollout.text for rollout in group.rollouts] for group in groups]
+        contexts = [
+            group_contexts(
+                context_of(sample, step=step, group_id=group.group_id),
+                texts,
+                [rollout.finish_reason for rollout in group.rollouts],
+            )
+            for group, sample, texts in zip(groups, samples, responses, strict=True)
+        ]
         shares = [slice(start, None, self._pool.size) for start in range(min(self._pool.size, len(groups)))]
         with self._relayed_notices():
-            parts = self._pool.map("score", [(targets[share], responses[share]) for share in shares])
+            parts = self._pool.map("score", [(targets[part], responses[part], contexts[part]) for part in shares])
         scored: list[list[Scored]] = [[] for _ in groups]
         for share, part in zip(shares, parts, strict=True):
             scored[share] = part.scored
@@ -147,6 +178,10 @@ class RewardPool:
         if self._judge is not None:
             limit = self._judge.calls.max_failed_frac
             check_failures(self._counts, address=self._judge.server.base_url, max_failed_frac=limit)
+        for name, sentence in own_term_failures(self._config, scored).items():
+            if name not in self._told:
+                self._told.add(name)
+                log.warning("%s", sentence)
         return scored
 
     def judge_metrics(self) -> dict[str, float]:
@@ -189,6 +224,41 @@ class RewardPool:
                 continue
         for sentence in told:
             log.warning("%s", sentence)
+
+
+def load_own_terms(config: RewardConfig) -> None:
+    """Find out whether this process can call the terms of `reward.extra`.
+
+    Raises:
+        ConfigError: it cannot; the message names the term and the node.
+    """
+    from rewards.terms.extra import load_function
+
+    for name, term in () if isinstance(config, OfficialConfig) else config.extra.items():
+        try:
+            load_function(term.function)
+        except ValueError as error:
+            node = socket.gethostname()
+            raise ConfigError(f"reward.extra.{name}.function, in a reward worker on {node}: {error}") from None
+
+
+def own_term_failures(config: RewardConfig, scored: Sequence[Sequence[Scored]]) -> dict[str, str]:
+    """Term of `reward.extra` that failed -> a sentence: on how many responses, and the first reason."""
+    from rewards.compose import own_terms, term_weights
+
+    weights = term_weights(config)
+    responses = [response for group in scored for response in group]
+    sentences = {}
+    for name in own_terms(config):
+        verdicts = [response.terms[name] for response in responses]
+        reasons = [str(verdict.detail["reason"]) for verdict in verdicts if verdict.status == "failure"]
+        if reasons:
+            costs = ", which leave their groups' baselines" if weights[name] != 0 else ""
+            sentences[name] = (
+                f"reward.extra.{reasons[0]}: failed on {len(reasons)} of {len(responses)} responses{costs}; "
+                f"later ones are counted in reward/{name}_failure_frac"
+            )
+    return sentences
 
 
 def share_of(concurrency: int, index: int, *, num_workers: int) -> int:

@@ -141,4 +141,4 @@ def accuracy_verdict(answer: Answer | None, reference: Answer, *, kind: Kind, co
         value = mean_relative_accuracy(answer, reference)
     else:
         value = agreement(answer, reference, config=config)
-    return scored(value, {"kind": kind, "answer": answer, "reference": reference})
+    return scored(value, {"type": kind, "answer": answer, "reference": reference})

@@ -68,15 +68,17 @@ def test_json_lines_and_json_give_the_same_samples(tmp_path: Path) -> None:
     assert samples == load(tmp_path, [row(id=str(i)) for i in range(3)])
 
 
-def test_subtitles_lie_beside_the_clip_or_in_their_own_folder(tmp_path: Path) -> None:
+def test_subtitles_lie_in_their_own_folder_or_beside_the_clip(tmp_path: Path) -> None:
     for folder in ("media", "subtitles"):
         (tmp_path / folder / "a").mkdir(parents=True)
-    (tmp_path / "subtitles/a/b.srt").touch()
-    assert load(tmp_path, [row()])[0].subtitles is None
-    own = load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")
-    assert own[0].subtitles == str(tmp_path / "subtitles/a/b.srt")
-    (tmp_path / "media/a/b.srt").touch()
-    assert load(tmp_path, [row()])[0].subtitles == str(tmp_path / "media/a/b.srt")
+    own, beside = tmp_path / "subtitles/a/b.srt", tmp_path / "media/a/b.srt"
+    assert load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")[0].subtitles is None
+    beside.touch()
+    assert load(tmp_path, [row()])[0].subtitles == str(beside)
+    assert load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")[0].subtitles == str(beside)
+    own.touch()
+    assert load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")[0].subtitles == str(own)
+    assert load(tmp_path, [row()])[0].subtitles == str(beside)
 
 
 TURNS = row()["conversations"]
@@ -90,7 +92,7 @@ TURNS = row()["conversations"]
         (row(video=3), ["video is 3"]),
         (row(video=["a.mp4", "b.mp4"]), ["video lists 2 clips"]),
         (row(video=..., image="a.png"), ["image"]),
-        (row(conversations=...), ["conversations is None", "two turns"]),
+        (row(conversations=...), ["has the keys video", "no layout known here", "conversations", "messages", "verl"]),
         (row(conversations=TURNS[:1]), ["conversations is 1 turns"]),
         (row(conversations=TURNS[::-1]), ["conversations", '"human"']),
         (row(conversations=[TURNS[0], {"from": "gpt"}]), ["conversations", '"gpt"']),
@@ -104,6 +106,10 @@ TURNS = row()["conversations"]
         (row(video_start=-1), ["video_start is -1"]),
         (row(video_end="5"), ["video_end is '5'"]),
         (row(video_start=4, video_end=3), ["video_end is 3.0", "more than video_start (4.0)"]),
+        (row(video_start=3, video_end=3), ["video_end is 3.0", "more than video_start (3.0)"]),
+        (row(video_end=0), ["video_end is 0.0", "more than video_start (0.0)"]),
+        (row(video_start=float("nan")), ["video_start is nan"]),
+        (row(video_start=True), ["video_start is True"]),
         (row(id=[1]), ["id is [1]"]),
         (row(id="good"), ["id 'good' is also that of row 0"]),
     ],
@@ -140,6 +146,7 @@ def test_a_malformed_file_is_named(tmp_path: Path, name: str, text: str, words: 
         ("Which?\n(A) one\n(B) two\n(C) three", ("one", "two", "three")),
         ("Which?\nA) 1.5 m\nB) 2 m", ("1.5 m", "2 m")),
         ("Is it vitamin A. or B? A. yes B. no", ("yes", "no")),
+        ("A. is before B. in part one. Which? A. yes B. no C. both", ("yes", "no", "both")),
         ("What happens?", ()),
         ("He read part A. Why?", ()),
     ],
@@ -163,3 +170,19 @@ def test_the_order_depends_on_seed_and_step_alone() -> None:
     assert SampleOrder(100, seed=1, shuffle=True).batch(13, 16) == steps[13]
     assert SampleOrder(100, seed=2, shuffle=True).batch(13, 16) != steps[13]
     assert SampleOrder(5, seed=1, shuffle=False).batch(1, 4) == [4, 0, 1, 2]
+
+
+def test_every_epoch_of_every_seed_has_an_order_of_its_own() -> None:
+    epochs = [SampleOrder(50, seed=seed, shuffle=True).batch(epoch, 50) for seed in (1, 2) for epoch in (0, 1, 2)]
+    assert len(set(map(tuple, epochs))) == 6
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([row()]), encoding="utf-8-sig")
+    assert len(load_samples(str(tmp_path / "rows.json"), data=data_config(tmp_path))) == 1
+
+
+def test_a_row_may_have_one_bound_alone(tmp_path: Path) -> None:
+    first, second = load(tmp_path, [row(video_start=0), row(video_end=2)])
+    assert (first.clip_start_s, first.clip_end_s) == (0.0, None)
+    assert (second.clip_start_s, second.clip_end_s) == (None, 2.0)

@@ -278,3 +278,91 @@ def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
     ]
     done = score(write(tmp_path / "in.jsonl", [ROW]), str(tmp_path / "out.jsonl"), *arguments)
     assert done.returncode == 2 and "NO_SUCH_KEY" in done.stderr
+
+
+BRIEF = "defaults: [video_r2, _self_]\nextra:\n  mine:\n    function: {folder}/own.py:mine\n    weight: 1.0\n"
+OWN = """\
+def mine(reading):
+    context = reading.context
+    if context.extra["rating"] > 1:
+        return context.extra["rating"] / 0
+    return context.extra["rating"] / (1 + len(context.siblings))
+"""
+
+
+def own_reward(tmp_path: Path) -> list[str]:
+    """The arguments that choose a reward with a term of one's own."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "conf" / "reward").mkdir(parents=True)
+    (tmp_path / "conf" / "reward" / "brief.yaml").write_text(BRIEF.format(folder=tmp_path))
+    return ["--config-dir", str(tmp_path / "conf"), "reward=brief"]
+
+
+def test_an_own_term_is_found_by_config_dir_and_gets_the_rows_columns(tmp_path: Path) -> None:
+    chosen, out = own_reward(tmp_path), tmp_path / "out.jsonl"
+    source = write(tmp_path / "in.jsonl", [{**ROW, "rating": 0.5}, {**ROW, "rating": 2}])
+    done = score(source, str(out), *chosen)
+    assert done.returncode == 0, done.stderr
+    first, second = results(out)
+    assert (first["reward"], first["terms"]["mine"]) == (3.5, {"verdict": "score", "value": 0.5})
+    assert second["reward"] is None
+    assert (
+        second["terms"]["mine"]["reason"] == f"mine: ZeroDivisionError: division by zero ({tmp_path}/own.py:4, in mine)"
+    )
+    assert (
+        "mine: mean 0.5000 of 1 scored, 1 failed, the first: mine: ZeroDivisionError: division by zero" in done.stdout
+    )
+    # In any order, as options go.
+    assert score(*chosen[:2], source, str(out), chosen[2]).returncode == 0
+    missing = score(source, str(out), "--config-dir", str(tmp_path / "none"))
+    assert missing.returncode == 2 and missing.stderr.startswith("error: --config-dir: there is no folder")
+
+
+def test_a_runs_rollouts_are_scored_by_the_runs_own_reward_and_an_override_is_all_that_changes(tmp_path: Path) -> None:
+    from videor2_rl.run.folder import write_config
+    from videor2_rl.scoring.presets import score_run
+
+    run_dir = tmp_path / "run"
+    (run_dir / "rollouts").mkdir(parents=True)
+    [_, folder, preset] = own_reward(tmp_path)
+    overrides = [preset, "reward.format.weight=0.5", "reward.temporal_alignment.buffer_seconds=4"]
+    write_config(run_dir, score_run(overrides, config_dir=Path(folder)))
+    record = {
+        "group_id": 0,
+        "sample_id": "clip-1",
+        "question": ROW["question"],
+        "target": "<answer>B</answer>",
+        "options": [],
+        "problem_type": None,
+        "temporal_grounding": None,
+        "extra": {"rating": 0.5},
+        "responses": [{"text": RIGHT, "reward": 1.75}, {"text": RIGHT.replace("B<", "A<"), "reward": 0.75}],
+    }
+    write(run_dir / "rollouts" / "step_000001.jsonl", [record])
+    out = tmp_path / "out.jsonl"
+
+    def paid(*arguments: str, source: Path = run_dir) -> tuple[list[float], str]:
+        done = score(str(source), str(out), *arguments)
+        assert done.returncode == 0, done.stderr
+        return [result["reward"] for result in results(out)], done.stderr.splitlines()[0]
+
+    own = f"scored from the reward of {run_dir / 'config.yaml'}"
+    assert paid() == ([1.75, 0.75], own)
+    assert paid(source=run_dir / "rollouts" / "step_000001.jsonl") == ([1.75, 0.75], own)
+    assert paid("reward.format.weight=1") == ([2.25, 1.25], f"{own}, changed by reward.format.weight=1")
+    assert paid("~reward.extra.mine")[0] == [1.5, 0.5]
+    assert paid("reward=no_tar") == ([2.0, 1.0], "scored from reward=no_tar")
+    wrong = score(str(run_dir), str(out), "reward.temporal_alignment.bufer_seconds=1")
+    assert wrong.returncode == 2 and "did you mean reward.temporal_alignment.buffer_seconds?" in wrong.stderr
+    (run_dir / "config.yaml").write_text("seed: 0\n")
+    broken = score(str(run_dir), str(out))
+    assert broken.returncode == 2 and "config.yaml holds no reward; name a preset with reward=NAME" in broken.stderr
+    (run_dir / "config.yaml").unlink()
+    assert paid() == ([2.0, 1.0], "scored from reward=video_r2, since no config.yaml stands beside the log")
+
+
+def test_a_missing_argument_is_named_alone() -> None:
+    done = score("in.jsonl")
+    assert done.returncode == 2
+    see = "see python -m videor2_rl.score --help"
+    assert done.stderr == f"error: the following arguments are required: OUT; {see}\n"

@@ -16,7 +16,7 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import ManagedJudge
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.judge.client import JudgeClient
-from workers.judge_server import JudgeServerActor, server_arguments, server_env
+from workers.judge_server import JudgeServerActor, log_end, server_arguments, server_env
 
 
 def managed(model_path: Path, *overrides: str) -> ManagedJudge:
@@ -52,6 +52,22 @@ def test_the_command_line_holds_no_key_and_binds_to_one_address() -> None:
     assert "--enforce-eager" not in server_arguments(judge, device="cuda", host="10.0.0.7", port=81)
     assert server_env(judge, device="cpu", api_key="secret")["VLLM_API_KEY"] == "secret"
     assert "secret" not in " ".join(arguments)
+
+
+def test_an_engine_on_the_cpu_compiles_nothing_and_one_on_a_gpu_is_left_alone() -> None:
+    judge = managed(Path("m"))
+    assert server_env(judge, device="cpu", api_key="k")["TORCH_COMPILE_DISABLE"] == "1"
+    assert "TORCH_COMPILE_DISABLE" not in server_env(judge, device="cuda", api_key="k")
+
+
+def test_the_end_of_a_log_names_the_engines_error_where_the_servers_own_end_does_not() -> None:
+    engine = "(EngineCore pid=7) ValueError: Available memory on node 0 (0.4/16 GiB) is less than requested"
+    server = "(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above."
+    stack = "\n".join(f"(APIServer pid=6)   File api_server.py, line {number}" for number in range(40))
+    end = log_end(f"start\n{engine}\n{stack}\n{server}\n")
+    assert end.startswith(f"{engine} ... ") and end.endswith(server) and "\n" not in end
+    assert log_end("start\nOSError: no\n  such file\n") == "start OSError: no such file"
+    assert log_end("killed\n") == "killed"
 
 
 @pytest.mark.slow

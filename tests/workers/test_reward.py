@@ -5,22 +5,26 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fault_server import Act, FaultServer, reply, status
 
-from rewards.types import RewardConfig, Target, VideoR2Config
+from rewards.reading import group_contexts
+from rewards.types import Context, ExtraTermConfig, RewardConfig, Scored, Target, VideoR2Config
 from videor2_rl.app import compose_run
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.judge.access import JudgeAccess
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.judge.connection import JudgeServer
 from videor2_rl.judge.counts import CallCounts, check_failures, judge_metrics, total
 from videor2_rl.training.trainer import with_advantages
-from videor2_rl.types import Group, PromptHandle, Rollout
-from workers.reward import RewardWorker, share_of
+from videor2_rl.types import Group, PromptHandle, Rollout, VideoSample
+from workers import reward as worker_module
+from workers.reward import RewardPool, RewardWorker, ScoredShare, own_term_failures, share_of
 
 RED = "<think>At 00:05 a red square appears. So it is red.</think><answer>A</answer>"
 BLUE = "<think>At 00:09 a blue square appears. So it is blue.</think><answer>A</answer>"
@@ -137,6 +141,77 @@ def test_a_failed_verdict_leaves_the_baseline_of_its_group(reward: RewardConfig,
     assert in_loss == [True, True, False]
 
 
+class LocalPool:
+    """`ActorPool` in this process: a response's reward is its text, where its target is its own group's."""
+
+    def __init__(self, name: str, *, size: int, **options: Any) -> None:
+        self.size, self.options = size, options
+        self.actors: tuple[Any, ...] = ()
+        self.num_responses: list[int] = []
+
+    def map(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[ScoredShare]:
+        assert method == "score"
+        self.num_responses = [sum(map(len, responses)) for _, responses in items]
+        return [self._score(*item) for item in items]
+
+    def _score(self, targets: Sequence[Target], responses: Sequence[Sequence[str]]) -> ScoredShare:
+        scored = [
+            [Scored(float(text) if text.startswith(target.question) else None, {}, {}) for text in group]
+            for target, group in zip(targets, responses, strict=True)
+        ]
+        return ScoredShare(scored, CallCounts(replies=len(scored), failures=len(scored) // 2, pause_s=len(scored)))
+
+
+@pytest.fixture
+def local_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "ActorPool", LocalPool)
+
+
+def numbered(sizes: Sequence[int]) -> tuple[list[Group], list[VideoSample]]:
+    """Groups of these sizes whose responses are `1.0`, `1.1`, ...: the group's number and the response's."""
+    ids, values = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32)
+    groups = [
+        Group(number, f"s{number}", tuple(Rollout(ids, values, f"{number}.{i}", "stop", 0) for i in range(size)))
+        for number, size in enumerate(sizes, 1)
+    ]
+    samples = [VideoSample(f"s{number}", "v", f"{number}.", "A") for number in range(1, len(sizes) + 1)]
+    return groups, samples
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 9])
+def test_every_group_gets_its_own_scores_however_they_are_shared_out(local_pool: None, num_workers: int) -> None:
+    run = run_config(f"reward_workers.num_workers={num_workers}")
+    pool = RewardPool(run.reward, run.reward_workers)
+    groups, samples = numbered([2, 1, 3, 2, 1])
+    scores = [[score.reward for score in group] for group in pool.score(groups, samples)]
+    assert scores == [[1.0, 1.1], [2.0], [3.0, 3.1, 3.2], [4.0, 4.1], [5.0]]
+    asked = pool._pool
+    assert isinstance(asked, LocalPool) and sum(asked.num_responses) == 9
+    assert len(asked.num_responses) == min(num_workers, 5)
+    assert asked.options["call_deadline_s"] == 600
+
+
+def test_the_workers_counts_of_a_step_are_added_and_too_many_failures_stop_it(local_pool: None) -> None:
+    def pool_with(max_failed_frac: float) -> RewardPool:
+        run = run_config("reward_workers.num_workers=2", f"judge.calls.max_failed_frac={max_failed_frac}")
+        assert run.judge.kind == "openai"
+        access = JudgeAccess(JudgeServer("http://x", "m", None, mend="start it", is_own=True), run.judge.calls)
+        return RewardPool(run.reward, run.reward_workers, access)
+
+    # Shares of 3 and 2 groups: 5 replies and 1 + 1 failures, waited for at the same time.
+    pool = pool_with(0.5)
+    assert pool.judge_metrics() == {}
+    pool.score(*numbered([1] * 5))
+    metrics = pool.judge_metrics()
+    assert metrics["reward/judge_calls"] == 7
+    assert metrics["reward/judge_failure_frac"] == pytest.approx(2 / 7)
+    assert metrics["timing_s/judge_pause"] == 3
+    asked = pool._pool
+    assert isinstance(asked, LocalPool) and asked.options["call_deadline_s"] is None
+    with pytest.raises(JudgeDown, match="2 of 7 replies of http://x"):
+        pool_with(0.25).score(*numbered([1] * 5))
+
+
 def test_a_judge_that_is_down_for_a_whole_step_costs_time_and_no_verdict(reward: RewardConfig) -> None:
     with FaultServer(honest) as server:
         worker = worker_for(server, reward)
@@ -194,4 +269,47 @@ def test_counts_of_several_workers_become_a_steps_metrics() -> None:
 @pytest.mark.parametrize(("concurrency", "num_workers"), [(64, 1), (64, 3), (5, 5), (7, 4)])
 def test_the_workers_parts_add_up_to_the_bound(concurrency: int, num_workers: int) -> None:
     parts = [share_of(concurrency, index, num_workers=num_workers) for index in range(num_workers)]
+    assert parts == sorted(parts, reverse=True)
     assert sum(parts) == concurrency and min(parts) >= 1 and max(parts) - min(parts) <= 1
+
+
+def with_own_term(reward: RewardConfig, function: str) -> VideoR2Config:
+    """By rules, so that nobody is asked."""
+    assert isinstance(reward, VideoR2Config)
+    rules = replace(reward, temporal_alignment=replace(reward.temporal_alignment, claims="rules"))
+    rules = replace(rules, consistency=replace(reward.consistency, reader="rules"))
+    return replace(rules, extra={"mine": ExtraTermConfig(function, 1.0)})
+
+
+def test_a_term_of_ones_own_sees_the_row_and_its_siblings_and_its_failures_are_told(
+    reward: RewardConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "def mine(reading):\n"
+        "    context = reading.context\n"
+        "    assert (context.step, context.group_id, context.sample_id) == (3, 9, 'clip-1')\n"
+        "    return context.extra['rating'] / context.siblings.count(reading.response)\n"
+    )
+    config = with_own_term(reward, f"{tmp_path}/own.py:mine")
+    contexts = group_contexts(
+        Context("clip-1", {"rating": 0.5}, step=3, group_id=9), [RED, BLUE, RED], ["stop", "stop", "length"]
+    )
+    share = RewardWorker(config).score([NO_REFERENCE], [[RED, BLUE, RED]], [contexts])
+    assert [one.terms["mine"].value for one in share.scored[0]] == [0.5, None, 0.5]
+    [sentence] = own_term_failures(config, share.scored).values()
+    assert sentence.startswith(
+        f"reward.extra.mine: ZeroDivisionError: float division by zero ({tmp_path}/own.py:4, in mine): "
+        "failed on 1 of 3 responses"
+    )
+    assert own_term_failures(config, [share.scored[0][:1]]) == {}
+    assert own_term_failures(reward, share.scored) == {}
+
+
+def test_a_worker_that_cannot_read_the_file_of_a_term_says_so_before_the_first_step(
+    reward: RewardConfig, tmp_path: Path
+) -> None:
+    worker = RewardWorker(with_own_term(reward, f"{tmp_path}/gone.py:mine"))
+    with pytest.raises(
+        ConfigError, match=r"reward\.extra\.mine\.function, in a reward worker on .*: there is no Python"
+    ):
+        worker.ready()

@@ -1,16 +1,198 @@
-"""The video workers as the driver sees them."""
+"""Video workers: one sample becomes a prompt or is skipped with its reason, and the pool keeps order; no Ray here."""
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+from transformers import AutoTokenizer
 
-from videor2_rl.config.sections import ModelConfig, VideoConfig
-from videor2_rl.types import PromptHandle, VideoSample
-from workers.video import VideoPool
+from videor2_rl.app import compose_run
+from videor2_rl.config.sections import DataConfig, GrpoRun, ModelConfig, VideoConfig
+from videor2_rl.dataset import load_samples
+from videor2_rl.types import Prompt, PromptHandle, SkippedSample, VideoSample
+from workers import video as video_module
+from workers.video import Prepared, VideoPool, VideoWorker
+
+
+@pytest.fixture
+def rows(demo_dir: Path) -> list[VideoSample]:
+    data = DataConfig(
+        train_file=None,
+        validation_file=None,
+        media_dir=str(demo_dir),
+        subtitles_dir=None,
+        shuffle=False,
+        max_skipped_frac=0.0,
+        make_demo=None,
+    )
+    return load_samples(str(demo_dir / "sft.json"), data=data)
+
+
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch) -> list[Prompt]:
+    """What was put into the object store; a reference is the place in this list."""
+    stored: list[Prompt] = []
+
+    def put(prompt: Prompt) -> int:
+        stored.append(prompt)
+        return len(stored) - 1
+
+    monkeypatch.setattr(ray, "put", put)
+    return stored
+
+
+def a_worker(model: ModelConfig, video: VideoConfig, **changes: Any) -> VideoWorker:
+    return VideoWorker(model, video, **{"max_prompt_tokens": 4096, "encode_solutions": False, **changes})
+
+
+def test_a_sample_becomes_a_prompt_in_the_object_store_and_a_handle(
+    rows: list[VideoSample], objects: list[Prompt], model_config: ModelConfig, video_config: VideoConfig
+) -> None:
+    worker = a_worker(model_config, video_config)
+    prepared = [worker.prepare(sample) for sample in (rows[0], rows[-1], rows[0])]
+    handles = [one.outcome for one in prepared if isinstance(one.outcome, PromptHandle)]
+    assert [handle.sample_id for handle in handles] == [rows[0].sample_id, rows[-1].sample_id, rows[0].sample_id]
+    for handle in handles:
+        prompt = objects[handle.ref]
+        assert (handle.sample_id, handle.clip_key) == (prompt.sample_id, prompt.clip_key)
+        assert handle.num_tokens == len(prompt.token_ids)
+        assert handle.visual is None and handle.solution_ids is None
+    assert handles[0].clip_key == handles[2].clip_key != handles[1].clip_key
+    # The third is the first again, from the cache.
+    assert [one.decodes for one in prepared] == [1, 1, 1]
+
+
+def test_the_solution_is_encoded_only_when_asked_and_ends_with_the_end_token(
+    rows: list[VideoSample], objects: list[Prompt], model_config: ModelConfig, video_config: VideoConfig
+) -> None:
+    worker = a_worker(model_config, video_config, encode_solutions=True)
+    outcome = worker.prepare(rows[0]).outcome
+    assert isinstance(outcome, PromptHandle) and outcome.solution_ids is not None
+    tokenizer = AutoTokenizer.from_pretrained(model_config.path)
+    assert outcome.solution_ids.tolist() == [*tokenizer.encode(rows[0].solution), tokenizer.eos_token_id]
+
+
+def test_a_clip_that_cannot_be_used_is_skipped_with_its_reason(
+    rows: list[VideoSample],
+    objects: list[Prompt],
+    model_config: ModelConfig,
+    video_config: VideoConfig,
+    tmp_path: Path,
+) -> None:
+    gone = replace(rows[0], video=str(tmp_path / "gone.mp4"))
+    prepared = a_worker(model_config, video_config).prepare(gone)
+    assert prepared == Prepared(
+        SkippedSample(gone.sample_id, gone.video, "missing", f"{gone.video}: no such file"), decodes=0
+    )
+    assert objects == []
+
+
+def test_a_prompt_may_take_all_tokens_there_are_and_not_one_more(
+    rows: list[VideoSample], objects: list[Prompt], model_config: ModelConfig, video_config: VideoConfig
+) -> None:
+    outcome = a_worker(model_config, video_config).prepare(rows[0]).outcome
+    assert isinstance(outcome, PromptHandle)
+    length = outcome.num_tokens
+    assert isinstance(
+        a_worker(model_config, video_config, max_prompt_tokens=length).prepare(rows[0]).outcome, PromptHandle
+    )
+    skipped = a_worker(model_config, video_config, max_prompt_tokens=length - 1).prepare(rows[0]).outcome
+    assert isinstance(skipped, SkippedSample) and skipped.reason == "too_long"
+
+
+# --- the pool ---------------------------------------------------------------------------------------------------------
+
+
+class LocalPool:
+    """`ActorPool` in this process: names that begin with `bad` are skipped, `twice` was decoded twice."""
+
+    def __init__(self, name: str, *, size: int, **options: Any) -> None:
+        self.size = size
+        self.asked: list[list[str]] = []
+        self.threads: set[int] = set()
+
+    def map(self, method: str, items: Sequence[tuple[VideoSample]]) -> list[Prepared]:
+        assert method == "prepare"
+        self.threads.add(threading.get_ident())
+        self.asked.append([sample.sample_id for (sample,) in items])
+        return [self._prepare(sample) for (sample,) in items]
+
+    def shutdown(self) -> None:
+        self.asked.append(["shutdown"])
+
+    def _prepare(self, sample: VideoSample) -> Prepared:
+        if sample.sample_id.startswith("broken"):
+            raise ZeroDivisionError(sample.sample_id)
+        if sample.sample_id.startswith("bad"):
+            return Prepared(SkippedSample(sample.sample_id, sample.video, "empty", ""), decodes=0)
+        key = sample.video
+        return Prepared(PromptHandle(sample.sample_id, key, 4, None), decodes=2 if key == "twice" else 1)
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[VideoPool]:
+    monkeypatch.setattr(video_module, "ActorPool", LocalPool)
+    run = compose_run("grpo", GrpoRun, ["model.path=m", "data.train_file=t", "data.media_dir=d"])
+    pool = VideoPool(run.model, run.video, max_prompt_tokens=64)
+    yield pool
+    pool.shutdown()
+
+
+def named(*names: str, video: str = "") -> list[VideoSample]:
+    return [VideoSample(name, video or name, "q", "a") for name in names]
+
+
+def asked(pool: VideoPool) -> list[list[str]]:
+    assert isinstance(pool._pool, LocalPool)
+    return pool._pool.asked
+
+
+def test_outcomes_come_in_the_order_of_the_samples_skipped_ones_among_them(pool: VideoPool) -> None:
+    outcomes = pool.prepare(named("c", "bad", "a"))
+    assert [outcome.sample_id for outcome in outcomes] == ["c", "bad", "a"]
+    assert [isinstance(outcome, PromptHandle) for outcome in outcomes] == [True, False, True]
+
+
+def test_what_was_prefetched_is_not_prepared_again(pool: VideoPool) -> None:
+    pool.prefetch(named("a", "b"))
+    outcomes = pool.prepare(named("a", "b"))
+    assert [outcome.sample_id for outcome in outcomes] == ["a", "b"]
+    assert asked(pool) == [["a", "b"]]
+    # It is taken once.
+    pool.prepare(named("a", "b"))
+    assert asked(pool) == [["a", "b"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("others", [("b", "a"), ("a",), ("a", "b", "c")])
+def test_other_samples_than_those_prefetched_are_prepared_anew(pool: VideoPool, others: tuple[str, ...]) -> None:
+    pool.prefetch(named("a", "b"))
+    outcomes = pool.prepare(named(*others))
+    assert [outcome.sample_id for outcome in outcomes] == list(others)
+    assert asked(pool)[-1] == list(others)
+    assert isinstance(pool._pool, LocalPool) and len(pool._pool.threads) == 1
+
+
+def test_an_error_of_a_worker_reaches_whoever_asks_for_the_samples(pool: VideoPool) -> None:
+    pool.prefetch(named("broken"))
+    with pytest.raises(ZeroDivisionError, match="broken"):
+        pool.prepare(named("broken"))
+    assert len(pool.prepare(named("a"))) == 1
+
+
+def test_decodes_are_counted_per_clip_and_not_per_sample(pool: VideoPool) -> None:
+    assert pool.decodes_per_clip() == 0.0
+    pool.prepare([*named("a", "b", "bad"), *named("c", "d", video="twice")])
+    # Clips a and b once, the clip of c and d twice.
+    assert pool.decodes_per_clip() == pytest.approx(4 / 3)
+    pool.prepare(named("e", video="twice"))
+    assert pool.decodes_per_clip() == pytest.approx(4 / 3)
 
 
 @pytest.mark.ray

@@ -6,20 +6,17 @@ Unknown keys, wrong types and impossible combinations fail here with one sentenc
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from videor2_rl.config.checks import check, require
+from videor2_rl.config.checks import check
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
 
 RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun, ScoreRun, LogsRun)
 _UNION_MEMBERS = ("video_r2", "video_r2_official", "rules", "openai", "managed")
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-_QUESTIONS = (
-    "configuration: there are no questions to evaluate on; give data.validation_file=FILE data.media_dir=FOLDER, or a "
-    "benchmark as evaluation.benchmark=NAME evaluation.benchmark_dir=FOLDER"
-)
 
 
 def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
@@ -30,29 +27,35 @@ def load(run_type: type[RunT], tree: dict[str, Any]) -> RunT:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    check_given(tree)
+    tree = _with_absolute_functions(tree)
+    check_values(run_type, tree)
     try:
         run = TypeAdapter(run_type).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         key = _dotted(first)
-        if run_type is EvaluateRun and key == "data.media_dir" and first["input"] is None:
-            raise ConfigError(_QUESTIONS) from None
         raise ConfigError(f"configuration: {key}: {_explain(key, first, tree)}") from None
     check(run)
     return run
 
 
-def check_given(tree: dict[str, Any]) -> None:
-    """Every value that has to be given is there.
+def check_values(run_type: type[RunT], tree: Any) -> None:
+    """Every required value of a Hydra tree, resolved or not, is there.
 
     Raises:
-        ConfigError: names all that are not.
+        ConfigError: names all that are missing.
     """
     missing = list(_missing_keys(tree))
-    others = f", nor {'have' if len(missing) > 2 else 'has'} {' and '.join(missing[1:])}" if missing[1:] else ""
-    mend = " ".join(f"{key}=VALUE" for key in missing)
-    require(not missing, f"{''.join(missing[:1])} is required and has no value{others}; give it as {mend}")
+    if run_type is EvaluateRun and tree["evaluation"]["benchmark"] is None:
+        # A benchmark's folder stands for both.
+        missing += [f"data.{key}" for key in ("validation_file", "media_dir") if _has_none(tree, key)]
+    if missing:
+        names = f"{', '.join(missing[:-1])} and {missing[-1]} are" if missing[1:] else f"{missing[0]} is"
+        values = " ".join(f"{key}=VALUE" for key in missing)
+        raise ConfigError(
+            f"configuration: {names} required and {'have' if missing[1:] else 'has'} no value; "
+            f"give {'them' if missing[1:] else 'it'} as {values}"
+        )
 
 
 def unknown_keys(run_type: type[RunT], tree: dict[str, Any]) -> list[str]:
@@ -92,6 +95,32 @@ def dotted_keys(node: Any, prefix: str = "") -> Iterator[str]:
 def _dotted(error: Any) -> str:
     # Of a union pydantic names the member too, which is no key of the user's.
     return ".".join(str(part) for part in error["loc"] if part not in _UNION_MEMBERS)
+
+
+def _has_none(tree: Any, key: str) -> bool:
+    """Of an evaluation's data: neither a value nor a reference to one."""
+    value = tree["data"][key]
+    return value is None or (value == "${evaluation.benchmark_dir}" and tree["evaluation"]["benchmark_dir"] is None)
+
+
+def _with_absolute_functions(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with every `reward.extra.NAME.function=file.py:function` as an absolute path.
+
+    Workers have other current folders, and a run's config.yaml is read from anywhere.
+    """
+    reward = tree.get("reward")
+    extra = reward.get("extra") if isinstance(reward, Mapping) else None
+    if not isinstance(reward, Mapping) or not isinstance(extra, Mapping):
+        return tree
+
+    def absolute(term: Any) -> Any:
+        function = term.get("function") if isinstance(term, Mapping) else None
+        if not isinstance(function, str) or ":" not in function:
+            return term
+        file, _, name = function.rpartition(":")
+        return {**term, "function": f"{Path(file).expanduser().absolute()}:{name}"}
+
+    return {**tree, "reward": {**reward, "extra": {name: absolute(term) for name, term in extra.items()}}}
 
 
 def _missing_keys(node: Any, prefix: str = "") -> Iterator[str]:

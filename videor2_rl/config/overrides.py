@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.composing import TRAINING_APPS, Composer
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.loading import RunT, check_given, dotted_keys, nearest, unknown_keys
+from videor2_rl.config.loading import RunT, check_values, dotted_keys, nearest, unknown_keys
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -35,7 +35,7 @@ def composed(composer: Composer, run_type: type[RunT], overrides: Sequence[str])
         raise ConfigError(_explain(composer, run_type, parsed, error)) from None
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
+def resolved(config: DictConfig, run_type: type[RunT]) -> dict[str, Any]:
     """A plain tree of the app's own values.
 
     Raises:
@@ -46,7 +46,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     # Before what refers to them: Hydra would name the reference.
-    check_given(_own(OmegaConf.to_container(config, resolve=False)))
+    check_values(run_type, _own(OmegaConf.to_container(config, resolve=False)))
     # For values that refer to ${hydra:...}.
     HydraConfig.instance().set_config(config)
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

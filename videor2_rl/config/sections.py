@@ -44,7 +44,7 @@ class ModelConfig(Section):
     freeze_language_model: bool
     lora: LoraConfig
     system_prompt: str
-    """Empty: no system turn."""
+    """Empty: no system turn. A row's own system turn takes its place."""
     instruction: str
     """Appended to every question, e.g. to think inside tags. Empty: the question as it is."""
     text_timestamps: bool
@@ -58,7 +58,7 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    """Dataset files in the paper's JSON layout."""
+    """Dataset files: JSON, JSON lines or Parquet, rows in the paper's layout or another (`videor2_rl.layouts`)."""
 
     train_file: str | None
     validation_file: str | None
@@ -66,7 +66,7 @@ class DataConfig(Section):
     media_dir: str
     """Clips are named relative to it."""
     subtitles_dir: str | None
-    """`.srt` files under the clips' relative paths; None: a clip's own folder."""
+    """`.srt` files under the clips' relative paths; a clip without one there may have it beside it."""
     shuffle: bool
     max_skipped_frac: float
     """A run stops when more than this share (0-1) of the samples asked for could not be used."""

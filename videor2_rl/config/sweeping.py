@@ -53,14 +53,14 @@ def plan(
     """
     if not sweeps:
         config = composed(composer, run_type, overrides)
-        return [_planned(run_type, resolved(config))]
+        return [_planned(run_type, resolved(config, run_type))]
     jobs = _split(composer, overrides)
     planned: list[PlannedRun[FolderRunT]] = []
     folders: list[str] = []
     for number, (job, varied) in enumerate(jobs, start=1):
         try:
             config = composed(composer, run_type, job)
-            each = _planned(run_type, resolved(config))
+            each = _planned(run_type, resolved(config, run_type))
         except ConfigError as error:
             raise ConfigError(f"run {number} of {len(jobs)} ({varied}): {error}") from None
         folders.append(str(Path(each.run.output_dir) / config.hydra.job.override_dirname))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videor2_rl.app import compose_run, make_data, require_folder
+from videor2_rl.app import compose_run, make_data
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
@@ -24,6 +24,7 @@ from videor2_rl.run.storage import writing
 if TYPE_CHECKING:
     from videor2_rl.doctor.machine import AnyRun, Machine
     from videor2_rl.doctor.sizing import ModelShape, Need, SampleSize
+    from videor2_rl.inputs import KeyFault
     from videor2_rl.types import VideoSample
 
 _APPS = ("grpo", "sft", "evaluate")
@@ -137,30 +138,42 @@ def examine(app: str, overrides: Sequence[str], machine: Machine, *, num_samples
     from videor2_rl.doctor.lengths import BYTES_PER_TOKEN, is_complete
     from videor2_rl.doctor.machine import machine_for
     from videor2_rl.doctor.mends import mends
+    from videor2_rl.doctor.needs import clip_needs, row_needs
+    from videor2_rl.inputs import missing_clips
     from videor2_rl.model.family import check_frames
+    from videor2_rl.model.folder import check_checkpoint, existing_folder, read_model_json
 
     run = _composed(app, overrides)
     make_data(run.data)
     folders = list(run.evaluation.folders.items()) if isinstance(run, EvaluateRun) else [("model.path", run.model.path)]
     for name, folder in folders:
         key = "model.path" if folder == run.model.path else f"evaluation.checkpoints, {name}"
-        require_folder(folder, key=key, holding="config.json")
+        if is_complete(folder):
+            check_checkpoint(folder, key=key, has_weights=False)
+        else:
+            read_model_json(existing_folder(folder, key=key, holding="config.json") / "config.json", key=key)
         check_frames(replace(run.model, path=folder), run.video)
     run = replace(run, model=replace(run.model, path=folders[0][1]))
-    file, samples = _samples(run)
+    samples = _samples(run)
     machine = machine_for(run, machine)
-    sizes, seconds, skipped = sample_sizes(run, samples[:: max(1, len(samples) // num_samples)][:num_samples])
-    if not sizes:
-        raise ConfigError(f"{file}: no clip of the samples looked at can be used; first: {skipped[0]}")
-    shape, needs_of = _needs(run, [folder for _, folder in folders], sizes, machine, seconds, len(samples))
-    needs = needs_of(run)
+    looked_at = samples[:: max(1, len(samples) // num_samples)][:num_samples]
+    sizes, seconds, skipped, outside = sample_sizes(run, looked_at)
+    missing = [f"missing: {sample.video}: no such file" for sample in missing_clips(samples)]
+    needs = [
+        clip_needs(run.data, (len(samples), missing), (len(looked_at), skipped)),
+        *row_needs(run, samples, outside),
+    ]
     notes = [machine.text()]
     if not is_complete(run.model.path):
         notes.append(
             f"lengths are estimates: {run.model.path} has no tokenizer or processor, so text counts a token for "
             f"{BYTES_PER_TOKEN} bytes; the video's tokens are exact"
         )
-    return Report(_lengths(sizes, shape, len(samples)), needs, skipped, notes, mends(run, needs, needs_of))
+    if not sizes:
+        return Report({"samples": len(samples), "samples looked at": 0}, needs, skipped, notes, {})
+    shape, needs_of = _needs(run, [folder for _, folder in folders], sizes, machine, seconds, len(samples))
+    asked = needs_of(run)
+    return Report(_lengths(sizes, shape, len(samples)), needs + asked, skipped, notes, mends(run, asked, needs_of))
 
 
 def _composed(app: str, overrides: Sequence[str]) -> AnyRun:
@@ -169,21 +182,28 @@ def _composed(app: str, overrides: Sequence[str]) -> AnyRun:
     return compose_run("sft", SftRun, overrides) if app == "sft" else compose_run("evaluate", EvaluateRun, overrides)
 
 
-def _samples(run: AnyRun) -> tuple[str, list[VideoSample]]:
-    """The rows that the app would read, and where from.
+def _samples(run: AnyRun) -> list[VideoSample]:
+    """The rows that the app would read, after the checks that it makes of them.
 
     Raises:
         ConfigError: there are none, or one is malformed.
     """
     from videor2_rl.dataset import load_samples
+    from videor2_rl.inputs import check_folders, check_time_keys
 
     if isinstance(run, EvaluateRun):
         from videor2_rl.evaluation.held_out import held_out
 
-        return run.data.validation_file or str(run.evaluation.benchmark_dir), list(held_out(run).samples)
+        if run.evaluation.benchmark is None:
+            check_folders(run.data)
+        return list(held_out(run).samples)
     if run.data.train_file is None:
         raise ConfigError("data.train_file is required; give it as data.train_file=FILE")
-    return run.data.train_file, load_samples(run.data.train_file, data=run.data)
+    check_folders(run.data)
+    samples = load_samples(run.data.train_file, data=run.data)
+    if isinstance(run, GrpoRun):
+        check_time_keys(samples, run.data.train_file, data=run.data)
+    return samples
 
 
 def _needs(
@@ -221,13 +241,16 @@ def _needs(
 
 
 def sample_sizes(
-    run: GrpoRun | SftRun | EvaluateRun, samples: Sequence[VideoSample]
-) -> tuple[list[SampleSize], float, list[str]]:
-    """Exact token counts; seconds that decoding takes on the mean of a few clips; why samples were left out."""
+    run: AnyRun, samples: Sequence[VideoSample]
+) -> tuple[list[SampleSize], float, list[str], list[KeyFault]]:
+    """Exact token counts; seconds that decoding takes on the mean of a few clips; why samples were left out; time keys
+    outside their clips.
+    """
     import time
 
     from videor2_rl.doctor.lengths import lengths_of
     from videor2_rl.doctor.sizing import SampleSize
+    from videor2_rl.inputs import outside_keys
     from videor2_rl.video.decode import decode, probe
     from videor2_rl.video.errors import VideoError
 
@@ -235,6 +258,7 @@ def sample_sizes(
     sizes: list[SampleSize] = []
     seconds: list[float] = []
     skipped: list[str] = []
+    outside: list[KeyFault] = []
     for sample in samples:
         bounds = {"start_s": sample.clip_start_s, "end_s": sample.clip_end_s}
         try:
@@ -246,10 +270,13 @@ def sample_sizes(
         except VideoError as error:
             skipped.append(str(error))
             continue
-        prompt, vision = builder.num_tokens(sample.question, timestamps_s=times_s, height=height, width=width)
+        outside += outside_keys(sample, end_s=float(times_s[-1]))
+        prompt, vision = builder.num_tokens(
+            sample.question, sample.system_prompt, timestamps_s=times_s, height=height, width=width
+        )
         response = None if not isinstance(run, SftRun) else len(builder.encode_response(sample.solution))
         sizes.append(SampleSize(prompt, vision, response, len(times_s)))
-    return sizes, sum(seconds) / max(1, len(seconds)), skipped
+    return sizes, sum(seconds) / max(1, len(seconds)), skipped, outside
 
 
 def _lengths(sizes: Sequence[SampleSize], shape: ModelShape, num_samples: int) -> dict[str, float]:

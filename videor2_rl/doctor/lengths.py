@@ -25,7 +25,13 @@ class Lengths(Protocol):
     """What the doctor needs of `PromptBuilder`."""
 
     def num_tokens(
-        self, question: str, *, timestamps_s: NDArray[np.float64], height: int, width: int
+        self,
+        question: str,
+        system_prompt: str | None = None,
+        *,
+        timestamps_s: NDArray[np.float64],
+        height: int,
+        width: int,
     ) -> tuple[int, int]: ...
 
     def encode_response(self, text: str) -> NDArray[np.int64]: ...
@@ -39,14 +45,21 @@ class EstimatedLengths:
         self._model = model
 
     def num_tokens(
-        self, question: str, *, timestamps_s: NDArray[np.float64], height: int, width: int
+        self,
+        question: str,
+        system_prompt: str | None = None,
+        *,
+        timestamps_s: NDArray[np.float64],
+        height: int,
+        width: int,
     ) -> tuple[int, int]:
         """Tokens of the prompt, and how many of them are the video's."""
         family = self._family
         steps = len(timestamps_s) // family.temporal_patch_size
         vision = steps * (height // family.size_multiple) * (width // family.size_multiple)
         stamps = (_STAMP_TOKENS if self._model.text_timestamps else 2) * steps if family.is_interleaved else 0
-        text = sum(_text_tokens(part) for part in (self._model.system_prompt, question, self._model.instruction))
+        system = self._model.system_prompt if system_prompt is None else system_prompt
+        text = sum(_text_tokens(part) for part in (system, question, self._model.instruction))
         return _TEMPLATE_TOKENS + text + stamps + vision, vision
 
     def encode_response(self, text: str) -> NDArray[np.int64]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rewards.judge import needs_judge
 from videor2_rl.config.judge import RulesJudge
 from videor2_rl.config.resources import has_reference, parts_of, total
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
-from videor2_rl.doctor.machine import Machine
+from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, SftRun
+from videor2_rl.doctor.machine import AnyRun, Machine
 from videor2_rl.doctor.sizing import (
     GIB,
     ModelShape,
@@ -24,6 +24,55 @@ from videor2_rl.doctor.sizing import (
     step_flops,
     width_of,
 )
+from videor2_rl.inputs import (
+    OUTSIDE,
+    UNREADABLE,
+    KeyFault,
+    count_subtitles,
+    fault_text,
+    least_usable,
+    unreadable_keys,
+)
+from videor2_rl.types import VideoSample
+
+
+def clip_needs(data: DataConfig, *looks: tuple[int, Sequence[str]]) -> Need:
+    """How many clips have to be usable, and how many are, by the look that found the larger share of faults.
+
+    Args:
+        looks: each how many samples were looked at, and why some of them cannot be used.
+    """
+    looked_at, faults = max(looks, key=lambda look: len(look[1]) / look[0])
+    first = f"; first {faults[0]}" if faults else ""
+    return Need(
+        "usable clips",
+        least_usable(looked_at, data),
+        looked_at - len(faults),
+        "clips",
+        f"of {looked_at} samples looked at; data.max_skipped_frac={data.max_skipped_frac}{first}",
+    )
+
+
+def row_needs(run: AnyRun, samples: Sequence[VideoSample], outside: Sequence[KeyFault]) -> list[Need]:
+    """What the rows hold that says nothing, and their subtitles; nothing of it stops a run.
+
+    Args:
+        outside: time keys outside their clips, of the samples looked at.
+    """
+    unreadable = unreadable_keys(samples)
+    needs = []
+    if any(sample.temporal_grounding for sample in samples):
+        texts = (fault_text(unreadable, UNREADABLE), fault_text(outside, OUTSIDE))
+        needs += [
+            Need("unreadable time keys", len(unreadable), None, "keys", texts[0]),
+            Need("time keys outside their clips", len(outside), None, "keys", f"of the samples looked at, {texts[1]}"),
+        ]
+    if run.video.subtitles:
+        found, clips = count_subtitles(samples)
+        needs.append(
+            Need("clips with subtitles", found, None, "clips", f"{found} of {clips} clips have subtitles to be drawn")
+        )
+    return needs
 
 
 def grpo_needs(

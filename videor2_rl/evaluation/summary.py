@@ -62,6 +62,11 @@ class SampleResult:
     """Claims read from the response, as `rollout_log.events_of` gives them."""
     references: tuple[Mapping[str, Any], ...] = ()
     """The reference events: `start_s`, `end_s`, `text`."""
+    clip_start_s: float | None = None
+    """Only this part of the file was shown; None: all of it."""
+    clip_end_s: float | None = None
+    subtitles: str | None = None
+    """The clip's `.srt`."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Metric -> why its judging failed, for those that are None because of it; the other Nones abstained."""
 
@@ -128,6 +133,31 @@ def paired_difference(
         raise ValueError(f"{len(odd)} samples are in only one of the two evaluations, {odd[0]!r} among them.")
     differences = [_difference(before[sample_id], after[sample_id]) for sample_id in sorted(before)]
     return bootstrap_interval(differences, resamples=resamples, seed=seed)
+
+
+def unpaired_difference(
+    before: Sequence[float | None], after: Sequence[float | None], *, resamples: int, seed: int
+) -> Interval:
+    """Difference of two means over samples that do not correspond, both resampled on their own.
+
+    Args:
+        before, after: None is left out and counted.
+        resamples: bootstrap resamples B.
+        seed: of the resampling; the two draw from seeds of their own.
+    """
+    scored = [np.asarray([value for value in values if value is not None], np.float64) for values in (before, after)]
+    num_unscored = len(before) + len(after) - len(scored[0]) - len(scored[1])
+    if min(map(len, scored)) == 0:
+        return Interval(mean=None, low=None, high=None, num_scored=0, num_unscored=num_unscored)
+    one, other = (_resampled_means(values, resamples=resamples, seed=seed + i) for i, values in enumerate(scored))
+    low, high = np.quantile(other - one, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(
+        mean=float(scored[1].mean() - scored[0].mean()),
+        low=float(low),
+        high=float(high),
+        num_scored=len(scored[0]) + len(scored[1]),
+        num_unscored=num_unscored,
+    )
 
 
 def summarise(results: Sequence[SampleResult], *, resamples: int, seed: int, card: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,6 +239,9 @@ def sample_row(result: SampleResult, *, doc_id: int) -> dict[str, Any]:
             "question": result.question,
             "problem_type": result.problem_type,
             "duration_s": result.duration_s,
+            "clip_start_s": result.clip_start_s,
+            "clip_end_s": result.clip_end_s,
+            "subtitles": result.subtitles,
         },
         "target": result.target,
         "input": result.question,

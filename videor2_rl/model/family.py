@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import ModelConfig, VideoConfig
+from videor2_rl.model.folder import read_model_json
 
 FamilyName = Literal["qwen2_5_vl", "qwen3_vl"]
 ModelPart = Literal["vision_tower", "merger", "language_model"]
@@ -51,7 +51,7 @@ def read_family(model_path: str) -> ModelFamily:
     file = Path(model_path) / "config.json"
     if not file.is_file():
         raise ConfigError(f"model.path: {model_path} holds no config.json; name the folder of a checkpoint")
-    name = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    name: Any = read_model_json(file, key="model.path").get("model_type")
     if name not in get_args(FamilyName):
         known = " or ".join(get_args(FamilyName))
         raise ConfigError(f"model.path: {model_path} is a {name} model; expected a {known} one")

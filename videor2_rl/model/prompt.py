@@ -47,7 +47,7 @@ class PromptBuilder:
         Raises:
             VideoError: too_long, when it has more tokens than `max_prompt_tokens`.
         """
-        text = self.render(sample.question)
+        text = self.render(sample.question, sample.system_prompt)
         inputs = self._process(text, clip)
         token_ids = inputs["input_ids"][0].numpy().astype(np.int64)
         if self._max_prompt_tokens is not None and len(token_ids) > self._max_prompt_tokens:
@@ -122,7 +122,13 @@ class PromptBuilder:
         return text.replace(f"{start}{video}{end}", pictures)
 
     def num_tokens(
-        self, question: str, *, timestamps_s: NDArray[np.float64], height: int, width: int
+        self,
+        question: str,
+        system_prompt: str | None = None,
+        *,
+        timestamps_s: NDArray[np.float64],
+        height: int,
+        width: int,
     ) -> tuple[int, int]:
         """Tokens of the prompt that `build` would make of such frames, and how many of them are the video's.
 
@@ -132,7 +138,7 @@ class PromptBuilder:
             width: in pixels.
         """
         family = self.family
-        text, placeholders = self.render(question), 1
+        text, placeholders = self.render(question, system_prompt), 1
         steps = len(timestamps_s) // family.temporal_patch_size
         vision = steps * (height // family.size_multiple) * (width // family.size_multiple)
         if family.is_interleaved:
@@ -142,15 +148,15 @@ class PromptBuilder:
         # The processor repeats each placeholder.
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) - placeholders + vision, vision
 
-    def render(self, question: str) -> str:
-        """The chat up to the response, with one video placeholder."""
+    def render(self, question: str, system_prompt: str | None = None) -> str:
+        """The chat up to the response, with one video placeholder; a row's own `system_prompt` comes before ours."""
         parts = [question, self._model.instruction]
         text = "\n".join(part for part in parts if part)
         messages: list[dict[str, Any]] = [
             {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}
         ]
-        if self._model.system_prompt:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self._model.system_prompt}]})
+        if system := self._model.system_prompt if system_prompt is None else system_prompt:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def encode_response(self, text: str) -> NDArray[np.int64]:

@@ -59,6 +59,8 @@ class Run:
     """Rows of metrics.jsonl, in the order of the steps."""
     config: str
     """config.yaml as it is; empty where there is none."""
+    settings: Mapping[str, Any]
+    """The same, read."""
     skipped: tuple[Mapping[str, Any], ...]
     rollout_files: tuple[Path, ...]
     """rollouts/step_*.jsonl, by step."""
@@ -83,6 +85,8 @@ class ReportData:
     """By stage; a single run is `sft` or `grpo`, by its metrics."""
     evaluations: Mapping[str, Mapping[str, Evaluation]]
     """Stage -> mode -> evaluation."""
+    periodic: Mapping[int, Evaluation]
+    """Of a single run: steps done -> the held-out evaluation of that policy."""
     seconds: Mapping[str, float]
     """Phase -> seconds, in the order of timing.json; without the total."""
     evaluation_skipped: tuple[Mapping[str, Any], ...]
@@ -117,6 +121,7 @@ def read_report_data(folder: Path) -> ReportData:
         is_demo=is_demo,
         runs=runs,
         evaluations=evaluations,
+        periodic=read_periodic(folder),
         seconds=seconds,
         evaluation_skipped=_read_skipped(folder) if is_demo else (),
         missing=_missing(is_demo=is_demo, runs=runs, evaluations=evaluations, seconds=seconds),
@@ -195,10 +200,15 @@ def stage_difference(data: ReportData, before: str, after: str, *, mode: str, me
     evaluations = [data.evaluations.get(stage, {}).get(mode) for stage in (before, after)]
     if evaluations[0] is None or evaluations[1] is None:
         return None
-    values = [scores_by_sample(evaluation, metric) for evaluation in evaluations if evaluation is not None]
+    return difference(evaluations[0], evaluations[1], metric)
+
+
+def difference(before: Evaluation, after: Evaluation, metric: str) -> Interval | None:
+    """Paired difference of one metric; None where the samples differ."""
+    values = [scores_by_sample(evaluation, metric) for evaluation in (before, after)]
     if values[0].keys() != values[1].keys():
         return None
-    interval = evaluations[1].summary["interval"]
+    interval = after.summary["interval"]
     return paired_difference(*values, resamples=interval["resamples"], seed=interval["seed"])
 
 
@@ -215,12 +225,49 @@ def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], lis
 
 def _read_run(folder: Path) -> Run:
     config = folder / CONFIG_FILE
+    text = config.read_text(encoding="utf-8") if config.exists() else ""
     return Run(
         metrics=tuple(read_metrics(folder)),
-        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        config=text,
+        settings=read_settings(text, config),
         skipped=_read_skipped(folder),
         rollout_files=tuple(sorted((folder / "rollouts").glob("step_*.jsonl"))),
     )
+
+
+def read_settings(text: str, path: Path) -> dict[str, Any]:
+    """The tree of a config.yaml.
+
+    Raises:
+        ConfigError: it is no YAML, or not a mapping.
+    """
+    import yaml
+
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}, not a mapping; mend it.")
+    return tree
+
+
+def value_at(tree: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key; None where it is absent."""
+    node: Any = tree
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def number_at(tree: Mapping[str, Any], key: str) -> float | None:
+    """The same of a number; YAML reads `1e-4` as a text, which is one too."""
+    try:
+        return float(value_at(tree, key))
+    except (TypeError, ValueError):
+        return None
 
 
 def _read_skipped(folder: Path) -> tuple[Mapping[str, Any], ...]:
@@ -239,14 +286,29 @@ def _read_evaluations(folder: Path) -> dict[str, dict[str, Evaluation]]:
             path = evaluation_dir(folder, stage=stage, mode=mode)
             # summary.json is written last: without it the evaluation was not finished.
             if (path / SUMMARY_FILE).exists():
-                summary, rows = read_evaluation(path)
-                if "num_failed" not in summary:
-                    raise ConfigError(
-                        f"{path / SUMMARY_FILE} has no num_failed: an earlier version wrote it, which did not tell "
-                        "failures from abstentions; evaluate again"
-                    )
-                evaluations.setdefault(stage, {})[mode] = Evaluation(summary=summary, rows=tuple(rows))
+                evaluations.setdefault(stage, {})[mode] = read_one_evaluation(path)
     return evaluations
+
+
+def read_periodic(folder: Path) -> dict[int, Evaluation]:
+    """Steps done -> the evaluation in evaluation/step_000010/<mode>/, of those that are complete."""
+    found = sorted(folder.glob(f"evaluation/step_*/*/{SUMMARY_FILE}"))
+    return {int(path.parent.parent.name.removeprefix("step_")): read_one_evaluation(path.parent) for path in found}
+
+
+def read_one_evaluation(path: Path) -> Evaluation:
+    """A complete evaluation's folder.
+
+    Raises:
+        ConfigError: one of its files is missing, broken or of an earlier version.
+    """
+    summary, rows = read_evaluation(path)
+    if "num_failed" not in summary:
+        raise ConfigError(
+            f"{path / SUMMARY_FILE} has no num_failed: an earlier version wrote it, which did not tell "
+            "failures from abstentions; evaluate again"
+        )
+    return Evaluation(summary=summary, rows=tuple(rows))
 
 
 def _read_seconds(folder: Path) -> dict[str, float]:

@@ -19,6 +19,7 @@ from videor2_rl.run.files import read_jsonl, write_jsonl_atomic
 from videor2_rl.run.storage import writing
 from videor2_rl.types import PromptHandle, SkippedSample
 
+CONFIG = "config.yaml"
 PACKAGES = (
     "torch",
     "torchvision",
@@ -84,7 +85,7 @@ def write_config(run_dir: Path, run: Any) -> None:
         **_plain(dataclasses.asdict(run)),
         "made_by": {"command": sys.argv, "python": sys.version.split()[0], "packages": package_versions(), **_git()},
     }
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+    (run_dir / CONFIG).write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
 
 
 def package_versions() -> dict[str, str]:

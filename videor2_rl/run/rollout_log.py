@@ -47,6 +47,7 @@ def rollout_records(
             "options": list(sample.options),
             "problem_type": sample.problem_type,
             "temporal_grounding": None if sample.temporal_grounding is None else dict(sample.temporal_grounding),
+            "extra": _plain(sample.extra),
             "responses": [
                 _response(rollout, score, advantage=advantage)
                 for rollout, score, advantage in zip(group.rollouts, scores, _advantages(train_group), strict=True)
@@ -115,7 +116,7 @@ def _response(rollout: Rollout, score: Scored, *, advantage: float | None) -> di
         "reward": score.reward,
         "advantage": advantage,
         "terms": {
-            name: {"status": verdict.status, "value": verdict.value, "detail": dict(verdict.detail)}
+            name: {"verdict": verdict.status, "value": verdict.value, "detail": _plain(verdict.detail)}
             for name, verdict in score.terms.items()
         },
         "metrics": dict(score.metrics),
@@ -134,6 +135,19 @@ def _advantages(group: TrainGroup) -> list[float | None]:
 
 def _picked(event: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: event[key] for key in keys}
+
+
+def _plain(value: Any) -> Any:
+    """A user's columns and details as JSON: what it cannot hold becomes null (NaN, infinity) or a text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return _finite(value)
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def _finite(value: float) -> float | None:

@@ -70,6 +70,8 @@ class StoredTensors:
             for name, start in (file.metadata() or {}).items():
                 part = (int(start), file.get_slice(name).get_shape()[0], file)
                 self._parts.setdefault(name, []).append(part)
+        for parts in self._parts.values():
+            parts.sort(key=lambda part: part[0])
 
     @property
     def names(self) -> frozenset[str]:
@@ -85,11 +87,13 @@ class StoredTensors:
         Raises:
             ConfigError: some of them were never written.
         """
-        end, missing = start + values.numel(), values.numel()
+        end, reached, missing = start + values.numel(), start, 0
         for part_start, length, file in self._parts.get(name, ()):
-            first, last = max(start, part_start), min(end, part_start + length)
-            if first < last and missing > 0:
+            # Several ranks may hold the same values: they are read once, and count once.
+            first, last = max(reached, part_start), min(end, part_start + length)
+            if first < last:
                 values[first - start : last - start].copy_(file.get_slice(name)[first - part_start : last - part_start])
-                missing -= last - first
+                missing, reached = missing + first - reached, last
+        missing += end - reached
         if missing > 0:
             raise ConfigError(f"{self._folder} lacks {missing} values of {name}; remove that folder")

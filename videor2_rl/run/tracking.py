@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -82,11 +82,23 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def console_line(step: int, metrics: Mapping[str, float | None], *, total_steps: int, left_s: float | None) -> str:
-    """One step in one line: `step 12/40  reward 2.08  acc 0.91 ...  3.1 s  left 1:32`."""
+def console_line(
+    step: int,
+    metrics: Mapping[str, float | None],
+    *,
+    total_steps: int,
+    left_s: float | None,
+    own_terms: Sequence[str] = (),
+) -> str:
+    """One step in one line: `step 12/40  reward 2.08  acc 0.91 ...  3.1 s  left 1:32`.
+
+    Args:
+        own_terms: names of `reward.extra`, which follow the other figures.
+    """
     width = len(str(total_steps))
     parts = [f"step {step:>{width}}/{total_steps}"]
-    for label, name, spec in CONSOLE_FIELDS:
+    own_fields = [(name, f"reward/{name}", ".3f") for name in own_terms]
+    for label, name, spec in (*CONSOLE_FIELDS[:-1], *own_fields, CONSOLE_FIELDS[-1]):
         if name not in metrics:
             continue
         value = metrics[name]
@@ -113,6 +125,7 @@ class Tracker:
         total_steps: int,
         first_step: int = 1,
         config: Mapping[str, Any] | None = None,
+        own_terms: Sequence[str] = (),
         console: Console | None = None,
     ) -> None:
         """
@@ -122,6 +135,7 @@ class Tracker:
             total_steps: number of the last step, for the time left.
             first_step: the step that will be logged first; rows from it on, which an earlier process left, are dropped.
             config: the resolved configuration as plain values, for the trackers.
+            own_terms: names of `reward.extra`, for the console.
             console: where the line goes; None: standard output.
         """
         self._run_dir = Path(run_dir)
@@ -129,6 +143,7 @@ class Tracker:
         self._total_steps = total_steps
         self._first_step = first_step
         self._config = dict(config or {})
+        self._own_terms = tuple(own_terms)
         self._console = console
         self._file: IO[str] | None = None
         self._backends: Tracking | None = None
@@ -177,7 +192,7 @@ class Tracker:
         self._recent_s.append(metrics.get("timing_s/step", now - self._last_time))
         self._last_time = now
         left_s = sum(self._recent_s) / len(self._recent_s) * (self._total_steps - step)
-        line = console_line(step, values, total_steps=self._total_steps, left_s=left_s)
+        line = console_line(step, values, total_steps=self._total_steps, left_s=left_s, own_terms=self._own_terms)
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def _send(self, step: int, values: Mapping[str, float | None]) -> None:

@@ -90,7 +90,9 @@ def score_rows(
 
 def _score(row: ScoreRow, config: RewardConfig, similarity: Similarity) -> ScoredRow | BadRow:
     try:
-        scored = score_response(row.response, row.target, config, similarity=similarity, evidence=row.evidence)
+        scored = score_response(
+            row.response, row.target, config, similarity=similarity, evidence=row.evidence, context=row.context
+        )
     except ValueError as error:
         return BadRow(f"{row.where}: {error}")
     return ScoredRow(row, scored)
@@ -110,8 +112,6 @@ def result_record(result: ScoredRow) -> dict[str, Any]:
 
 def _term(verdict: Verdict) -> dict[str, Any]:
     detail = dict(verdict.detail)
-    if "kind" in detail:
-        detail["type"] = detail.pop("kind")
     if "claims" in detail:
         detail["pairs"] = [
             [place, claim["reference"], claim["similarity"]]

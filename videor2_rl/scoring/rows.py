@@ -8,12 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rewards.reading import group_contexts
 from rewards.text.parsing import options_in
-from rewards.types import Evidence, JudgeReply, Target
+from rewards.types import NO_CONTEXT, Context, Evidence, JudgeReply, Target
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.dataset import parse_options
+from videor2_rl.layouts.reading import read_row
+from videor2_rl.layouts.row import RowError
 from videor2_rl.run.files import parse_json
+from videor2_rl.run.folder import CONFIG
 
 _OWN_LETTER = re.compile(r"\(?([A-Z])[.):]\s*")
+_TARGET = ("question", "solution", "options", "problem_type", "temporal_grounding")
+_ANSWERED = ("response", "claims", "similarity", "judge")
+_NAMED = {"id", *_ANSWERED, *_TARGET}
+"""Keys with a meaning; all others are the row's own columns."""
 
 
 class ScoreRow(NamedTuple):
@@ -29,6 +38,8 @@ class ScoreRow(NamedTuple):
     """Claim sentence -> reference sentence -> cosine, where it is known."""
     passed_on: Mapping[str, Any]
     """Fields that the output repeats: of a rollout log its step, sample id and logged reward."""
+    context: Context = NO_CONTEXT
+    """For terms of one's own: of a row its id and own columns, of a rollout log all that the run knew."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +63,23 @@ def input_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ConfigError(f"{path} does not exist; give a .jsonl file of responses or a run's folder")
+        raise ConfigError(f"{path} does not exist; give a .json or .jsonl file of responses or a run's folder")
     files = sorted(path.glob("rollouts/step_*.jsonl")) or sorted(path.glob("step_*.jsonl"))
     if not files:
-        raise ConfigError(f"{path} holds no rollouts/step_*.jsonl; give a run's folder or a .jsonl file of responses")
+        raise ConfigError(f"{path} holds no rollouts/step_*.jsonl; give a run's folder or a file of responses")
     return files
 
 
-def count_lines(path: Path) -> int:
-    """Lines of a file; a last one without a line break counts."""
+def run_of(path: Path) -> Path | None:
+    """The folder of the run that wrote a rollout log, given as `input_files` takes it; None: no run did."""
+    folders = (path, path.parent, path.parent.parent)
+    return next((folder for folder in folders if (folder / "rollouts").is_dir() and (folder / CONFIG).is_file()), None)
+
+
+def count_rows(path: Path) -> int:
+    """How many parts `read_rows` gives: lines of a file, of a .json file the rows of its list."""
+    if path.suffix == ".json":
+        return len(_listed(path))
     lines, last = 0, b"\n"
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -70,7 +89,17 @@ def count_lines(path: Path) -> int:
 
 
 def read_rows(path: Path) -> Iterator[list[ScoreRow | BadRow]]:
-    """The rows of each line of a file, in order: one, none for a blank line, or a whole group's of a rollout log."""
+    """The rows of each line of a file, in order: one, none for a blank line, or a whole group's of a rollout log.
+
+    A .json file is a list of rows, as the training files are.
+
+    Raises:
+        ConfigError: a .json file holds no list.
+    """
+    if path.suffix == ".json":
+        for number, row in enumerate(_listed(path), start=1):
+            yield list(_rows_in(row, path, number))
+        return
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             yield [] if not line.strip() else list(_rows_of(line, path, number))
@@ -83,22 +112,58 @@ def _rows_of(line: bytes, path: Path, number: int) -> Iterator[ScoreRow | BadRow
     except (ValueError, RecursionError) as error:
         yield BadRow(f"{where}: is not valid JSON ({error}); write the line again")
         return
+    yield from _rows_in(row, path, number)
+
+
+def _listed(path: Path) -> list[Any]:
+    try:
+        rows = parse_json(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); write it again") from None
+    if not isinstance(rows, list):
+        raise ConfigError(f"{path} holds no list of rows; mend it, or name a file of one object a line .jsonl")
+    return rows
+
+
+def _rows_in(row: Any, path: Path, number: int) -> Iterator[ScoreRow | BadRow]:
+    where = f"{path}, row {number}"
     if not isinstance(row, dict):
         yield BadRow(f"{where}: is {row!r:.40}, expected an object with the keys id, response and solution")
     elif "responses" in row:
         yield from _logged_rows(row, path, where)
+    elif "conversations" in row or "messages" in row:
+        yield _training_row(row, path, number)
     else:
-        yield _checked(row, where, passed_on={})
+        yield score_row(row, where, own_columns={key: value for key, value in row.items() if key not in _NAMED})
+
+
+def _training_row(row: dict[str, Any], path: Path, number: int) -> ScoreRow | BadRow:
+    """A row of a dataset file that has a response too; read as the dataset reads it."""
+    where = f"{path}, row {number}"
+    try:
+        read = read_row({key: value for key, value in row.items() if key not in _ANSWERED})
+    except RowError as error:
+        return BadRow(f"{where}: {error}")
+    fields = {
+        **{key: row[key] for key in _ANSWERED if key in row},
+        "id": f"{path.stem}-{number - 1}" if read.id is None else read.id,
+        "question": read.question,
+        "solution": read.solution,
+        "options": list(parse_options(read.question)) if read.options is None else list(read.options),
+        "problem_type": read.problem_type,
+        "temporal_grounding": read.temporal_grounding,
+    }
+    return score_row(fields, where, own_columns=read.extra)
 
 
 def _logged_rows(record: dict[str, Any], path: Path, where: str) -> Iterator[ScoreRow | BadRow]:
     """The responses of one group of a rollout log; ids are step/group/place."""
     responses, group_id, step = record["responses"], record.get("group_id"), path.stem
-    shared = {key: record.get(key) for key in ("question", "options", "problem_type", "temporal_grounding")}
+    shared = {key: record.get(key) for key in _TARGET}
     if not isinstance(responses, list) or not all(isinstance(response, dict) for response in responses):
         yield BadRow(f"{where}: responses is no list of objects; give the rollout log as the run wrote it")
         return
-    for place, response in enumerate(responses):
+    for place, (response, context) in enumerate(zip(responses, _logged_contexts(record, path), strict=True)):
         row = {
             **shared,
             "id": f"{step}/{group_id}/{place}",
@@ -107,10 +172,40 @@ def _logged_rows(record: dict[str, Any], path: Path, where: str) -> Iterator[Sco
             "judge": response.get("judge"),
         }
         passed_on = {"sample_id": record.get("sample_id"), "logged_reward": response.get("reward")}
-        yield _checked(row, f"{where}, response {place}", passed_on=passed_on)
+        one = score_row(row, f"{where}, response {place}", passed_on=passed_on)
+        yield one if isinstance(one, BadRow) else one._replace(context=context)
 
 
-def _checked(row: Mapping[str, Any], where: str, *, passed_on: Mapping[str, Any]) -> ScoreRow | BadRow:
+def _logged_contexts(record: dict[str, Any], path: Path) -> list[Context]:
+    """What the run knew of each response of a group."""
+    step = path.stem.removeprefix("step_")
+    extra = record.get("extra")
+    context = Context(
+        sample_id=str(record.get("sample_id")),
+        extra=extra if isinstance(extra, dict) else {},
+        step=int(step) if step.isdigit() else None,
+        group_id=record.get("group_id"),
+    )
+    responses = record["responses"]
+    texts = [str(response.get("text")) for response in responses]
+    return group_contexts(context, texts, [response.get("finish_reason") for response in responses])
+
+
+def score_row(
+    row: Mapping[str, Any],
+    where: str,
+    *,
+    own_columns: Mapping[str, Any] | None = None,
+    passed_on: Mapping[str, Any] | None = None,
+) -> ScoreRow | BadRow:
+    """One response with what it is scored against, or what is wrong with it.
+
+    Args:
+        row: the fields that `python -m videor2_rl.score --help` lists; others are not looked at.
+        where: names the row in messages.
+        own_columns: for terms of one's own.
+        passed_on: fields that the output repeats.
+    """
     try:
         return ScoreRow(
             where=where,
@@ -125,7 +220,8 @@ def _checked(row: Mapping[str, Any], where: str, *, passed_on: Mapping[str, Any]
             ),
             evidence=Evidence(_optional_map(row, "claims"), _judge(row)),
             similarity=_similarity(row),
-            passed_on=passed_on,
+            passed_on=passed_on or {},
+            context=Context(str(row["id"]), own_columns or {}),
         )
     except _FieldError as error:
         return BadRow(f"{where}: {error}")

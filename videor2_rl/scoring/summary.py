@@ -13,6 +13,7 @@ class Summary:
     def __init__(self) -> None:
         self._verdicts: Counter[tuple[str, str]] = Counter()
         self._values: dict[str, float] = {}
+        self._first_reasons: dict[str, str] = {}
         self._rewards = self._logged = 0.0
         self._num_rows = self._num_rewards = self._num_logged = 0
 
@@ -29,6 +30,8 @@ class Summary:
         for name, verdict in scored.terms.items():
             self._verdicts[name, verdict.status] += 1
             self._values[name] = self._values.get(name, 0.0) + (verdict.value or 0.0)
+            if verdict.status == "failure":
+                self._first_reasons.setdefault(name, str(verdict.detail["reason"]))
 
     def lines(self) -> list[str]:
         """One line for the rewards, one for each term."""
@@ -41,7 +44,7 @@ class Summary:
             )
             line = f"  {name}: mean {_mean(total, scores)} of {scores} scored"
             line += f", {abstentions} abstained" if abstentions else ""
-            lines.append(line + (f", {failures} failed" if failures else ""))
+            lines.append(line + (f", {failures} failed, the first: {self._first_reasons[name]}" if failures else ""))
         return lines
 
 

@@ -89,7 +89,7 @@ class PeriodicEvaluation:
         self._thread.shutdown(wait=True)
 
     def _score(self, groups: Sequence[Group], steps_done: int) -> dict[str, float]:
-        scored = self._rewards.score(groups, self._samples)
+        scored = self._rewards.score(groups, self._samples, step=steps_done)
         results = [
             sample_result(sample, group.rollouts[0], scores[0])
             for sample, group, scores in zip(self._samples, groups, scored, strict=True)

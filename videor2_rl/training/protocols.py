@@ -39,7 +39,9 @@ class Rollouts(Protocol):
 
 
 class Rewards(Protocol):
-    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]: ...
+    def score(
+        self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+    ) -> list[list[Scored]]: ...
     def judge_metrics(self) -> Mapping[str, float]: ...
     def write_rollouts(
         self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]

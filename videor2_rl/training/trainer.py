@@ -64,7 +64,7 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
             group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
             groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
         with upkeep.judging(), timer.phase("reward"):
-            scored = workers.rewards.score(groups, batch)
+            scored = workers.rewards.score(groups, batch, step=step)
             train_groups = with_advantages(
                 groups, prompts, scored, algorithm=algorithm, reward_range=reward_range(run.reward)
             )

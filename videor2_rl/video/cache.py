@@ -66,7 +66,7 @@ def load_or_make(
 
     Of several processes that miss the same key at once, one calls `make` and the others wait for it.
     """
-    entry = cache_dir / "clips" / key[:2] / f"{key}.npz"
+    entry = _entry(cache_dir, key)
     clip = _load(entry, key)
     if clip is not None:
         return Stored(clip, _count(entry), is_cached=True, cache_fault=None)
@@ -115,6 +115,15 @@ def _count(entry: Path) -> int:
 
 def _fault(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def cached(cache_dir: Path, key: str) -> Clip | None:
+    """The clip stored under `key`; None where there is none, or a damaged one."""
+    return _load(_entry(cache_dir, key), key)
+
+
+def _entry(cache_dir: Path, key: str) -> Path:
+    return cache_dir / "clips" / key[:2] / f"{key}.npz"
 
 
 def file_hash(path: Path, cache_dir: Path) -> str:

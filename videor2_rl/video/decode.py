@@ -49,6 +49,26 @@ def probe(
     return times_s[indices], *_size(height, width, config)
 
 
+def duration_s(path: str) -> float:
+    """Seconds that the file lasts by its header, without reading a frame; containers round it.
+
+    Raises:
+        VideoError: with the reason; also where the header does not say.
+    """
+    import av
+
+    try:
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            if stream.duration is not None and stream.time_base is not None:
+                return float(stream.duration * stream.time_base)
+            if container.duration is not None:
+                return float(container.duration / av.time_base)
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
+    raise VideoError("bad_times", f"{path}: the header gives no duration")
+
+
 def _choose(
     times_s: NDArray[np.float64], path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None
 ) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import Clip, VideoSample
-from videor2_rl.video.cache import ClipStats, clip_key, file_hash, load_or_make
+from videor2_rl.video.cache import ClipStats, cached, clip_key, file_hash, load_or_make
 from videor2_rl.video.decode import decode
 from videor2_rl.video.errors import VideoError
 from videor2_rl.video.overlay import draw_overlays
@@ -47,6 +47,29 @@ def load_clip(sample: VideoSample, config: VideoConfig) -> tuple[Clip, ClipStats
         seconds=time.perf_counter() - started,
         cache_fault=stored.cache_fault,
     )
+
+
+def seen_frames(
+    sample: VideoSample, config: VideoConfig, *, key: str | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Frames [F, 3, H, W] and times [F] as `load_clip` gives them, for a reader: nothing is written.
+
+    Args:
+        sample: the row; its clip is decoded where the cache has no entry.
+        config: how the model's frames were made.
+        key: `Clip.key`, where it is known; the frames then come from the cache if it still has them.
+
+    Raises:
+        VideoError: the clip cannot be used; its reason is one of SkippedSample's.
+    """
+    clip = None if key is None else cached(Path(config.cache_dir), key)
+    if clip is not None:
+        return clip.frames, clip.timestamps_s
+    subtitles = Path(sample.subtitles) if config.subtitles and sample.subtitles else None
+    try:
+        return _make(sample, config, subtitles)
+    except OSError as error:
+        raise VideoError("unreadable", f"{sample.video}: {error.strerror}") from None
 
 
 def _hash(video: Path, cache_dir: Path) -> str:

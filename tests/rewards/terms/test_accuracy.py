@@ -255,7 +255,7 @@ def test_nothing_read_is_wrong() -> None:
 def test_texts_are_equal_up_to_case_articles_and_punctuation() -> None:
     verdict = accuracy_verdict("The Red Car.", "a red car", kind="text", config=CONFIG)
     assert verdict.value == 1.0
-    assert verdict.detail == {"kind": "text", "answer": "The Red Car.", "reference": "a red car"}
+    assert verdict.detail == {"type": "text", "answer": "The Red Car.", "reference": "a red car"}
 
 
 def test_texts_that_differ_earn_their_overlap_only_where_configured() -> None:

@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.compose import check_config, score_response, term_weights
-from rewards.reading import Reading, read_response
+from rewards.compose import check_config, check_row, score_response, term_weights
+from rewards.reading import Reading, group_contexts, read_response
 from rewards.terms import shaping
-from rewards.types import ExtraTermConfig, Similarity, Target, Verdict, VideoR2Config, abstained
+from rewards.terms.extra import load_function
+from rewards.types import Context, ExtraTermConfig, Similarity, Target, Verdict, VideoR2Config, abstained
 
 README = Path(__file__).parents[3] / "rewards" / "README.md"
 RESPONSE = "<think>At 00:02 a red square appears. The first is red (A).</think><answer>A</answer>"
@@ -30,19 +32,27 @@ def test_a_reward_of_ones_own_as_the_readme_shows_it(
     from videor2_rl.config.sections import GrpoRun
 
     text = README.read_text(encoding="utf-8")
-    (tmp_path / "my_rewards.py").write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
+    [block] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def brevity" in block]
+    (tmp_path / "my_rewards.py").write_text(block)
     (tmp_path / "my_conf" / "reward").mkdir(parents=True)
     (tmp_path / "my_conf" / "reward" / "brief.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
     assert "--config-dir my_conf reward=brief" in text
-    monkeypatch.syspath_prepend(str(tmp_path))
-    overrides = ["model.path=m", "data.train_file=t", "data.media_dir=d", "reward=brief"]
-    run = compose_run("grpo", GrpoRun, [f"hydra.searchpath=[file://{tmp_path}/my_conf]", *overrides])
+    monkeypatch.chdir(tmp_path)
+    overrides = ["model.path=m", "data.train_file=t", "data.media_dir=d"]
+    run = compose_run("grpo", GrpoRun, [f"hydra.searchpath=[file://{tmp_path}/my_conf]", *overrides, "reward=brief"])
+    # Workers have other current folders.
+    monkeypatch.chdir("/")
+    in_overrides = [
+        word for word in re.findall(r"\+reward\.extra\S+", text) if word.startswith("+reward.extra.brevity.")
+    ]
+    assert len(in_overrides) == 3
+    monkeypatch.chdir(tmp_path)
+    assert compose_run("grpo", GrpoRun, [*overrides, *in_overrides]).reward == run.reward
     assert term_weights(run.reward)["brevity"] == 0.2
     scored = score_response(RESPONSE, toy_target, run.reward, similarity=by_words)
     # 11 words where 10 are free; TAR: one of one claim and of three events, F1 1/2.
     assert scored.terms["brevity"].value == pytest.approx(10 / 11)
     assert scored.reward == pytest.approx(1 + 1 + 1 / 2 + 0.2 * 10 / 11)
-    del sys.modules["my_rewards"]
 
 
 def half(reading: Reading) -> float:
@@ -59,6 +69,22 @@ def too_much(reading: Reading) -> float:
 
 def fragile(reading: Reading) -> float:
     return 1.0 / len(reading.claims or ())
+
+
+def single(reading: Reading) -> np.float32:
+    return np.float32(0.25)
+
+
+def nowhere(reading: Reading) -> Verdict:
+    return Verdict("score", math.nan)
+
+
+def forgetful(reading: Reading) -> Verdict:
+    return Verdict("failure", 1.0, {"seen": 3})
+
+
+def paid_abstention(reading: Reading) -> Verdict:
+    return Verdict("abstention", 1.0)
 
 
 @pytest.fixture
@@ -105,7 +131,14 @@ def test_a_function_that_raises_fails_its_term_and_takes_the_reward_where_it_pay
     [
         ("no_such_module.f", {}, "reward.extra.mine.function: the module 'no_such_module' cannot be imported"),
         ("own_terms.nothing", {}, "the module 'own_terms' has no function 'nothing'"),
-        ("brevity", {}, "'brevity' names no module; give it as module.function"),
+        ("brevity", {}, "'brevity' names no module; give it as module.function or as file.py:function"),
+        (
+            "/none/own.py:f",
+            {},
+            "reward.extra.mine.function: there is no Python file /none/own.py; give one as",
+        ),
+        ("own_terms.nowhere", {}, "value=nan, detail={}), which is no number in [0, 1]"),
+        ("own_terms.forgetful", {}, "reward.extra.mine: no reason given; found by scoring a plain response"),
         ("own_terms.half", {"words": 3}, "reward.extra.mine.options: own_terms.half does not take"),
         ("own_terms.too_much", {}, "own_terms.too_much returned 3.0, which is no number in [0, 1]"),
         ("rewards.terms.shaping.length", {"min_words": 9, "max_words": 3, "zero_words": 5}, "min_words <= max_words"),
@@ -117,6 +150,141 @@ def test_a_term_that_cannot_work_is_named_before_a_run(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
         check_config(with_term(config, function, **options))
+
+
+OWN = """\
+import functools
+
+def helper(text):
+    return 1 / text.count("never")
+
+def plain(reading):
+    return helper(reading.response)
+
+def noted(function):
+    @functools.wraps(function)
+    def wrapper(reading, **options):
+        return function(reading, **options)
+    return wrapper
+
+@noted
+def wrapped(reading, *, share):
+    return share / len(reading.context.extra)
+
+def rated(reading):
+    rating = reading.context.extra["rating"]
+    return rating * 1.0
+
+def generous(reading):
+
+    return 2
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> Path:
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path / "own.py"
+
+
+def test_a_function_is_named_by_its_file_and_needs_no_options(
+    own_file: Path, config: VideoR2Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ExtraTermConfig("f", 1.0).options == {}
+    generous = load_function(f"{own_file}:generous")
+    # The functions of a file share one module, which is there under its name.
+    assert load_function(f"{own_file}:plain").__globals__ is generous.__globals__
+    assert vars(sys.modules[generous.__module__]) is generous.__globals__
+    monkeypatch.chdir(own_file.parent)
+    assert load_function("own.py:generous") is generous
+    with pytest.raises(ValueError, match=r"the file own\.py has no function 'none'"):
+        load_function("own.py:none")
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "sentence"),
+    [
+        ("plain", {}, "ZeroDivisionError: division by zero ({file}:4, in helper); found by scoring"),
+        ("generous", {}, "own.py:generous returned 2, which is no number in [0, 1] ({file}:23, in generous)"),
+    ],
+)
+def test_a_failure_names_file_and_line_of_the_users_function(
+    function: str, options: dict[str, Any], sentence: str, own_file: Path, config: VideoR2Config, toy_target: Target
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence.format(file=own_file))):
+        check_config(with_term(config, f"{own_file}:{function}", **options))
+
+
+def test_a_failure_below_a_decorator_and_one_in_a_run_name_the_line_too(
+    own_file: Path, config: VideoR2Config, toy_target: Target, by_words: Similarity
+) -> None:
+    changed = with_term(config, f"{own_file}:wrapped", share=1.0)
+    check_config(changed)
+    failed = score_response(RESPONSE, toy_target, changed, similarity=by_words).terms["mine"]
+    assert failed.detail["reason"] == f"mine: ZeroDivisionError: float division by zero ({own_file}:17, in wrapped)"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x = 1\nraise RuntimeError('two\\nlines')\n", "RuntimeError: two lines, {file}:2)"),
+        ("def f(:\n", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        ("import no_such_thing_at_all\n", "ModuleNotFoundError: No module named 'no_such_thing_at_all', {file}:1)"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named_with_its_line(text: str, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(sentence.format(file=file))):
+        load_function(f"{file}:f")
+
+
+def test_a_term_gets_the_rows_own_columns_and_is_tried_on_a_real_row(
+    own_file: Path, config: VideoR2Config, toy_target: Target, by_words: Similarity
+) -> None:
+    changed = with_term(config, f"{own_file}:rated")
+    # A plain response belongs to no row, so this says nothing against the term.
+    check_config(changed)
+    check_row(toy_target, Context("clip-1", {"rating": 0.5}), changed)
+    sentence = (
+        f"'rating' ({own_file}:20, in rated); found by scoring a plain response to row 'clip-1', whose own columns"
+    )
+    with pytest.raises(ValueError, match=re.escape(f"{sentence} are ['grade'].")):
+        check_row(toy_target, Context("clip-1", {"grade": 1}), changed)
+    context = Context("clip-1", {"rating": 0.5})
+    scored = score_response(RESPONSE, toy_target, changed, similarity=by_words, context=context)
+    assert scored.terms["mine"].value == 0.5
+
+
+def test_the_readmes_terms_on_columns_and_siblings(config: VideoR2Config, toy_target: Target) -> None:
+    names: dict[str, Any] = {}
+    [block] = [text for text in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "siblings" in text]
+    exec(block, names)
+    context = Context("clip-1", {"duration_s": 5.0}, siblings=(RESPONSE, "other"))
+    late = RESPONSE.replace("appears.", "appears. At 00:07 it leaves.")
+    assert names["unlike_the_others"](read_response(RESPONSE, toy_target, config, context=context)) == 0.5
+    assert names["unlike_the_others"](read_response(RESPONSE, toy_target, config)) == 1.0
+    assert names["against_the_clip_length"](read_response(late, toy_target, config, context=context)) == 0.5
+
+
+def test_a_group_gives_each_response_its_place_and_its_siblings() -> None:
+    shared = Context("clip-1", {"a": 1}, step=4, group_id=7)
+    first, second, third = group_contexts(shared, ["x", "y", "x"], ["stop", "length", "abort"])
+    assert (second.siblings, second.response_index, second.finish_reason) == (("x", "x"), 1, "length")
+    assert (first.siblings, third.siblings, third.step, third.group_id) == (("y", "x"), ("x", "y"), 4, 7)
+
+
+def test_verdicts_are_taken_as_they_can_be_meant(
+    here: str, config: VideoR2Config, toy_target: Target, by_words: Similarity
+) -> None:
+    def verdict(function: str) -> Verdict:
+        changed = with_term(config, f"{here}.{function}")
+        return score_response(RESPONSE, toy_target, changed, similarity=by_words).terms["mine"]
+
+    assert (verdict("single").value, type(verdict("single").value)) == (0.25, float)
+    assert verdict("nowhere").status == "failure"
+    assert verdict("forgetful").detail == {"seen": 3, "reason": "mine: no reason given"}
+    assert verdict("paid_abstention").value is None
 
 
 def test_a_name_that_is_taken_is_refused(here: str, config: VideoR2Config) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from published import FOLDER, TOTALS
@@ -32,8 +33,8 @@ def test_lengths_are_those_of_the_prompts_that_are_built(demo_dir: Path, tmp_pat
         changed = replace(run, video=video)
         for file in ("base", "heldout"):
             samples = load_samples(str(demo_dir / f"{file}.json"), data=run.data)
-            sizes, seconds, skipped = sample_sizes(changed, samples)
-            assert seconds > 0 and not skipped
+            sizes, seconds, skipped, outside = sample_sizes(changed, samples)
+            assert seconds > 0 and not skipped and not outside
             builder = PromptBuilder(run.model)
             for sample, size in zip(samples, sizes, strict=True):
                 prompt = builder.build(sample, load_clip(sample, video)[0])
@@ -200,8 +201,8 @@ def test_a_config_alone_sizes_a_model_and_lengths_are_said_to_be_estimates(
     assert "lengths are estimates: " in text and f"{TOTALS[name]:,}" in text
     run = compose_run("sft", SftRun, data)
     samples = load_samples(str(demo_dir / "sft.json"), data=run.data)
-    estimated, _, _ = sample_sizes(run, samples)
-    exact, _, _ = sample_sizes(replace(run, model=replace(run.model, path=str(published_folder(name)))), samples)
+    estimated, *_ = sample_sizes(run, samples)
+    exact, *_ = sample_sizes(replace(run, model=replace(run.model, path=str(published_folder(name)))), samples)
     assert [size.vision_tokens for size in estimated] == [size.vision_tokens for size in exact]
     # The published folder's stand-in tokenizer has a token a byte.
     for guess, bytes_ in zip(estimated, exact, strict=True):
@@ -261,3 +262,62 @@ def test_data_that_a_run_makes_itself_are_made(
     monkeypatch.chdir(tmp_path)
     assert run_main(["grpo", "experiment=smoke", "--gpu-gib", "4"]) == 0
     assert "13 clips" in capsys.readouterr().out and (tmp_path / "outputs" / "smoke_data" / "manifest.json").exists()
+
+
+def rows_with(demo_dir: Path, tmp_path: Path, changes: dict[int, dict[str, Any]]) -> str:
+    """A dataset file of the demo's GRPO rows, some of them changed."""
+    rows = json.loads((demo_dir / "grpo.json").read_text())
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([{**row, **changes.get(number, {})} for number, row in enumerate(rows)]))
+    return str(file)
+
+
+def test_unusable_clips_do_not_fit_first(demo_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (demo_dir / "damaged.mp4").write_bytes(b"no video")
+    common = ["grpo", "experiment=demo", *overrides(demo_dir, tmp_path)]
+    for video, reason in (("gone.mp4", "missing"), ("damaged.mp4", "unreadable")):
+        file = rows_with(demo_dir, tmp_path, {1: {"video": video}, 2: {"video": video}})
+        assert main([*common, f"data.train_file={file}"]) == 1
+        out = capsys.readouterr().out
+        assert (
+            f"does not fit first: usable clips: of 8 samples looked at; data.max_skipped_frac=0.1; first {reason}"
+            in out
+        )
+        assert main([*common, f"data.train_file={file}", "data.max_skipped_frac=0.25"]) == 0
+        assert "everything fits" in capsys.readouterr().out
+    # Two of eight are missing, though the only row looked at is not.
+    file = rows_with(demo_dir, tmp_path, {1: {"video": "gone.mp4"}, 2: {"video": "gone.mp4"}})
+    assert main([*common, f"data.train_file={file}", "--samples=1"]) == 1
+    # No clip at all: there is nothing to size.
+    file = rows_with(demo_dir, tmp_path, {number: {"video": "gone.mp4"} for number in range(8)})
+    assert main([*common, f"data.train_file={file}"]) == 1
+    assert "does not fit first: usable clips" in capsys.readouterr().out
+
+
+def test_time_keys_and_subtitles_are_rows_of_the_table(
+    demo_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = rows_with(demo_dir, tmp_path, {0: {"temporal_grounding": {"junk": "x", "00:01": "y", "10:00": "z"}}})
+    common = ["grpo", "experiment=demo", *overrides(demo_dir, tmp_path), f"data.train_file={file}"]
+    assert main([*common, "video.subtitles=true", "--json", str(tmp_path / "needs.json")]) == 0
+    out = capsys.readouterr().out
+    assert "1 time key in 1 row cannot be read, first: row grpo-00000-first, key 'junk'" in out
+    assert "1 time key in 1 row lies outside its clip, first: row grpo-00000-first, key '10:00' of a clip of 1" in out
+    assert "1 of 4 clips have subtitles" in out
+    needs = json.loads((tmp_path / "needs.json").read_text())["needs"]
+    assert needs["unreadable time keys"]["needed"] == needs["time keys outside their clips"]["needed"] == 1
+    assert needs["clips with subtitles"]["needed"] == 1
+
+
+def test_what_a_run_would_refuse_the_doctor_refuses(
+    demo_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["grpo", "experiment=demo", *overrides(demo_dir, tmp_path)]
+    file = rows_with(demo_dir, tmp_path, {0: {"temporal_grounding": {"junk": "x"}}})
+    for override, words in (
+        (f"data.train_file={file}", "1 of 8 rows with a temporal_grounding have no key that can be read"),
+        ("data.subtitles_dir=/nope", "data.subtitles_dir: there is no folder /nope"),
+        ("model.path=Qwen/Qwen3-VL-8B-Instruct", "looks like an id of the Hugging Face Hub"),
+    ):
+        assert main([*common, override]) == 2
+        assert words in capsys.readouterr().err

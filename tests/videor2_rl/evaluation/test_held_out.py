@@ -83,7 +83,7 @@ def test_what_is_missing_is_said_with_the_mend(overrides: list[str], words: str)
 def test_an_unknown_benchmark_and_a_missing_media_folder_are_configuration_errors() -> None:
     with pytest.raises(ConfigError, match=r"evaluation.benchmark: found 'mmbench'"):
         run_of("evaluation.benchmark=mmbench", "evaluation.benchmark_dir=.")
-    with pytest.raises(ConfigError, match=r"data.media_dir: is required"):
+    with pytest.raises(ConfigError, match=r"data.media_dir is required and has no value; give it as"):
         run_of("data.validation_file=x.json")
 
 

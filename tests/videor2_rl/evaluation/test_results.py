@@ -14,7 +14,7 @@ ROLLOUT = Rollout(np.arange(2), np.zeros(2, dtype=np.float32), "text", "stop", p
 
 
 def score(alignment: Verdict, *, answer: str | float | None = "A") -> Scored:
-    accuracy = Verdict("score", 1.0, {"kind": "choice", "answer": answer, "reference": "A"})
+    accuracy = Verdict("score", 1.0, {"type": "choice", "answer": answer, "reference": "A"})
     return Scored(
         reward=1.0,
         terms={

@@ -305,9 +305,15 @@ def test_responses_out_of_the_loss_are_left_out() -> None:
         a_group(0, prompt_tokens=3, lengths=(2, 5, 1)),
         advantages=np.array([1.0, 2.0, 3.0], dtype=np.float32),
         in_loss=np.array([True, False, True]),
+        accuracies=np.array([0.25, 0.5, 0.75], dtype=np.float32),
         old_log_probs=tuple(np.full(n, n, dtype=np.float32) for n in (2, 5, 1)),
+        rollout_log_probs=tuple(np.full(n, -n, dtype=np.float32) for n in (2, 5, 1)),
     )
     kept = only_in_loss(group)
+    assert kept.rollout_log_probs is not None and kept.accuracies is not None
+    assert [values.tolist() for values in kept.rollout_log_probs] == [[-2.0, -2.0], [-1.0]]
+    assert kept.accuracies.tolist() == [0.25, 0.75]
+    assert kept.in_loss is None
     assert [len(ids) for ids in kept.response_ids] == [2, 1]
     assert kept.advantages is not None and kept.advantages.tolist() == [1.0, 3.0]
     assert kept.old_log_probs is not None
@@ -361,6 +367,34 @@ def test_parts_of_groups_hold_every_response_once_in_order(
     assert num_parts >= min(num_ranks, num_responses)
     if num_ranks <= len(whole) and all(group.num_tokens <= max_tokens for group in whole):
         assert num_parts == len(whole)
+
+
+def test_a_pack_is_filled_to_its_last_token() -> None:
+    groups = [a_group(index, prompt_tokens=size - 1) for index, size in enumerate((4, 6, 1, 10, 11))]
+    packs = [[group.group_id for group in pack_] for pack_ in micro_batches(groups, max_tokens=10)]
+    assert packs == [[0, 1], [2], [3], [4]]
+
+
+def test_a_group_is_split_only_where_it_must_and_parts_are_filled_to_their_last_token() -> None:
+    whole = replace(
+        a_group(0, prompt_tokens=3, lengths=(2, 3, 5, 1)),
+        old_log_probs=tuple(np.full(n, n, dtype=np.float32) for n in (2, 3, 5, 1)),
+        ref_log_probs=tuple(np.full(n, 10 + n, dtype=np.float32) for n in (2, 3, 5, 1)),
+        rollout_log_probs=tuple(np.full(n, 20 + n, dtype=np.float32) for n in (2, 3, 5, 1)),
+    )
+    assert split_groups([whole], max_tokens=14, num_ranks=1) == [[whole]]
+    [parts] = split_groups([whole], max_tokens=8, num_ranks=1)
+    assert [[len(ids) for ids in part.response_ids] for part in parts] == [[2, 3], [5], [1]]
+    for name, more in (("old_log_probs", 0), ("ref_log_probs", 10), ("rollout_log_probs", 20)):
+        values = [[float(one[0]) for one in getattr(part, name)] for part in parts]
+        assert values == [[2.0 + more, 3.0 + more], [5.0 + more], [1.0 + more]]
+        assert [[len(one) for one in getattr(part, name)] for part in parts] == [[2, 3], [5], [1]]
+
+
+def test_more_ranks_than_groups_halve_the_largest_part() -> None:
+    small, large = a_group(0, prompt_tokens=1, lengths=(1, 1)), a_group(1, prompt_tokens=1, lengths=(2, 2, 2, 2, 2))
+    parts = split_groups([small, large], max_tokens=100, num_ranks=4)
+    assert [[len(part.response_ids) for part in of_group] for of_group in parts] == [[2], [2, 1, 2]]
 
 
 def test_padded_repeats_are_the_smallest_group() -> None:

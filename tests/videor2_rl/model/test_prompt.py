@@ -54,6 +54,16 @@ def test_without_system_prompt_and_instruction_the_question_stands_alone(builder
     )
 
 
+def test_a_rows_own_system_turn_takes_the_place_of_ours(model_config: ModelConfig) -> None:
+    ours = PromptBuilder(replace(model_config, system_prompt="Be kind."))
+    for builder in (ours, PromptBuilder(model_config)):
+        prompt = builder.build(replace(make_sample("Who?"), system_prompt="Be brief."), make_clip())
+        assert prompt.text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
+        found = builder.num_tokens("Who?", "Be brief.", timestamps_s=np.arange(8) / 1.0, height=28, width=42)
+        assert found[0] == len(prompt.token_ids)
+    assert ours.build(make_sample("Who?"), make_clip()).text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n")
+
+
 def test_a_prompt_holds_one_token_for_each_merged_patch(builder: PromptBuilder) -> None:
     prompt = builder.build(make_sample(), make_clip())
     assert prompt.video_grid_thw.tolist() == [[4, 4, 6]]

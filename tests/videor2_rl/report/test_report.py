@@ -15,10 +15,13 @@ import pytest
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.evaluation.summary import METRICS
 from videor2_rl.report.__main__ import write_report
+from videor2_rl.report.bars import PHASES, binned_seconds
 from videor2_rl.report.data import Run, read_report_data, report_numbers, series, stage_difference
+from videor2_rl.report.drawing import thinned
+from videor2_rl.report.frames import Frames
 from videor2_rl.report.html import render
 from videor2_rl.report.plots import grpo_plots
-from videor2_rl.report.rollouts import shown_samples
+from videor2_rl.report.rollouts import shown_rollouts
 
 HOSTILE = "<script>alert('x')</script> & <img src=https://example.org/x.png> </pre>"
 
@@ -57,8 +60,7 @@ def page(reported_folder: Path) -> str:
 def page_without_plots(folder: Path) -> str:
     """The page as `write_report` makes it, but for its plots, which take the most time by far."""
     data = read_report_data(folder)
-    samples, selection = shown_samples(data)
-    return render(data, plots=[], samples=samples, selection=selection)
+    return render(data, plots=[], rollouts=shown_rollouts(data, Frames()))
 
 
 def test_report_json_has_exactly_the_stable_form(reported_folder: Path) -> None:
@@ -99,10 +101,13 @@ def test_a_step_whose_gap_was_not_finite_is_not_hidden_by_the_others(demo_folder
 
 def test_the_page_loads_nothing_from_anywhere(page: str) -> None:
     parsed = Page(page)
-    assert not {"script", "link", "iframe", "img", "object", "embed"} & set(parsed.tags)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(parsed.tags)
     for name, value in parsed.attributes:
-        assert "//" not in value, (name, value)
-        if name in ("src", "href", "xlink:href"):
+        if name == "src":
+            assert value.startswith("data:image/jpeg;base64,")
+        else:
+            assert "//" not in value, (name, value)
+        if name in ("href", "xlink:href"):
             assert value.startswith("#")
     assert not re.search(r"@import|url\((?!#)", page)
 
@@ -113,7 +118,7 @@ def test_a_hostile_response_is_shown_as_text(demo_folder: Path) -> None:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         for row in rows:
             row["resps"] = [[HOSTILE]]
-            row["doc"]["question"] = HOSTILE
+            row["input"] = row["target"] = row["doc"]["video"] = HOSTILE
             row["doc"]["id"] += '"><b onclick=x>'
             for event in (*row["videor2_score"]["claims"], *row["videor2_score"]["references"]):
                 event["text"] = '" onmouseover="x'
@@ -121,8 +126,8 @@ def test_a_hostile_response_is_shown_as_text(demo_folder: Path) -> None:
     parsed = Page(page_without_plots(demo_folder))
     assert not {"script", "img"} & set(parsed.tags)
     assert not [name for name, _ in parsed.attributes if name.startswith("on")]
-    # 12 samples, each with its question and three responses.
-    assert parsed.text.count(HOSTILE) == 48
+    # 12 samples, each with its question, expected answer and three responses, and one clip that is not there.
+    assert parsed.text.count(HOSTILE) == 61
 
 
 def test_the_page_has_every_plot_and_a_dozen_rollouts(page: str) -> None:
@@ -134,13 +139,19 @@ def test_the_page_has_every_plot_and_a_dozen_rollouts(page: str) -> None:
         "Reward terms",
         "KL to the reference",
         "Log-prob gap",
+        "Entropy",
+        "Gradient norm",
+        "Learning rate",
+        "Clipped tokens",
         "Response length",
         "Groups without signal, truncated responses",
         "Time per step, by phase",
         "Base: loss",
+        "Base: gradient norm",
         "SFT: loss",
+        "SFT: gradient norm",
     ]
-    assert page.count('<article class="card sample">') == 12
+    assert page.count('<article class="card sample"') == 12
     assert "removes faults that SFT put in" in " ".join(page.split())
 
 
@@ -153,7 +164,7 @@ def test_ids_inside_the_drawings_are_unique_on_the_page(page: str) -> None:
 
 def test_drawings_use_the_pages_colours_only(page: str) -> None:
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(drawings) == 11
+    assert len(drawings) == 17
     for drawing in drawings:
         assert "var(--" in drawing
         assert not re.search(r"(?:fill|stroke|color)\s*[:=]\s*\"?#[0-9a-f]{3,6}", drawing)
@@ -164,19 +175,51 @@ def test_a_curve_has_a_gap_where_a_value_was_not_finite() -> None:
     steps, values = series([*rows, {"step": 6}], "actor/kl")
     assert steps == [1, 2, 3, 4, 5]
     assert [math.isnan(value) for value in values] == [False, False, True, False, False]
-    run = Run(metrics=tuple(rows), config="", skipped=(), rollout_files=())
+    run = Run(metrics=tuple(rows), config="", settings={}, skipped=(), rollout_files=())
     [plot] = grpo_plots(run)
     assert (plot.title, "NaN" in plot.svg, "nan" in plot.svg) == ("KL to the reference", False, False)
 
 
-def test_the_time_of_every_phase_is_drawn() -> None:
+def test_the_time_of_every_phase_is_drawn_in_few_colours() -> None:
     phases = ["prepare", "encode", "evaluate", "generate", "reward", "old_log_probs", "ref_log_probs"]
-    phases += ["update", "sync_weights", "save", "evaluate_last"]
+    phases += ["update", "sync_weights", "save", "snapshot", "evaluate_last"]
     rows = [{"step": step, **{f"timing_s/{phase}": 1.0 for phase in phases}} for step in (1, 2)]
-    [plot] = grpo_plots(Run(metrics=tuple(rows), config="", skipped=(), rollout_files=()))
-    for number, phase in enumerate(phases, start=1):
-        assert f">{phase.replace('_', ' ')}</text>" in plot.svg
+    [plot] = grpo_plots(Run(metrics=tuple(rows), config="", settings={}, skipped=(), rollout_files=()))
+    for number, label in enumerate(PHASES, start=1):
+        assert f">{label}</text>" in plot.svg
         assert f"var(--series-{number})" in plot.svg
+    [(first, last, seconds), _] = binned_seconds(rows)
+    assert (first, last, sum(seconds.values())) == (1, 1, len(phases))
+
+
+def test_a_long_series_is_drawn_as_means_of_consecutive_steps() -> None:
+    steps, values = thinned(list(range(1, 2002)), [math.nan, *map(float, range(2, 2002))])
+    assert (len(steps), steps[:2]) == (667, [2.0, 5.0])
+    # The first point's mean is over 2 and 3 alone.
+    assert values[:2] == [2.5, 5.0]
+    assert thinned([1, 2], [0.5, math.nan])[0] == [1.0, 2.0]
+
+
+def test_many_steps_share_a_bar_of_their_mean() -> None:
+    rows = [{"step": step, "timing_s/update": float(step)} for step in range(1, 102)]
+    bars = binned_seconds(rows)
+    assert len(bars) == 21
+    assert bars[0] == (1, 5, {"update": 3.0}) and bars[-1] == (101, 101, {"update": 101.0})
+
+
+def test_a_series_of_zeros_lies_on_the_floor_of_a_sensible_axis() -> None:
+    rows = [{"step": step, "reward/mean": 0.0, "reward/std": 0.0} for step in range(1, 6)]
+    plots = grpo_plots(Run(metrics=tuple(rows), config="", settings={}, skipped=(), rollout_files=()))
+    ticks = re.findall(r">([^<>]*)</text>", next(plot.svg for plot in plots if plot.title == "Reward"))
+    assert {"0", "1"} <= set(ticks) and not [tick for tick in ticks if tick[0] in "-\N{MINUS SIGN}"]
+
+
+def test_steps_are_whole_and_small_values_carry_their_own_exponent() -> None:
+    rows = [{"step": step, "actor/kl": 1e-6 * step} for step in range(1, 5)]
+    [plot] = grpo_plots(Run(metrics=tuple(rows), config="", settings={}, skipped=(), rollout_files=()))
+    ticks = re.findall(r">([^<>]*)</text>", plot.svg)
+    assert [tick for tick in ticks if tick.isdigit()] == ["1", "2", "3", "4"]
+    assert {"2e-06", "4e-06"} <= set(ticks)
 
 
 def test_two_reports_of_one_folder_are_equal(demo_folder: Path, page: str) -> None:
@@ -210,8 +253,7 @@ def test_an_event_beyond_the_clip_stays_on_the_timeline(demo_folder: Path) -> No
     for row in rows:
         row["videor2_score"]["claims"][0] |= {"start_s": 500.0, "end_s": 359_999.0}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    samples, _ = shown_samples(read_report_data(demo_folder))
-    for sample in samples:
+    for sample in shown_rollouts(read_report_data(demo_folder), Frames()).samples:
         for event in (*sample.references, *(claim for response in sample.responses for claim in response.claims)):
             assert 0 <= event.left <= event.left + event.width <= 100
         # The references keep their place: an absurd claim does not squeeze them to nothing.
@@ -253,7 +295,7 @@ def test_a_single_run_is_reported_with_its_training_rollouts(demo_folder: Path) 
         "text": "a training response",
         "reward": 2.5,
         "advantage": -0.25,
-        "terms": {name: {"status": "score", "detail": detail} for name, detail in terms.items()},
+        "terms": {name: {"verdict": "score", "detail": detail} for name, detail in terms.items()},
         "metrics": {**dict.fromkeys(METRICS, 1.0), "tac": None},
     }
     record = {
@@ -262,14 +304,15 @@ def test_a_single_run_is_reported_with_its_training_rollouts(demo_folder: Path) 
         "target": "0",
         "temporal_grounding": {"00:03": "A red circle appears."},
         "frame_times_s": [0.0, 1.0, 2.0, 3.0],
-        "responses": [response, response, response],
+        "responses": [{**response, "reward": reward} for reward in (1.5, 2.5, 0.5)],
     }
     (demo_folder / "grpo" / "rollouts").mkdir()
     (demo_folder / "grpo" / "rollouts" / "step_000007.jsonl").write_text(json.dumps(record) + "\n")
     page = page_without_plots(demo_folder / "grpo")
     assert page.count("a training response") == 2
     assert "train-1, step 7</p>" in page
-    assert page.count("Reward 2.50, advantage -0.25.") == 2
+    assert page.count("Reward 2.50, advantage -0.25.") == page.count("Reward 0.50, advantage -0.25.") == 1
+    assert "Rollout 2, highest reward" in page and "Rollout 3, lowest reward" in page
     # 0 is an answer.
     assert page.count("answer: 0.0") == 2
     assert "What this shows, and what it does not" not in page

@@ -19,9 +19,11 @@ from videor2_rl.config.sections import GrpoRun
 from videor2_rl.evaluation.results import sample_result
 from videor2_rl.evaluation.summary import SampleResult, evaluation_dir, summarise, write_evaluation
 from videor2_rl.report.data import failures, read_report_data, report_numbers, series
-from videor2_rl.report.html import mode_tables, render
+from videor2_rl.report.frames import Frames
+from videor2_rl.report.html import render
 from videor2_rl.report.plots import failed_shares, grpo_plots, with_gaps
-from videor2_rl.report.rollouts import ShownSample, shown_samples
+from videor2_rl.report.rollouts import ShownSample, shown_rollouts
+from videor2_rl.report.tables import Cell, mode_tables
 from videor2_rl.run.rollout_log import rollout_records
 from videor2_rl.training.metrics import reward_metrics
 from videor2_rl.types import Group, PromptHandle, Rollout, TrainGroup, VideoSample
@@ -91,8 +93,8 @@ def run_folder(reward: VideoR2Config, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def shown(run_folder: Path) -> dict[str, ShownSample]:
-    samples, _ = shown_samples(read_report_data(run_folder))
-    return {item.sample_id.split(",")[0]: item for item in samples}
+    rollouts = shown_rollouts(read_report_data(run_folder), Frames())
+    return {item.sample_id.split(",")[0]: item for item in rollouts.samples}
 
 
 def test_a_failed_verdict_says_so_with_its_reason_and_has_no_number(shown: dict[str, ShownSample]) -> None:
@@ -116,7 +118,7 @@ def test_references_are_not_called_missed_by_a_response_whose_claims_nobody_judg
     shown: dict[str, ShownSample],
 ) -> None:
     # The last response failed; the one before it found the first event.
-    assert [event.mark for event in shown["grounded"].references] == ["hit", "miss"]
+    assert [event.mark for event in shown["grounded"].references] == ["hit", "missed"]
     assert [event.time for event in shown["all-down"].references] == ["00:03", "00:06"]
     assert [event.mark for event in shown["all-down"].references] == ["open", "open"]
     assert {response.no_claims for response in shown["all-down"].responses} == {"claims not judged: the judging failed"}
@@ -141,8 +143,7 @@ def test_the_page_and_report_json_name_every_failure(run_folder: Path) -> None:
         "GRPO training, temporal alignment failed: in 2 of 3 steps, at most 100.0 % (step 2).",
     ]
     assert report_numbers(data)["failures"] == sentences
-    samples, selection = shown_samples(data)
-    page = render(data, plots=[], samples=samples, selection=selection)
+    page = render(data, plots=[], rollouts=shown_rollouts(data, Frames()))
     assert all(sentence in page for sentence in sentences)
     # One failed response of the first group, two of the second.
     assert page.count('<p class="failure">Failed: consistency: connection refused</p>') == 3
@@ -211,11 +212,11 @@ def test_a_held_out_table_counts_failures_and_abstentions_apart(reward: VideoR2C
     data = read_report_data(tmp_path)
     [table] = mode_tables(data)
     cells = {row.label: row.cells[0] for row in table.rows}
-    assert cells["TAC"] == ("1.000", "[1.000, 1.000]", "1 failed")
-    assert cells["TAR precision"] == ("1.000", "[1.000, 1.000]", "1 failed, 1 abstained")
-    assert cells["Accuracy"] == ("1.000", "[1.000, 1.000]", "")
+    assert cells["TAC"] == Cell("1.000", "[1.000, 1.000]", "1 failed")
+    assert cells["TAR precision"] == Cell("1.000", "[1.000, 1.000]", "1 failed, 1 abstained")
+    assert cells["Accuracy"] == Cell("1.000", "[1.000, 1.000]", "")
     assert failures(data)[0] == "GRPO, greedy: TAC failed on 1 of 3 held-out clips."
-    by_id = {item.sample_id: item for item in shown_samples(data)[0]}
+    by_id = {item.sample_id: item for item in shown_rollouts(data, Frames()).samples}
     assert ("TAC", "failed", "failed") in by_id["b"].responses[0].verdicts
     assert by_id["b"].responses[0].failures == ("consistency: connection refused",)
     assert ("TAR recall", "n/a", "none") in by_id["c"].responses[0].verdicts

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.run import checkpoint
 from videor2_rl.run.checkpoint import Checkpoints
-from videor2_rl.run.files import FileSum, file_sum
+from videor2_rl.run.files import FileSum, file_sum, sync
 
 
 class Payload:
@@ -116,3 +117,64 @@ def test_a_run_goes_on_only_from_one_with_the_same_samples_and_model(tmp_path: P
     assert Checkpoints(tmp_path, keep=2, origin={"seed": 0, "data.shuffle": True}).newest() is not None
     with pytest.raises(ConfigError, match=r"data\.shuffle: found False, but .*step_000001 was written with True"):
         Checkpoints(tmp_path, keep=2, origin={"seed": 0, "data.shuffle": False}).newest()
+    with pytest.raises(ConfigError, match=r"model\.path: found m, but .*step_000001 was written with None"):
+        Checkpoints(tmp_path, keep=2, origin={"seed": 0, "model.path": "m"}).newest()
+
+
+def test_files_and_folder_are_on_the_disk_before_the_checkpoint_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, named = tmp_path / "checkpoints", tmp_path / "checkpoints" / "step_000003"
+    synced: list[tuple[str, bool, bool, bool]] = []
+
+    def watched(path: Path) -> None:
+        what = "partial" if path.name.startswith(".partial_step_000003") else path.name
+        synced.append((what, (path / "manifest.json").exists(), named.exists(), (folder / "latest").exists()))
+        sync(path)
+
+    monkeypatch.setattr(checkpoint, "sync", watched)
+    save(Checkpoints(tmp_path, keep=2), 3)
+    # The partial folder with its manifest while nothing has the name; then the name itself, and `latest` last.
+    assert synced == [("partial", True, False, False), (folder.name, False, True, False)]
+    assert (folder / "latest").read_text() == named.name
+
+
+def test_a_checkpoint_of_the_same_steps_is_replaced(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 1)
+    checkpoints.begin(1, {"policy_version": 9}, Payload())
+    checkpoints.complete()
+    newest = checkpoints.newest()
+    assert newest is not None and newest.state == {"policy_version": 9}
+    assert names(tmp_path) == ["latest", "step_000001"]
+
+
+def test_the_state_is_that_of_the_moment_when_the_checkpoint_was_begun(tmp_path: Path) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=2), {"policy_version": 1}
+    checkpoints.begin(1, state, Payload())
+    state["policy_version"] = 2
+    checkpoints.complete()
+    newest = checkpoints.newest()
+    assert newest is not None and newest.state == {"policy_version": 1}
+
+
+def test_steps_are_ordered_by_number_and_not_by_name(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, keep=2), 999_999, 1_000_000)
+    newest = Checkpoints(tmp_path, keep=2).newest()
+    assert newest is not None and newest.step == 1_000_000
+
+
+def test_an_error_that_ends_a_run_is_the_one_raised_though_its_checkpoint_fails_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class FullDisk(Payload):
+        def finish_save(self) -> Mapping[str, FileSum]:
+            raise OSError("disk full")
+
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    with pytest.raises(KeyError, match="the first error"), checkpoints.completed():
+        checkpoints.begin(1, {}, FullDisk())
+        raise KeyError("the first error")
+    assert "disk full" in caplog.text
+    with pytest.raises(OSError, match="disk full"), checkpoints.completed():
+        checkpoints.begin(1, {}, FullDisk())

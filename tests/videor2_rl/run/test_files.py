@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.run.files import read_json, read_jsonl, write_json_atomic, write_jsonl_atomic, write_text_atomic
+from videor2_rl.run.files import (
+    FileSum,
+    file_sum,
+    json_line,
+    parse_json,
+    read_json,
+    read_jsonl,
+    write_json_atomic,
+    write_jsonl_atomic,
+    write_text_atomic,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(
@@ -41,6 +53,44 @@ def test_the_target_appears_only_after_its_content_is_complete(tmp_path: Path, m
     monkeypatch.setattr(os, "replace", watched)
     write_text_atomic(path, "complete")
     assert seen == [(False, "complete")]
+
+
+def test_the_content_is_forced_to_the_disk_before_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, done = tmp_path / "file.txt", []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append(f"fsync of {os.fstat(descriptor).st_size} bytes")
+
+    def watched_replace(source: str, target: Path) -> None:
+        replace(source, target)
+        done.append("replace")
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    write_text_atomic(path, "complete")
+    assert done == ["fsync of 8 bytes", "replace"]
+
+
+def test_a_files_sum_is_its_size_and_the_crc32_of_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"123456789")
+    # The published check value of CRC-32.
+    assert file_sum(path) == FileSum(9, 0xCBF43926)
+    content = b"x" * (1 << 24) + b"123456789"
+    path.write_bytes(content)
+    assert file_sum(path) == FileSum((1 << 24) + 9, zlib.crc32(content))
+
+
+def test_a_line_of_json_holds_what_json_lacks_as_null() -> None:
+    assert json_line({"a": [1, 2.5]}) == b'{"a":[1,2.5]}\n'
+    assert json.loads(json_line({"a": math.nan, "b": [math.inf, "\ud800"]})) == {"a": None, "b": [None, "\ud800"]}
+    assert math.isnan(parse_json(b"NaN")) and parse_json(b"[1]") == [1]
+    with pytest.raises(ValueError):
+        parse_json(b"[1")
 
 
 def test_a_written_file_is_readable_as_the_umask_says(tmp_path: Path) -> None:

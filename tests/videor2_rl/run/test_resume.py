@@ -1,5 +1,6 @@
 """What becomes of a folder that a run wrote into before, and what a resumed run must share with it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.files import FileSum
-from videor2_rl.run.resume import FINISHED, origin_of, start_run
+from videor2_rl.run.resume import FINISHED, _weights_mark, origin_of, start_run
 from videor2_rl.types import VideoSample
 
 
@@ -54,6 +55,59 @@ def test_a_finished_run_goes_on_when_it_is_given_more_steps(tmp_path: Path) -> N
     start_run(tmp_path, resume=True, overwrite=False, num_steps=7)
     assert not (tmp_path / FINISHED).exists() and not (tmp_path / "hf").exists()
     assert (tmp_path / "metrics.jsonl").exists() and checkpoints.has(6)
+
+
+def test_the_mark_of_a_finished_run_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_a_run(tmp_path, finished=True)
+    rmtree = shutil.rmtree
+
+    def killed(path: Path) -> None:
+        rmtree(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        start_run(tmp_path, resume=True, overwrite=True)
+    # Not a run to go on with: some of it is missing.
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        start_run(tmp_path, resume=True, overwrite=False)
+
+
+def test_all_that_a_run_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    leave_a_run(tmp_path, finished=True)
+    for folder in ("rollouts", "evaluation/step_000002", "hf", "tensorboard", "wandb"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").touch()
+    (tmp_path / "skipped.jsonl").touch()
+    start_run(tmp_path, resume=False, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_new_folder_is_made(tmp_path: Path) -> None:
+    start_run(tmp_path / "a" / "b", resume=True, overwrite=False)
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("length", [10, 70_000, 200_000])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_weights_that_differ_in_one_byte_at_an_edge_are_told_apart(tmp_path: Path, length: int, place: str) -> None:
+    for model, byte in (("a", 0), ("b", 1)):
+        content = bytearray(length)
+        content[0 if place == "first" else -1] = byte
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "model.safetensors").write_bytes(content)
+    assert _weights_mark(tmp_path / "a") != _weights_mark(tmp_path / "b")
+
+
+def test_weights_of_another_size_are_told_apart_and_other_files_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "model-1.safetensors").write_bytes(bytes(10))
+    mark = _weights_mark(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert _weights_mark(tmp_path) == mark
+    (tmp_path / "model-2.safetensors").write_bytes(b"")
+    assert _weights_mark(tmp_path) == mark
+    (tmp_path / "model-2.safetensors").write_bytes(bytes(1))
+    assert _weights_mark(tmp_path).startswith("weights of 11 bytes") and _weights_mark(tmp_path) != mark
 
 
 def test_a_stopped_run_goes_on_or_is_overwritten_only_when_told_to(tmp_path: Path) -> None:

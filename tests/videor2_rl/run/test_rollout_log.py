@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rewards.types import Scored, Target, Verdict
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import ScoreRun
 from videor2_rl.evaluation.summary import METRICS
-from videor2_rl.run.rollout_log import events_of, read_rollouts, rollout_records, write_rollouts
+from videor2_rl.run.rollout_log import events_of, read_rollouts, remove_rollouts_after, rollout_records, write_rollouts
 from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, TrainGroup, VideoSample
 
 SAMPLE = VideoSample(sample_id="clip-1", video="/clips/1.mp4", question="Which?", solution="<answer>A</answer>")
@@ -48,7 +49,7 @@ def score(reward: float | None) -> Scored:
     return Scored(
         reward=reward,
         terms={
-            "accuracy": Verdict("score", 1.0, {"kind": "choice", "answer": "A", "reference": "A"}),
+            "accuracy": Verdict("score", 1.0, {"type": "choice", "answer": "A", "reference": "A"}),
             "temporal_alignment": Verdict("score", 0.5, DETAIL),
             "consistency": Verdict("failure", None, {"reason": "judge is down"}),
         },
@@ -104,7 +105,7 @@ def test_a_file_comes_back_with_all_that_explains_the_rewards(tmp_path: Path) ->
     assert (first["reward"], first["advantage"]) == (1.5, 0.5)
     assert first["terms"]["temporal_alignment"]["detail"] == DETAIL
     assert first["terms"]["consistency"] == {
-        "status": "failure",
+        "verdict": "failure",
         "value": None,
         "detail": {"reason": "judge is down"},
     }
@@ -125,6 +126,17 @@ def test_writing_a_step_again_replaces_its_file(tmp_path: Path) -> None:
         write_rollouts(path, records(), [prompt()])
     assert len(read_rollouts(path)) == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_after_the_step_that_a_run_goes_on_from_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "rollouts").mkdir()
+    for step in (9, 10, 11, 100):
+        (tmp_path / "rollouts" / f"step_{step:06d}.jsonl").touch()
+    remove_rollouts_after(tmp_path, 10)
+    assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == [
+        "step_000009.jsonl",
+        "step_000010.jsonl",
+    ]
 
 
 def test_records_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -158,3 +170,15 @@ def test_a_response_scored_by_the_real_rewards_can_be_logged() -> None:
     claims, references = events_of(record["responses"][0]["terms"]["temporal_alignment"]["detail"])
     assert [(claim["start_s"], claim["reference"]) for claim in claims] == [(5.0, 0), (12.0, None)]
     assert [reference["start_s"] for reference in references] == [5.0]
+
+
+def test_own_columns_and_details_are_written_as_json_whatever_they_hold(tmp_path: Path) -> None:
+    own = {"rating": 0.5, "noise": math.nan, "box": np.arange(2), "when": Path("/x"), "tags": ("a", {1: np.float32(2)})}
+    sample = replace(SAMPLE, extra=own)
+    odd = replace(score(1.0), terms={"mine": Verdict("score", 1.0, {"share": np.float64(0.5), "bad": math.inf})})
+    train_group = TrainGroup(4, PromptHandle("clip-1", "abc", 4, None), (np.arange(2), np.arange(2)))
+    written = rollout_records([group()], [sample], [[odd, odd]], [train_group])
+    write_rollouts(tmp_path / "step_000001.jsonl", written, [prompt()])
+    [record] = read_rollouts(tmp_path / "step_000001.jsonl")
+    assert record["extra"] == {"rating": 0.5, "noise": None, "box": [0, 1], "when": "/x", "tags": ["a", {"1": 2.0}]}
+    assert record["responses"][0]["terms"]["mine"]["detail"] == {"share": 0.5, "bad": None}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.run.shards import Fragment, StoredTensors, rank_file, write_fragments
+from videor2_rl.run.shards import Fragment, StoredTensors, rank_file, rank_files, write_fragments
 
 VALUES = torch.arange(10.0)
 
@@ -46,6 +46,27 @@ def test_values_that_nobody_wrote_are_not_made_up(tmp_path: Path) -> None:
     rank_file(tmp_path, ".safetensors", rank=1, num_ranks=3).unlink()
     with pytest.raises(ConfigError, match="files of 2 of 3 ranks"):
         StoredTensors(tmp_path)
+
+
+def test_ranks_that_wrote_the_same_values_count_once(tmp_path: Path) -> None:
+    for rank in range(2):
+        fragments = {"bias/w": Fragment(0, VALUES[:4].clone())}
+        write_fragments(rank_file(tmp_path, ".safetensors", rank=rank, num_ranks=2), fragments)
+    found = torch.zeros(3)
+    assert StoredTensors(tmp_path).numel("bias/w") == 4
+    StoredTensors(tmp_path).read_into("bias/w", 1, found)
+    assert found.tolist() == [1.0, 2.0, 3.0]
+    with pytest.raises(ConfigError, match="lacks 2 values of bias/w"):
+        StoredTensors(tmp_path).read_into("bias/w", 2, torch.zeros(4))
+
+
+def test_files_come_in_the_order_of_their_ranks(tmp_path: Path) -> None:
+    paths = [rank_file(tmp_path, ".json", rank=rank, num_ranks=12) for rank in range(12)]
+    for path in reversed(paths):
+        path.touch()
+    assert rank_files(tmp_path, ".json") == paths
+    with pytest.raises(ConfigError, match="files of 0 of 1 ranks"):
+        rank_files(tmp_path, ".safetensors")
 
 
 def test_reading_writes_through_a_view_into_the_tensor_it_belongs_to(tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def test_the_console_line_shows_what_the_step_has_and_nothing_else() -> None:
     )
 
 
+def test_own_terms_stand_behind_the_other_figures() -> None:
+    metrics = {"reward/mean": 1.0, "rollout/response_tokens_mean": 9.0, "reward/brevity": 0.25, "timing_s/step": 2.0}
+    line = console_line(1, metrics, total_steps=1, left_s=None, own_terms=("brevity", "failed"))
+    assert line == "step 1/1  reward 1.000  len 9.0  brevity 0.250  2.0 s"
+
+
 def test_the_console_line_is_one_line_even_when_longer_than_the_screen(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=20)
     with Tracker(tmp_path, PLAIN, total_steps=3, console=console) as tracker:

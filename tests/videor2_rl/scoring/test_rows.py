@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rewards.types import JudgeReply
+from rewards.types import Context, JudgeReply
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.scoring.rows import BadRow, ScoreRow, count_lines, input_files, read_rows
+from videor2_rl.scoring.rows import BadRow, ScoreRow, count_rows, input_files, read_rows, run_of
 
 ROW = {"id": "a", "response": "<think>x</think><answer>B</answer>", "solution": "B"}
 
@@ -112,8 +113,9 @@ def test_a_rollout_log_has_a_row_for_each_response(tmp_path: Path) -> None:
         "options": ["red", "blue"],
         "problem_type": None,
         "temporal_grounding": {"00:05": "x"},
+        "extra": {"rating": 0.5},
         "responses": [
-            {"text": "one", "reward": 1.5, "judge": {"claims": "{}"}},
+            {"text": "one", "reward": 1.5, "judge": {"claims": "{}"}, "finish_reason": "length"},
             {"text": "two", "reward": None},
             {"reward": 0.0},
         ],
@@ -130,6 +132,9 @@ def test_a_rollout_log_has_a_row_for_each_response(tmp_path: Path) -> None:
         {"sample_id": "clip-1", "logged_reward": None},
     )
     assert "row 1, response 2: response is None" in third.message
+    shared = Context("clip-1", {"rating": 0.5}, step=10, group_id=4)
+    assert first.context == replace(shared, finish_reason="length", siblings=("two", "None"))
+    assert second.context == replace(shared, response_index=1, siblings=("one", "None"))
 
 
 def test_a_rollout_log_without_responses_is_named(tmp_path: Path) -> None:
@@ -156,4 +161,70 @@ def test_input_is_a_file_a_run_or_its_rollouts(tmp_path: Path) -> None:
 def test_lines_are_counted_with_and_without_a_last_break(text: str, lines: int, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text(text)
-    assert count_lines(path) == lines
+    assert count_rows(path) == lines
+
+
+def test_a_rows_other_fields_are_its_own_columns(tmp_path: Path) -> None:
+    row = read_one(tmp_path, id=7, question="Which?", rating=0.5, video="clip.mp4")
+    assert isinstance(row, ScoreRow)
+    assert row.context == Context("7", {"rating": 0.5, "video": "clip.mp4"})
+
+
+TRAINING_ROW = {
+    "video": "clip.mp4",
+    "conversations": [
+        {"from": "human", "value": "<video>\nWhich? A. red B. blue"},
+        {"from": "gpt", "value": "<think>x</think><answer>B</answer>"},
+    ],
+    "temporal_grounding": {"00:05": "x"},
+    "response": "<think>y</think><answer>B</answer>",
+    "rating": 0.5,
+}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_training_file_is_read_where_its_rows_hold_a_response(suffix: str, tmp_path: Path) -> None:
+    rows = [
+        TRAINING_ROW,
+        {**TRAINING_ROW, "id": 5, "options": ["A. one", "B. two"]},
+        {**TRAINING_ROW, "response": None},
+    ]
+    path = (tmp_path / "clips").with_suffix(suffix)
+    path.write_text(json.dumps(rows) if suffix == ".json" else "".join(f"{json.dumps(row)}\n" for row in rows))
+    assert count_rows(path) == 3
+    [[first], [second], [third]] = read_rows(path)
+    assert isinstance(first, ScoreRow) and isinstance(second, ScoreRow) and isinstance(third, BadRow)
+    assert (first.id, first.target.question, first.response) == (
+        "clips-0",
+        "Which? A. red B. blue",
+        TRAINING_ROW["response"],
+    )
+    assert first.target.options == ("red", "blue") and first.target.temporal_grounding == {"00:05": "x"}
+    assert first.target.solution == "<think>x</think><answer>B</answer>"
+    assert first.context == Context("clips-0", {"rating": 0.5})
+    assert (second.id, second.target.options) == ("5", ("one", "two"))
+    assert third.message == f"{path}, row 3: response is None, expected a text; mend it"
+
+
+def test_a_list_of_plain_rows_is_read_and_what_is_no_list_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "in.json"
+    path.write_text(json.dumps([ROW, 3, {**TRAINING_ROW, "conversations": []}]))
+    [[first], [second], [third]] = read_rows(path)
+    assert isinstance(first, ScoreRow) and isinstance(second, BadRow) and isinstance(third, BadRow)
+    assert f"{path}, row 2: is 3, expected an object" in second.message
+    assert f"{path}, row 3: conversations is 0 turns, expected two turns" in third.message
+    for text, message in (('{"id": 1}', "holds no list of rows"), ("[", "is not valid JSON")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            list(read_rows(path))
+
+
+def test_a_rollout_log_leads_to_the_run_that_wrote_it(tmp_path: Path) -> None:
+    rollouts = tmp_path / "run" / "rollouts"
+    rollouts.mkdir(parents=True)
+    (rollouts / "step_000001.jsonl").touch()
+    assert run_of(tmp_path / "run") is None
+    (tmp_path / "run" / "config.yaml").touch()
+    places = (tmp_path / "run", rollouts, rollouts / "step_000001.jsonl")
+    assert [run_of(place) for place in places] == [tmp_path / "run"] * 3
+    assert run_of(tmp_path / "in.jsonl") is None

@@ -25,7 +25,7 @@ def test_means_are_of_what_has_a_value_and_the_rest_is_counted() -> None:
         # 3.25 / 3, and 1.5 / 2.
         "4 rows, mean reward 1.0833, logged by the run 0.7500",
         "  accuracy: mean 0.4375 of 4 scored",
-        "  consistency: mean 1.0000 of 1 scored, 2 abstained, 1 failed",
+        "  consistency: mean 1.0000 of 1 scored, 2 abstained, 1 failed, the first: the judge is down",
     ]
 
 
@@ -35,6 +35,6 @@ def test_without_values_there_is_no_mean_and_nothing_logged_is_not_mentioned() -
     summary.add(result(None, failed("down"), abstained("unreadable")))
     assert summary.lines() == [
         "1 rows, mean reward -",
-        "  accuracy: mean - of 0 scored, 1 failed",
+        "  accuracy: mean - of 0 scored, 1 failed, the first: down",
         "  consistency: mean - of 0 scored, 1 abstained",
     ]

@@ -26,7 +26,9 @@ class Workers:
         rollout = Rollout(np.arange(2), np.zeros(2, dtype=np.float32), "text", "stop", policy_version=0)
         return [Group(index, prompt.sample_id, (rollout,)) for index, prompt in enumerate(prompts)]
 
-    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+    def score(
+        self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+    ) -> list[list[Scored]]:
         return [[self.scored(is_up=sample.sample_id == "up")] for sample in samples]
 
     def scored(self, *, is_up: bool) -> Scored:

@@ -1,6 +1,7 @@
 """The GRPO loop over fakes that satisfy its protocols: order, bookkeeping, what stops it, how it goes on."""
 
 import json
+import math
 import os
 import signal
 import time
@@ -23,8 +24,16 @@ from videor2_rl.run.stopping import Stopped, Stopping
 from videor2_rl.run.tracking import Tracker, read_metrics
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
 from videor2_rl.training.protocols import Workers
-from videor2_rl.training.trainer import LogProbGapError, check_gap, train, update_batches, with_advantages
-from videor2_rl.training.upkeep import Upkeep, progress_of, restore
+from videor2_rl.training.trainer import (
+    LogProbGapError,
+    check_gap,
+    rows_of,
+    sampling_of,
+    train,
+    update_batches,
+    with_advantages,
+)
+from videor2_rl.training.upkeep import Upkeep, mean_of, progress_of, restore
 from videor2_rl.types import (
     Group,
     LogProbs,
@@ -58,6 +67,7 @@ class Fakes:
     weight: float = 0.0
     served: float = 0.0
     calls: list[str] = field(default_factory=list)
+    steps: list[int | None] = field(default_factory=list)
     skip: frozenset[str] = frozenset()
     gap: float = 0.0
     saving: Path = Path()
@@ -72,7 +82,7 @@ class Fakes:
         ]
 
     def prefetch(self, samples: Sequence[VideoSample]) -> None:
-        self.calls.append("prefetch")
+        self.calls.append(f"prefetch {','.join(s.sample_id for s in samples)}")
 
     def decodes_per_clip(self) -> float:
         return 1.0
@@ -91,8 +101,11 @@ class Fakes:
         self.served = snapshot.policy_version
         return {}
 
-    def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+    def score(
+        self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+    ) -> list[list[Scored]]:
         self.calls.append("score")
+        self.steps.append(step)
         return [[scored(float(index)) for index in range(len(group.rollouts))] for group in groups]
 
     def judge_metrics(self) -> Mapping[str, float]:
@@ -221,10 +234,12 @@ def test_a_checkpoint_is_written_while_the_next_step_samples_and_scores(tmp_path
 
 def test_a_run_that_fails_while_a_checkpoint_is_written_completes_it(tmp_path: Path) -> None:
     class Failing(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 2:
                 raise RuntimeError("reward worker lost")
-            return super().score(groups, samples)
+            return super().score(groups, samples, step=step)
 
     with pytest.raises(RuntimeError, match="reward worker lost"):
         run_loop(configure(tmp_path), Failing())
@@ -255,6 +270,7 @@ def test_each_step_samples_with_the_weights_of_the_update_before(tmp_path: Path)
     run_loop(configure(tmp_path, "algorithm.updates_per_batch=2"), fakes)
     versions = [call.split()[1] for call in fakes.calls if call.startswith("generate")]
     assert versions == ["v0", "v2", "v4", "v6", "v8", "v10"]
+    assert fakes.steps == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("killed_in", ["generate", "update", "sync"])
@@ -289,6 +305,83 @@ def test_a_sample_that_cannot_be_used_is_left_out_and_the_step_goes_on(tmp_path:
     generated = [call.split()[-1] for call in fakes.calls if call.startswith("generate")]
     assert generated == ["s0", "s2,s3", "s4,s5", "s6,s7"]
     assert read_metrics(tmp_path)[-1]["data/skipped"] == 1
+
+
+def test_the_next_steps_samples_are_prepared_ahead_and_none_after_the_last_step(tmp_path: Path) -> None:
+    fakes = Fakes()
+    run_loop(configure(tmp_path, "algorithm.num_steps=3", "data.shuffle=false"), fakes)
+    ahead = [call for call in fakes.calls if call.startswith(("prepare", "prefetch"))]
+    assert ahead == ["prepare", "prefetch s2,s3", "prepare", "prefetch s4,s5", "prepare"]
+
+
+def test_group_ids_follow_from_the_step_whatever_was_skipped_before(tmp_path: Path) -> None:
+    asked: list[tuple[list[int], int]] = []
+
+    class Recording(Fakes):
+        def generate(
+            self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
+        ) -> list[Group]:
+            asked.append((list(group_ids), seed))
+            return super().generate(prompts, group_ids=group_ids, sampling=sampling, seed=seed)
+
+    run = configure(tmp_path, "algorithm.num_steps=3", "data.shuffle=false", "data.max_skipped_frac=0.3", "seed=5")
+    run_loop(run, Recording(skip=frozenset({"s1", "s4"})))
+    assert asked == [([0], 5), ([2, 3], 5), ([4], 5)]
+
+
+def test_the_gap_is_that_of_the_log_probs_at_temperature_1() -> None:
+    group = Group(0, "s", (rollout(log_probs=[-1.0, -2.0]), rollout(log_probs=[-3.0, -0.5])))
+    raw = tuple(one.log_probs for one in group.rollouts)
+    tempered = tuple(values * 1.5 for values in raw)
+    check_gap([group], [LogProbs(0, at_temperature=tempered, raw=raw)], limit=0.1)
+    with pytest.raises(LogProbGapError, match=r"1\.50e\+00 nats"):
+        check_gap([group], [LogProbs(0, at_temperature=raw, raw=tempered)], limit=0.1)
+
+
+def test_a_gap_at_its_limit_is_taken_and_one_of_the_last_response_is_seen() -> None:
+    group = Group(0, "s", (rollout(log_probs=[-1.0]), rollout(log_probs=[-1.0])))
+    for value, is_taken in ((-1.5, True), (-0.5, True), (-1.75, False), (-0.25, False)):
+        learner = LogProbs(0, (), (np.array([-1.0], np.float32), np.array([value], np.float32)))
+        if is_taken:
+            check_gap([group], [learner], limit=0.5)
+        else:
+            with pytest.raises(LogProbGapError):
+                check_gap([group], [learner], limit=0.5)
+
+
+def test_the_update_gets_tempered_log_probs_of_learner_and_reference(tmp_path: Path) -> None:
+    trained: list[TrainGroup] = []
+
+    class Tempered(Fakes):
+        """Learner and reference give values of their own, at temperature 1 those of the rollouts."""
+
+        def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
+            shift = -10.0 if groups[0].old_log_probs is None else -20.0
+            raw = np.array([-1.0, -2.0], dtype=np.float32)
+            return [
+                LogProbs(
+                    g.group_id,
+                    at_temperature=tuple(raw + shift * temperature - i for i, _ in enumerate(g.response_ids)),
+                    raw=(raw,) * len(g.response_ids),
+                )
+                for g in groups
+            ]
+
+        def update(
+            self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
+        ) -> dict[str, float]:
+            assert temperature == 0.5
+            trained.extend(groups)
+            return super().update(groups, algorithm=algorithm, temperature=temperature)
+
+    run_loop(configure(tmp_path, "algorithm.num_steps=1", "rollout.temperature=0.5"), Tempered())
+    assert len(trained) == 2
+    for group in trained:
+        assert group.old_log_probs is not None and group.ref_log_probs is not None
+        assert [values.tolist() for values in group.old_log_probs] == [[-6.0, -7.0], [-7.0, -8.0]]
+        assert [values.tolist() for values in group.ref_log_probs] == [[-11.0, -12.0], [-12.0, -13.0]]
+    # exp(d) - 1 - d with d = reference - learner = -5.
+    assert read_metrics(tmp_path)[0]["actor/kl"] == pytest.approx(math.exp(-5) + 4)
 
 
 def test_a_gap_between_engine_and_learner_stops_the_run_before_the_update(tmp_path: Path) -> None:
@@ -353,11 +446,102 @@ def test_the_filter_looks_at_accuracy_and_not_at_what_other_terms_pay(tmp_path: 
     assert [group.prompt.sample_id for group in part] == ["right and wrong", "no accuracy of one"]
 
 
+def test_each_group_keeps_its_own_rewards_accuracies_and_rollouts(tmp_path: Path) -> None:
+    algorithm = configure(tmp_path, "algorithm.advantage=dr_grpo").algorithm
+    algorithm = replace(algorithm, importance_cap=2.0)
+    groups = [
+        Group(9, "a", (rollout(log_probs=[-1.0]), rollout(log_probs=[-2.0, -3.0]))),
+        Group(4, "b", (rollout(log_probs=[-4.0]), rollout(log_probs=[-5.0]))),
+    ]
+    prompts = [PromptHandle("a", "a", 4, None), PromptHandle("b", "b", 7, None)]
+    scores = [[shaped(1.0, 1.0), shaped(0.0, 0.0)], [shaped(0.5, 0.0), shaped(0.5, 3.0)]]
+    first, second = with_advantages(groups, prompts, scores, algorithm=algorithm, reward_range=(0.0, 4.0))
+    assert (first.group_id, first.prompt.num_tokens) == (9, 4)
+    assert (second.group_id, second.prompt.num_tokens) == (4, 7)
+    assert first.advantages is not None and second.advantages is not None
+    # Rewards 2 and 0, 0.5 and 3.5, each less its group's mean.
+    np.testing.assert_allclose(first.advantages, [1.0, -1.0])
+    np.testing.assert_allclose(second.advantages, [-1.5, 1.5])
+    assert first.accuracies is not None and first.accuracies.tolist() == [1.0, 0.0]
+    assert second.accuracies is not None and second.accuracies.tolist() == [0.5, 0.5]
+    assert first.rollout_log_probs is not None
+    assert [values.tolist() for values in first.rollout_log_probs] == [[-1.0], [-2.0, -3.0]]
+    assert [ids.tolist() for ids in first.response_ids] == [[0], [0, 1]]
+    uncorrected = with_advantages(
+        groups, prompts, scores, algorithm=replace(algorithm, importance_cap=None), reward_range=(0.0, 4.0)
+    )
+    assert [group.rollout_log_probs for group in uncorrected] == [None, None]
+
+
+def test_a_steps_row_holds_what_its_parts_tell(tmp_path: Path) -> None:
+    run = configure(tmp_path, "algorithm.num_steps=3", "logging.rollouts=true", "algorithm.kl_coefficient=0.1")
+    run_loop(run, Fakes())
+    rows = read_metrics(tmp_path)
+    # Two prompts a step of eight samples.
+    assert [row["data/epoch"] for row in rows] == [0.25, 0.5, 0.75]
+    assert [row["perf/driver_received_bytes"] for row in rows] == [7, 7, 7]
+    assert [row["data/encodings_per_clip"] for row in rows] == [1.0, 1.0, 1.0]
+    assert len(list((tmp_path / "rollouts").glob("step_*.jsonl"))) == 3
+    assert rows[0]["actor/kl"] == 0.0
+
+
+def test_without_a_log_of_rollouts_none_is_written(tmp_path: Path) -> None:
+    run_loop(configure(tmp_path, "algorithm.num_steps=1", "logging.rollouts=false"), Fakes())
+    assert not (tmp_path / "rollouts").exists()
+
+
+def test_the_last_step_has_a_checkpoint_and_each_tells_the_next_sample(tmp_path: Path) -> None:
+    run_loop(configure(tmp_path, "checkpoint.every_steps=4", "checkpoint.keep=9"), Fakes())
+    found = sorted((tmp_path / "checkpoints").glob("step_*"))
+    states = [json.loads((path / "manifest.json").read_text())["state"] for path in found]
+    # Steps 4 and 6, two samples a step.
+    assert states == [
+        {"policy_version": 4, "skipped": 0, "next_sample": 8},
+        {"policy_version": 6, "skipped": 0, "next_sample": 12},
+    ]
+
+
+@pytest.mark.parametrize("overrides", [["checkpoint.every_steps=0"], ["checkpoint.every_steps=2"]])
+def test_a_judge_that_is_away_from_the_start_leaves_no_checkpoint(tmp_path: Path, overrides: list[str]) -> None:
+    class Unreachable(Fakes):
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
+            raise JudgeDown("the judge at http://x has been away")
+
+    with pytest.raises(JudgeDown):
+        run_loop(configure(tmp_path, *overrides), Unreachable())
+    assert Checkpoints(tmp_path, keep=2).newest() is None
+
+
+def test_rollouts_are_sampled_as_configured(tmp_path: Path) -> None:
+    overrides = ["rollout.temperature=0.5", "rollout.top_p=0.75", "rollout.top_k=9", "rollout.max_response_tokens=33"]
+    assert sampling_of(configure(tmp_path, *overrides, "algorithm.group_size=5")) == SamplingSpec(
+        temperature=0.5, top_p=0.75, top_k=9, max_tokens=33, group_size=5
+    )
+
+
+def test_rows_follow_the_prompts_that_they_became() -> None:
+    rows = samples(3)
+    prompts = [PromptHandle(name, "c", 4, None) for name in ("s2", "s0")]
+    assert rows_of(prompts, rows) == [rows[2], rows[0]]
+
+
+def test_metrics_of_updates_are_averaged_and_none_come_from_no_update() -> None:
+    assert mean_of([{"a": 1.0, "b": -2.0}, {"a": 4.0, "b": 2.0}]) == {"a": 2.5, "b": 0.0}
+    assert mean_of([]) == {}
+
+
 def test_a_step_without_a_single_verdict_trains_on_nothing_and_goes_on(tmp_path: Path) -> None:
     class Unjudged(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             is_first = "score" not in self.calls
-            return [[scored(None) if is_first else one for one in group] for group in super().score(groups, samples)]
+            return [
+                [scored(None) if is_first else one for one in group]
+                for group in super().score(groups, samples, step=step)
+            ]
 
     fakes = Unjudged()
     run_loop(configure(tmp_path, "algorithm.num_steps=2"), fakes)
@@ -370,10 +554,12 @@ def test_a_step_without_a_single_verdict_trains_on_nothing_and_goes_on(tmp_path:
 
 def test_a_judge_that_stays_away_costs_no_finished_step(tmp_path: Path) -> None:
     class Abandoned(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 3:
                 raise JudgeDown("the judge at http://x has been away")
-            return super().score(groups, samples)
+            return super().score(groups, samples, step=step)
 
     run, fakes = configure(tmp_path, "checkpoint.every_steps=100"), Fakes()
     with pytest.raises(JudgeDown):
@@ -453,7 +639,9 @@ def test_a_run_out_of_time_stops_before_the_step_with_what_it_has(tmp_path: Path
     run, fakes = configure(tmp_path, "checkpoint.every_steps=100", "checkpoint.max_hours=1"), Fakes()
 
     class Slow(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 1:
                 clock[0] += 2000
             return super().score(groups, samples)
@@ -473,7 +661,9 @@ def test_a_run_out_of_time_stops_before_the_step_with_what_it_has(tmp_path: Path
 
 def test_a_run_that_keeps_no_checkpoints_writes_none_when_it_is_stopped(tmp_path: Path) -> None:
     class Signalled(Fakes):
-        def score(self, groups: Sequence[Group], samples: Sequence[VideoSample]) -> list[list[Scored]]:
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
             if self.calls.count("score") == 1:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().score(groups, samples)

@@ -49,15 +49,26 @@ def test_a_copy_under_another_name_is_the_same_clip(
 
 @pytest.mark.parametrize(
     "change",
-    [{"fps": 0.5}, {"max_frames": 4}, {"max_pixels": 3136}, {"size_multiple": 28}, {"subtitles": True}],
+    [
+        {"fps": 0.5},
+        {"min_frames": 10},
+        {"max_frames": 4},
+        {"min_pixels": 12544},
+        {"max_pixels": 3136},
+        {"size_multiple": 28},
+        {"timestamps": True},
+        {"subtitles": True},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_every_setting_that_changes_frames_has_its_own_entry(
     change: dict[str, object], write_video: Callable[..., Path], video_config: VideoConfig
 ) -> None:
     path = write_video("a.mp4", TIMES)
-    first, _ = load_clip(sample(path), video_config)
-    other, stats = load_clip(sample(path), replace(video_config, **change))  # type: ignore[arg-type]
+    # Large enough for a stamp.
+    usual = replace(video_config, min_pixels=112 * 112 - 1, max_pixels=112 * 112)
+    first, _ = load_clip(sample(path), usual)
+    other, stats = load_clip(sample(path), replace(usual, **change))  # type: ignore[arg-type]
     assert first.key != other.key and not stats.is_cached
 
 
@@ -77,13 +88,18 @@ def test_bounds_content_and_subtitles_are_part_of_the_address(
     subtitles.write_text("1\n00:00:00,000 --> 00:00:09,000\none\n")
     path = write_video("a.mp4", TIMES)
     keys = {load_clip(sample(path), config)[0].key, load_clip(sample(path, clip_end_s=5.0), config)[0].key}
+    keys.add(load_clip(sample(path, clip_start_s=1.0), config)[0].key)
+    keys.add(load_clip(sample(path, clip_start_s=1.0, clip_end_s=6.0), config)[0].key)
     with_text, _ = load_clip(sample(path, subtitles=str(subtitles)), config)
     keys.add(with_text.key)
     subtitles.write_text("1\n00:00:00,000 --> 00:00:09,000\nanother text\n")
     keys.add(load_clip(sample(path, subtitles=str(subtitles)), config)[0].key)
     write_video("a.mp4", [*TIMES, 8.0])
     keys.add(load_clip(sample(path), config)[0].key)
-    assert len(keys) == 5
+    assert len(keys) == 7
+    unread = replace(config, subtitles=False)
+    with_file, _ = load_clip(sample(path, subtitles=str(subtitles)), unread)
+    assert with_file.key == load_clip(sample(path), unread)[0].key
 
 
 def test_a_file_is_hashed_again_only_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +113,10 @@ def test_a_file_is_hashed_again_only_when_it_changes(tmp_path: Path, monkeypatch
     assert file_hash(file, tmp_path / "cache") == expected, "same size and time: not read"
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert file_hash(file, tmp_path / "cache") != expected
+    before = file_hash(file, tmp_path / "cache")
+    file.write_bytes(b"abde")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert file_hash(file, tmp_path / "cache") != before, "another size"
 
 
 def test_a_damaged_entry_is_made_again_and_counted(write_video: Callable[..., Path], video_config: VideoConfig) -> None:
@@ -107,6 +127,8 @@ def test_a_damaged_entry_is_made_again_and_counted(write_video: Callable[..., Pa
     again, stats = load_clip(sample(path), video_config)
     assert np.array_equal(clip.frames, again.frames)
     assert (stats.is_cached, stats.decodes) == (False, 2)
+    _, stats = load_clip(sample(path), video_config)
+    assert (stats.is_cached, stats.decodes) == (True, 2)
 
 
 def test_a_cache_below_a_file_is_done_without(

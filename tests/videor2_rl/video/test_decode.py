@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import VideoSample
-from videor2_rl.video.decode import _resize
+from videor2_rl.video.decode import _container_times, _frame_times, _resize, decode, probe
 from videor2_rl.video.errors import VideoError
 from videor2_rl.video.load import load_clip
+from videor2_rl.video.overlay import draw_overlays
+from videor2_rl.video.subtitles import Cue
 
 CONSTANT = [i / 24 for i in range(96)]
 VARIABLE = [float(i) / 24 for i in range(24)] + [1 + i / 5 for i in range(20)]
@@ -70,6 +72,74 @@ def test_only_the_part_between_start_and_end_is_used(
     assert read_counter(clip.frames[0]) == 24 and read_counter(clip.frames[-1]) == 60
     assert clip.timestamps_s[0] == pytest.approx(1.0) and clip.timestamps_s[-1] == pytest.approx(2.5)
     assert clip.sample_fps == pytest.approx((len(clip.frames) - 1) / 1.5)
+
+
+def test_a_part_is_stamped_and_subtitled_with_the_times_of_its_file(
+    tmp_path: Path, write_video: Callable[..., Path], config: VideoConfig
+) -> None:
+    path = write_video("long.mp4", [float(i) for i in range(40)], rate=1)
+    subtitles = tmp_path / "long.srt"
+    subtitles.write_text("1\n00:00:00,000 --> 00:00:09,000\nearly\n\n2\n00:00:30,000 --> 00:00:39,000\nlate\n")
+    part = replace(sample(path, clip_start_s=30.0, clip_end_s=35.0), subtitles=str(subtitles))
+    large = replace(config, fps=1.0, min_pixels=112 * 112, max_pixels=112 * 112)
+    plain, _ = load_clip(part, large)
+    drawn, _ = load_clip(part, replace(large, timestamps=True, subtitles=True))
+    expected = draw_overlays(
+        plain.frames.transpose(0, 2, 3, 1),
+        np.arange(30.0, 36.0, dtype=np.float64),
+        timestamps=True,
+        cues=(Cue(0.0, 9.0, "early"), Cue(30.0, 39.0, "late")),
+    )
+    assert drawn.timestamps_s.tolist() == [30.0, 31.0, 32.0, 33.0, 34.0, 35.0]
+    assert np.array_equal(drawn.frames, expected.transpose(0, 3, 1, 2))
+    assert not np.array_equal(drawn.frames, plain.frames)
+
+
+def test_the_containers_times_are_those_of_the_frames_shown_though_packets_come_in_another_order(
+    write_video: Callable[..., Path], true_times: Callable[[Path], NDArray[np.float64]]
+) -> None:
+    import av
+
+    path = write_video("b_frames.mp4", CONSTANT[:24], options={"bf": "3", "preset": "medium"})
+    with av.open(str(path)) as container:
+        order = [packet.pts for packet in container.demux(video=0) if packet.pts is not None]
+    assert order != sorted(order)
+    later = write_video("later.mkv", [5.0, 6.0, 7.5], rate=1)
+    assert _container_times(str(later)).tolist() == [0.0, 1.0, 2.5]
+    times_s = _container_times(str(path))
+    assert times_s[0] == 0 and np.allclose(times_s, true_times(path), atol=1e-4)
+
+
+class Timeless:
+    """decord's reader on a file whose container lacks decode times."""
+
+    def __init__(self, num_frames: int) -> None:
+        self._num_frames = num_frames
+
+    def __len__(self) -> int:
+        return self._num_frames
+
+    def get_frame_timestamp(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.full((len(indices), 2), 9e15)
+
+
+@pytest.mark.parametrize("num_frames", [23, 25])
+def test_a_container_with_more_or_fewer_times_than_frames_has_bad_times(
+    write_video: Callable[..., Path], num_frames: int
+) -> None:
+    path = str(write_video("clip.mp4", CONSTANT[:24]))
+    assert len(_frame_times(Timeless(24), path)) == 24
+    with pytest.raises(VideoError, match=f"{num_frames} frames, but 24 presentation times") as caught:
+        _frame_times(Timeless(num_frames), path)
+    assert caught.value.reason == "bad_times"
+
+
+def test_a_probe_tells_what_decoding_would_give(write_video: Callable[..., Path], config: VideoConfig) -> None:
+    path = str(write_video("clip.mp4", CONSTANT))
+    for bounds in ({"start_s": None, "end_s": None}, {"start_s": 1.0, "end_s": 2.5}):
+        frames, times_s = decode(path, config, **bounds)
+        probed, height, width = probe(path, config, **bounds)
+        assert np.array_equal(probed, times_s) and frames.shape[1:] == (height, width, 3)
 
 
 def test_a_frame_is_scaled_to_the_budget(write_video: Callable[..., Path], config: VideoConfig) -> None:

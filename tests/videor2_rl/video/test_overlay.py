@@ -76,7 +76,14 @@ def test_each_digit_can_be_told_from_every_other(height: int, width: int) -> Non
 
 @pytest.mark.parametrize(
     ("corner", "is_white"),
-    [((20, 20, 20), True), ((200, 40, 40), True), ((240, 240, 240), False), ((60, 200, 60), False)],
+    [
+        ((20, 20, 20), True),
+        ((200, 40, 40), True),
+        # Reddish, and as light as a corner that gets red.
+        ((255, 120, 120), True),
+        ((240, 240, 240), False),
+        ((60, 200, 60), False),
+    ],
 )
 def test_the_ink_is_white_on_dark_and_reddish_corners_and_red_elsewhere(
     corner: tuple[int, int, int], is_white: bool

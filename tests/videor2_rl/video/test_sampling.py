@@ -31,6 +31,10 @@ def test_ten_seconds_at_30_fps_give_20_frames_at_2_fps() -> None:
     assert set(np.diff(indices)) == {15, 16}
 
 
+def test_the_last_frame_counts_as_long_as_the_others() -> None:
+    assert choose([float(i) for i in range(6)]) == list(range(6))
+
+
 def test_a_variable_frame_rate_is_sampled_evenly_in_time_not_in_index() -> None:
     times = [float(i) for i in range(8)] + [8 + i / 10 for i in range(71)]
     indices = choose(times)
@@ -49,6 +53,9 @@ def test_the_bounds_of_a_clip_are_kept() -> None:
     assert choose(times, start_s=5.0, end_s=12.0) == list(range(5, 13))
     assert choose(times, start_s=15.0) == [15, 16, 18, 19]
     assert choose(times, end_s=3.0004) == [0, 1, 2, 3]
+    # Containers round times to a millisecond.
+    assert choose(times, start_s=5.0009, end_s=11.9991) == list(range(5, 13))
+    assert choose(times, start_s=5.002, end_s=11.998) == list(range(6, 12))
 
 
 @pytest.mark.parametrize("times", [[], [0.0], [0.0, 1.0, 2.0]])
@@ -107,6 +114,8 @@ def test_sample_fps_is_frames_over_time() -> None:
         (60, 60, 28 * 28 * 16, 10**6, 28, (112, 112)),
         (10, 4000, 784, 28 * 28 * 20, 28, (28, 560)),
         (4000, 10, 784, 28 * 28 * 20, 28, (560, 28)),
+        # Between 1 x 1 and 2 x 2 cells, all of the same aspect: the larger.
+        (42, 42, 784, 10**6, 28, (56, 56)),
     ],
 )
 def test_sizes_worked_by_hand(

@@ -33,6 +33,11 @@ def test_every_variant_gives_the_same_cues(data: bytes) -> None:
     assert parse_srt(data) == CUES
 
 
+def test_cues_come_in_the_order_of_their_start() -> None:
+    text = "1\n00:00:05,000 --> 00:00:06,000\nsecond\n\n2\n00:00:01,050 --> 00:00:02,5\nfirst\n"
+    assert parse_srt(text.encode()) == (Cue(1.05, 2.5, "first"), Cue(5.0, 6.0, "second"))
+
+
 def test_other_bytes_are_read_as_windows_1252() -> None:
     assert parse_srt(CLEAN.replace("Bye", "Café").encode("cp1252"))[1].text == "Café"
 

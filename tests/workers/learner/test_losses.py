@@ -382,3 +382,41 @@ def test_policy_loss_by_hand() -> None:
     assert metrics["actor/entropy"] == pytest.approx(np.log(VOCABULARY), rel=1e-5)
     assert metrics["actor/tokens"] == 2
     assert "actor/importance_weight" not in metrics
+
+
+def test_the_sft_loss_is_the_mean_over_all_tokens_of_the_batch_however_it_is_split() -> None:
+    """One token of probability 3/4 on the first rank, two of 1/4 on the second; a repeat that weighs nothing."""
+    from workers.learner import losses
+
+    group = TrainGroup(0, PromptHandle("s", "c", 3, None), (np.array([0]),))
+
+    def rank(targets: list[int], *, counts: bool = True) -> Any:
+        rows = torch.tensor([[math.log(3), 0.0]] * len(targets), requires_grad=True)
+        packed = cast(PackedBatch, SimpleNamespace(response_lengths=(len(targets),), target_ids=torch.tensor(targets)))
+        loss, part = losses.sft_loss(rows, packed, MicroBatch((group,), counts=counts), batch_tokens=3, num_ranks=2)
+        loss.backward()
+        return part, rows.grad
+
+    (first, _), (second, gradient), (repeat, nothing) = rank([0]), rank([1, 1]), rank([0], counts=False)
+    metrics = losses.sft_metrics([losses.to_sums([first, repeat]), losses.to_sums([second])])
+    assert metrics == pytest.approx({"sft/loss": (math.log(4 / 3) + 2 * math.log(4)) / 3, "sft/tokens": 3})
+    # Softmax less one-hot, over 3 tokens, times 2 ranks that are averaged.
+    torch.testing.assert_close(gradient, torch.tensor([[0.75, -0.75]] * 2) / 3 * 2)
+    assert not nothing.any()
+
+
+def test_entropy_is_that_of_the_softmax_at_the_sampling_temperature() -> None:
+    """At 0.7 the first row is (3/4, 1/4), the second (1/2, 1/2)."""
+    rows = torch.tensor([[0.7 * math.log(3), 0.0], [1.0, 1.0]])
+    zeros = np.zeros(2, dtype=np.float32)
+    group = TrainGroup(
+        group_id=0,
+        prompt=PromptHandle("s", "c", 3, None),
+        response_ids=(np.array([0, 1]),),
+        advantages=np.array([1.0], dtype=np.float32),
+        old_log_probs=(zeros,),
+        ref_log_probs=(zeros,),
+    )
+    metrics, _ = run([[MicroBatch((group,))]], {0: rows}, ALGORITHM)
+    first, second = math.log(4) - 0.75 * math.log(3), math.log(2)
+    assert metrics["actor/entropy"] == pytest.approx((first + second) / 2, rel=1e-6)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import json
 import struct
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +24,10 @@ from videor2_rl.types import WeightSnapshot
 from workers.weights.sync import (
     ExpectedWeights,
     WeightsRefused,
+    check_in_engine,
     check_snapshot,
     expected_weights,
+    load_into_engine,
     pack_checkpoint,
     pack_weights,
     remove_orphaned_files,
@@ -44,7 +51,8 @@ def handmade_file(header: dict[str, object]) -> np.ndarray:
 
 
 def test_a_snapshot_describes_its_bytes() -> None:
-    snapshot, data = packed({**weights(), "head": torch.zeros(2, 3)})
+    unordered = dict(reversed(weights().items()))
+    snapshot, data = packed({**unordered, "head": torch.zeros(2, 3)})
     assert snapshot.policy_version == 3
     assert snapshot.names == ("a", "b", "c")  # the tied tensor is left out
     assert snapshot.num_bytes == len(data.tobytes())
@@ -93,8 +101,9 @@ def test_all_faults_are_told_at_once_and_long_lists_are_cut() -> None:
 
 def test_a_short_transfer_is_refused() -> None:
     snapshot, data = packed(weights())
-    with pytest.raises(WeightsRefused, match="bytes of"):
-        check_snapshot(snapshot, data[:-1], expected=EXPECTED)
+    for other in (data[:-1], np.concatenate([data, data[:1]])):
+        with pytest.raises(WeightsRefused, match="bytes of"):
+            check_snapshot(snapshot, other, expected=EXPECTED)
 
 
 @settings(max_examples=50, deadline=None)
@@ -138,6 +147,63 @@ def test_a_file_locked_by_hand_counts_as_in_use(tmp_path: Path) -> None:
     with path.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert remove_orphaned_files(folder=tmp_path) == []
+
+
+class Engine:
+    """What vLLM's engine is asked in an update; several processes, each with an answer of its own."""
+
+    def __init__(self, answers: Sequence[object]) -> None:
+        self._answers = answers
+        self.calls: list[object] = []
+
+    async def start_weight_update(self, *, is_checkpoint_format: bool) -> None:
+        self.calls.append(("start", is_checkpoint_format))
+
+    async def update_weights(self, request: Any) -> None:
+        self.calls.append(request.update_info)
+
+    async def finish_weight_update(self) -> None:
+        self.calls.append("finish")
+
+    async def collective_rpc(self, method: str, args: tuple[str, ...] = ()) -> Sequence[object]:
+        self.calls.append((method, *args))
+        return self._answers
+
+
+@pytest.fixture
+def request_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one record that is needed of vLLM, whose import takes seconds."""
+    name = "vllm.distributed.weight_transfer.base"
+    module = ModuleType(name)
+    vars(module)["WeightTransferUpdateRequest"] = SimpleNamespace
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_an_update_is_complete_when_every_engine_process_reports_its_version(request_of_vllm: None) -> None:
+    snapshot, _ = packed(weights(), version=3)
+    engine = Engine([3, 3])
+    asyncio.run(load_into_engine(engine, snapshot, Path("/shm/w")))
+    update = {"path": "/shm/w", "policy_version": 3}
+    assert engine.calls == [("start", True), update, "finish", ("loaded_version",)]
+
+
+@pytest.mark.parametrize("answers", [[2, 3], [3, 2], [3, 4], [3, None]])
+def test_an_engine_process_with_another_version_is_no_complete_update(
+    request_of_vllm: None, answers: list[object]
+) -> None:
+    snapshot, _ = packed(weights(), version=3)
+    with pytest.raises(RuntimeError, match="after loading 3"):
+        asyncio.run(load_into_engine(Engine(answers), snapshot, Path("/shm/w")))
+
+
+def test_every_engine_process_must_see_the_published_bytes() -> None:
+    snapshot, _ = packed(weights(), version=3)
+    engine = Engine([snapshot.checksum, snapshot.checksum])
+    asyncio.run(check_in_engine(engine, snapshot, Path("/shm/w")))
+    assert engine.calls == [("weights_checksum", "/shm/w")]
+    for answers in (["0" * 64, snapshot.checksum], [snapshot.checksum, "0" * 64]):
+        with pytest.raises(WeightsRefused, match="weights 3 are damaged: sha256 000000000000"):
+            asyncio.run(check_in_engine(Engine(answers), snapshot, Path("/shm/w")))
 
 
 def test_the_expected_names_are_those_of_the_model_itself(checkpoint: Path) -> None:

@@ -74,7 +74,14 @@ class Kill:
 # --- the parts of a run ---------------------------------------------------------------------------------------------
 
 
-class Videos:
+class Weightless:
+    """What stands in for a part's workers takes no memory of its own."""
+
+    def memory(self) -> dict[str, float]:
+        return {}
+
+
+class Videos(Weightless):
     """Prompts of random tokens and pixels, which are a sample's own."""
 
     def __init__(self, video_token: int) -> None:
@@ -99,7 +106,7 @@ class Videos:
         return PromptHandle(prompt.sample_id, prompt.clip_key, len(prompt.token_ids), prompt, solution_ids=solution)
 
 
-class Rollouts:
+class Rollouts(Weightless):
     """Samples with transformers; every response by a generator of its own, seeded as the rollout workers do it."""
 
     def __init__(self, network: Any, video_processor: Any, kill: Kill) -> None:
@@ -145,13 +152,13 @@ class Rollouts:
         )
 
 
-class Rewards:
+class Rewards(Weightless):
     """The share of odd token ids."""
 
     def __init__(self, kill: Kill) -> None:
         self._kill = kill
 
-    def score(self, groups: Sequence[Group], samples: Sequence[Any]) -> list[list[Any]]:
+    def score(self, groups: Sequence[Group], samples: Sequence[Any], *, step: int | None = None) -> list[list[Any]]:
         scores = []
         for group in groups:
             scores.append([scored(float((rollout.token_ids % 2).mean())) for rollout in group.rollouts])
@@ -351,6 +358,7 @@ def configured(stage: str, folder: Path, name: str, *, backend: str, num_ranks: 
     common = [
         f"model.path={folder}/model",
         f"data.train_file={folder}/rows.json",
+        f"data.media_dir={folder}",
         f"output_dir={folder}/{name}",
         "data.max_skipped_frac=0.5",
         f"learner.backend={backend}",
@@ -411,10 +419,15 @@ def main() -> None:
     from videor2_rl.demo.model import make_model
 
     torch.set_num_threads(1)
+    # PyTorch makes a pool anew in whichever thread of a forked process first computes. gloo and autograd start several
+    # at once, and one that comes while another is at it aborts the process ("Invalid thread pool!"): make it before.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
     make_model(folder / "model", seed=0)
     turns = [{"from": "human", "value": "<video>?"}, {"from": "gpt", "value": "<answer>A</answer>"}]
     rows = [{"id": str(number), "video": "none.mp4", "conversations": turns} for number in range(10)]
     (folder / "rows.json").write_text(json.dumps(rows))
+    # Never opened: the prompts are made up.
+    (folder / "none.mp4").touch()
     network = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32)
     video_processor = AutoProcessor.from_pretrained(folder / "model").video_processor
     for case in sys.argv[2:] or CASES:

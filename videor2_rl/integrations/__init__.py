@@ -1,0 +1,1 @@
+"""This project's reward in other trainers: TRL and verl. Imports neither."""
