@@ -151,13 +151,22 @@ class LocalPool:
 
     def map(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[ScoredShare]:
         assert method == "score"
-        self.num_responses = [sum(map(len, responses)) for _, responses in items]
+        self.num_responses = [sum(map(len, responses)) for _, responses, _ in items]
         return [self._score(*item) for item in items]
 
-    def _score(self, targets: Sequence[Target], responses: Sequence[Sequence[str]]) -> ScoredShare:
+    def _score(
+        self,
+        targets: Sequence[Target],
+        responses: Sequence[Sequence[str]],
+        contexts: Sequence[Sequence[Context]],
+    ) -> ScoredShare:
         scored = [
-            [Scored(float(text) if text.startswith(target.question) else None, {}, {}) for text in group]
-            for target, group in zip(targets, responses, strict=True)
+            [
+                Scored(float(text) if text.startswith(target.question) else None, {}, {})
+                for text, context in zip(group, known, strict=True)
+                if context.group_id == int(float(text)) and {text, *context.siblings} == set(group)
+            ]
+            for target, group, known in zip(targets, responses, contexts, strict=True)
         ]
         return ScoredShare(scored, CallCounts(replies=len(scored), failures=len(scored) // 2, pause_s=len(scored)))
 

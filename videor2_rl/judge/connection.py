@@ -61,10 +61,11 @@ class Connection:
         """What goes with every prompt."""
         calls = self._calls
         return {
+            **calls.extra_body,
+            # Last: these have keys of their own, or none.
             "temperature": 0.0,
             "seed": calls.seed,
             "max_tokens": calls.max_tokens,
-            **calls.extra_body,
         }
 
     async def send(self, prompt: JudgePrompt, *, structured: bool) -> str:

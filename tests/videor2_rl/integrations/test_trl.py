@@ -109,7 +109,7 @@ def test_what_cannot_be_scored_is_named(rewards: TrlRewards) -> None:
         rewards.total([RIGHT], answer=["A"])
     with pytest.raises(ValueError, match="row 0: temporal_grounding is 'soon', expected a map"):
         rewards.total([RIGHT], solution=["A"], temporal_grounding=["soon"])
-    with pytest.raises(ConfigError, match="Could not find"):
+    with pytest.raises(ConfigError, match="reward=nope: there is none of this name"):
         video_r2_rewards("nope")
     with pytest.raises(ConfigError, match=r"consistency\.reader: found judge"):
         video_r2_rewards(overrides=["reward.consistency.reader=judge"])

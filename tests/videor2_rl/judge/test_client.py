@@ -94,7 +94,9 @@ def test_every_prompt_gets_its_own_reply_in_order(start: Start) -> None:
 
 
 def test_a_request_carries_prompt_model_key_and_deterministic_sampling(start: Start) -> None:
-    asked = start(lambda *_: reply(AGREE), extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+    asked = start(
+        lambda *_: reply(AGREE), extra_body={"chat_template_kwargs": {"enable_thinking": False}, "temperature": 1.0}
+    )
     asked.ask()
     (prompt,), (body,) = prompts(1), asked.server.requests
     assert [(m["role"], m["content"]) for m in body["messages"]] == [("system", prompt.system), ("user", prompt.user)]
