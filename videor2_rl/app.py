@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from videor2_rl.config.command_line import help_text, hydra_arguments, version_text
 from videor2_rl.config.composing import Composer
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.from_file import run_from_file, taken_out
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
 from videor2_rl.config.loading import RunT, load
 from videor2_rl.config.overrides import composed, resolved
 from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, LogsRun, SftRun
-from videor2_rl.config.sweeping import FolderRunT, PlannedRun, plan
+from videor2_rl.config.sweeping import FolderRunT, PlannedRun, absolute, plan
 from videor2_rl.run.resume import FINISHED, is_finished, is_longer, start_run
 from videor2_rl.run.stopping import Stopped, going_on
 
@@ -59,6 +60,7 @@ def hydra_app(
             print(version_text())
             return
         with user_errors(), _terminable():
+            file, argv = taken_out(argv)
             arguments = hydra_arguments(argv)
             composer = Composer(
                 arguments.config_name or config_name,
@@ -72,6 +74,10 @@ def hydra_app(
                 print(help_text(composer, arguments.overrides, header=about))
             elif arguments.cfg or arguments.info or arguments.hydra_help or arguments.shell_completion:
                 _hydra_shows(config_name)
+            elif file is not None:
+                if arguments.multirun:
+                    raise ConfigError("--config: is one run, and -m makes several; give one of the two")
+                body(absolute(run_from_file(composer, run_type, file, arguments.overrides)))
             else:
                 runs = plan(composer, run_type, arguments.overrides, sweeps=arguments.multirun)
                 run_all(runs, body, finishes=finishes)

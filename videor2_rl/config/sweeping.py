@@ -74,9 +74,12 @@ def plan(
 
 
 def _planned(run_type: type[FolderRunT], tree: dict[str, Any]) -> PlannedRun[FolderRunT]:
-    run = load(run_type, tree)
-    folder = str(Path(run.output_dir).expanduser().absolute())
-    return PlannedRun(replace(run, output_dir=folder), number=1, total=1, varied="", sweep_dir=None)
+    return PlannedRun(absolute(load(run_type, tree)), number=1, total=1, varied="", sweep_dir=None)
+
+
+def absolute(run: FolderRunT) -> FolderRunT:
+    """The run with its folder from the root."""
+    return replace(run, output_dir=str(Path(run.output_dir).expanduser().absolute()))
 
 
 def _split(composer: Composer, overrides: Sequence[str]) -> list[tuple[list[str], str]]:
