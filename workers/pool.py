@@ -29,6 +29,7 @@ from ray.exceptions import (
 )
 
 from videor2_rl.config.errors import ConfigError
+from workers.memory import most
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ class WorkerLost(RuntimeError):
 class DeadlineExceeded(RuntimeError):
     """Something asked of a worker took longer than allowed; the message names it."""
 
+
+MEMORY_WAIT_S = 1.0
+"""A figure for the log is not worth more."""
 
 LOST = (WorkerLost, DeadlineExceeded, RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
 """What costs an actor. Every other exception is a fault of the request and reaches the caller."""
@@ -248,6 +252,17 @@ class ActorPool:
                 self._step(results)
         self.wait_ready()
         return [results[index] for index in sorted(results)]
+
+    def memory(self) -> dict[str, float]:
+        """The most that one actor takes, in MiB by kind; one that is busy, getting ready or lost says nothing."""
+        refs = [slot.actor.memory.remote() for slot in self._slots if slot.ready is None]
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=MEMORY_WAIT_S) if refs else ([], [])
+        memories = []
+        for ref in done:
+            # The next call that needs the actor deals with its loss.
+            with contextlib.suppress(*LOST):
+                memories.append(fetch(ref, what=f"the memory of a {self.name} worker"))
+        return most(memories)
 
     def shutdown(self) -> None:
         """Kill the actors; what they still worked on is lost."""

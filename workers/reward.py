@@ -23,6 +23,7 @@ from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.counts import CallCounts, check_failures, judge_metrics, total
 from videor2_rl.judge.evidence import gather_evidence
 from videor2_rl.types import Group, PromptHandle, VideoSample
+from workers.memory import process_memory
 from workers.pool import LOST, ActorPool, fetch
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,10 @@ class RewardWorker:
         self._judge = None
         if judge is not None:
             self._judge = JudgeClient(judge.server, judge.calls, concurrency=concurrency, notify=self._notices.append)
+
+    def memory(self) -> dict[str, float]:
+        """Of this process, in MiB by kind."""
+        return process_memory()
 
     def ready(self) -> bool:
         """
@@ -190,6 +195,10 @@ class RewardPool:
 
     def write_rollouts(self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]) -> None:
         self._pool.map("write_rollouts", [(path, records, prompts)])
+
+    def memory(self) -> dict[str, float]:
+        """The most that one worker takes, in MiB by kind."""
+        return self._pool.memory()
 
     def shutdown(self) -> None:
         self._pool.shutdown()

@@ -11,6 +11,7 @@ import ray
 
 from videor2_rl.config.sections import ModelConfig, VideoConfig
 from videor2_rl.types import PromptHandle, SkippedSample, VideoSample
+from workers.memory import process_memory
 from workers.pool import ActorPool
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ class VideoWorker:
         self._video = video
         self._builder = PromptBuilder(model, max_prompt_tokens=max_prompt_tokens)
         self._encode_solutions = encode_solutions
+
+    def memory(self) -> dict[str, float]:
+        """Of this process, in MiB by kind."""
+        return process_memory()
 
     def ready(self) -> bool:
         return True
@@ -112,6 +117,10 @@ class VideoPool:
     def decodes_per_clip(self) -> float:
         """Decodes of this run's clips over their number: 1.0 when each was decoded once, by whichever stage."""
         return sum(self._decodes.values()) / len(self._decodes) if self._decodes else 0.0
+
+    def memory(self) -> dict[str, float]:
+        """The most that one worker takes, in MiB by kind."""
+        return self._pool.memory()
 
     def shutdown(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -8,11 +8,11 @@ python -m videor2_rl.report A B C ...        several runs, or several evaluation
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
 
 
@@ -77,7 +77,7 @@ def print_comparison(folders: Sequence[Path], *, out: Path | None, json_file: Pa
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m videor2_rl.report",
         description="Write report.html and report.json for a demo folder (base/ sft/ grpo/ evaluation/ timing.json), a "
         "training run (metrics.jsonl), an evaluation (summary.json, samples.jsonl, or a folder of them) or what "

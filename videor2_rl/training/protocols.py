@@ -25,20 +25,24 @@ from videor2_rl.types import (
 )
 
 
-class Videos(Protocol):
+class Measured(Protocol):
+    def memory(self) -> Mapping[str, float]: ...
+
+
+class Videos(Measured, Protocol):
     def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]: ...
     def prefetch(self, samples: Sequence[VideoSample]) -> None: ...
     def decodes_per_clip(self) -> float: ...
 
 
-class Rollouts(Protocol):
+class Rollouts(Measured, Protocol):
     def generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
     ) -> list[Group]: ...
     def update_weights(self, snapshot: WeightSnapshot) -> Mapping[str, float]: ...
 
 
-class Rewards(Protocol):
+class Rewards(Measured, Protocol):
     def score(
         self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
     ) -> list[list[Scored]]: ...
@@ -48,7 +52,7 @@ class Rewards(Protocol):
     ) -> None: ...
 
 
-class Reference(Protocol):
+class Reference(Measured, Protocol):
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]: ...
 
 

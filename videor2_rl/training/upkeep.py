@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from rewards.types import Scored
 from videor2_rl.config.sections import GrpoRun
@@ -24,7 +25,7 @@ from videor2_rl.run.stopping import Stopped, Stopping
 from videor2_rl.run.tracking import PhaseTimer, Tracker
 from videor2_rl.training.metrics import grpo_metrics
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
-from videor2_rl.training.protocols import Workers
+from videor2_rl.training.protocols import Measured, Workers
 from videor2_rl.types import Group, LogProbs, PromptHandle, SkippedSample, TrainGroup, VideoSample
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,8 @@ class Upkeep:
             "data/skipped": progress.skipped,
             "data/epoch": progress.step * run.algorithm.prompts_per_step / self._num_samples,
             "perf/driver_received_bytes": self._received_bytes(),
+            **throughput(outcome, timer.metrics()),
+            **memory_of(workers),
             "timing_s/snapshot": self._snapshot_s,
             **timer.metrics(),
         }
@@ -217,6 +220,27 @@ class Upkeep:
             "next_sample": progress.step * self._run.algorithm.prompts_per_step,
         }
         self._checkpoints.begin(progress.step, state, self._workers.learner)
+
+
+def throughput(outcome: StepOutcome, timings: Mapping[str, float]) -> dict[str, float]:
+    """Tokens a second: sampled while generating; trained, a prompt once for all its responses, while updating."""
+    sampled = sum(len(rollout.token_ids) for group in outcome.groups for rollout in group.rollouts)
+    trained = sum(update["actor/packed_tokens"] for update in outcome.updates)
+    rates = {"rollout": (sampled, timings["timing_s/generate"]), "learner": (trained, timings["timing_s/update"])}
+    return {f"perf/{part}_tokens_per_s": tokens / max(seconds, 1e-9) for part, (tokens, seconds) in rates.items()}
+
+
+def memory_of(workers: Workers) -> dict[str, float]:
+    """The most that one process of each part takes, in MiB: `perf/<part>_rss_mib`, and `_gpu_mib` on GPUs."""
+    parts: dict[str, Measured] = {
+        "video": workers.videos,
+        "rollout": workers.rollouts,
+        "reward": workers.rewards,
+        "learner": workers.learner,
+        **({} if workers.reference is None else {"reference": workers.reference}),
+    }
+    memory = {f"perf/{name}_{kind}_mib": mib for name, part in parts.items() for kind, mib in part.memory().items()}
+    return {"perf/driver_rss_mib": psutil.Process().memory_info().rss / 2**20, **memory}
 
 
 def progress_of(checkpoint: Checkpoint | None) -> Progress:

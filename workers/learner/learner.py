@@ -22,6 +22,7 @@ from videor2_rl.run.files import FileSum
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers.learner.verl_config import UpdateSpec, check_algorithm, learner_worker_config
 from workers.learner.visual_store import VisualStore, encode_shares
+from workers.memory import most
 from workers.pool import DeadlineExceeded, fetch
 
 if TYPE_CHECKING:
@@ -313,7 +314,8 @@ class Learner:
         from workers.learner.losses import update_metrics
 
         shared = {f"actor/{name}": value for name, value in results[0][1].items()}
-        return {**update_metrics([sums for sums, _ in results]), **shared}
+        packed = sum(group.num_tokens for share in shares for batch in share if batch.counts for group in batch.groups)
+        return {**update_metrics([sums for sums, _ in results]), **shared, "actor/packed_tokens": float(packed)}
 
     def sft_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
         """One optimiser step on the mean negative log-likelihood of all response tokens; metrics named `sft/...`."""
@@ -354,6 +356,10 @@ class Learner:
     def load(self, path: Path) -> None:
         """Restore what `save` wrote, with any number of ranks."""
         self._ranks.run("load", str(path), what="loading")
+
+    def memory(self) -> dict[str, float]:
+        """The most that one rank takes, in MiB by kind."""
+        return most(self._ranks.run("memory", what="asking for memory"))
 
     def wait_ready(self) -> None:
         """Block until every rank holds the model; other calls do so by themselves."""

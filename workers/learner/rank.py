@@ -5,6 +5,7 @@ Runs inside Ray; `workers.learner.learner` and `workers.learner.reference` are t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -33,12 +34,14 @@ from workers.learner.export import check_free, write_model
 from workers.learner.losses import LossSums
 from workers.learner.verl_config import UpdateSpec, actor_config
 from workers.learner.visual_store import EncodedClip
+from workers.memory import process_memory
 from workers.weights.sync import expected_weights, publish_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
+    from verl.utils.flops_counter import FlopsCounter
 
 
 def _one_share_each(worker_group: Any, shares: list[Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -78,6 +81,11 @@ class LearnerWorker(TrainingWorker):
         """Load the checkpoint, shard it, build the optimiser."""
         torch.manual_seed(seed)
         self.engine.initialize()
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def memory(self) -> dict[str, float]:
+        """Of this rank's process, in MiB by kind."""
+        return process_memory()
 
     @register(dispatch_mode=SHARES, blocking=False)
     def encode(self, share: list[PromptHandle | None]) -> list[EncodedClip | None]:
@@ -123,14 +131,19 @@ class LearnerWorker(TrainingWorker):
 
     def _step(self, share: list[MicroBatch], loss_function: Any) -> tuple[LossSums, dict[str, float]]:
         learning_rate = self.engine.lr_scheduler.get_last_lr()[0]
+        started = time.perf_counter()
         with self.engine.train_mode():
             self.engine.optimizer_zero_grad()
             results = self.engine.forward_backward_batch(_resolved(share), loss_function)
             grad_norm = self.engine.optimizer_step()
+        lengths = [group.num_tokens for batch in share for group in batch.groups]
+        # verl's table has one figure for every CPU.
+        counter = None if get_device_name() == "cpu" else self.flops_counter
+        rate = utilisation(counter, lengths, time.perf_counter() - started)
         self.engine.lr_scheduler_step()
         # verl leaves the weights as they are when the gradient is not finite.
         skipped = float(not np.isfinite(grad_norm))
-        return losses.to_sums(results), {"grad_norm": grad_norm, "lr": learning_rate, "skipped_update": skipped}
+        return losses.to_sums(results), {"grad_norm": grad_norm, "lr": learning_rate, "skipped_update": skipped, **rate}
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def publish_weights(self, policy_version: int) -> WeightSnapshot | None:
@@ -223,6 +236,18 @@ def _resolved(share: Sequence[MicroBatch]) -> list[MicroBatch]:
         return replace(group, prompt=replace(handle, ref=value(handle.ref), visual=value(handle.visual)))
 
     return [replace(batch, groups=tuple(map(resolved, batch.groups))) for batch in share]
+
+
+def utilisation(counter: FlopsCounter | None, lengths: Sequence[int], seconds: float) -> dict[str, float]:
+    """`mfu`: model FLOP/s of a training step over what the device can do; nothing where verl does not know the device.
+
+    Args:
+        lengths: tokens of this rank's packed sequences.
+    """
+    if counter is None:
+        return {}
+    reached, possible = counter.estimate_flops(list(lengths), seconds)
+    return {"mfu": reached / possible} if np.isfinite(possible) and reached > 0 else {}
 
 
 def _by_group(at_temperature: Tensor, raw: Tensor, *, batch: PackedBatch, micro_batch: MicroBatch) -> list[LogProbs]:

@@ -8,6 +8,7 @@ from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.types import LogProbs, TrainGroup
 from workers.learner.learner import DEADLINE_S, Learner, RankGroup, group_log_probs
 from workers.learner.verl_config import reference_worker_config
+from workers.memory import most
 
 
 class BaseOfAdapter:
@@ -22,6 +23,10 @@ class BaseOfAdapter:
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         """Log-probs of all responses, in the order of `groups`."""
         return self._learner.base_log_probs(groups, temperature=temperature)
+
+    def memory(self) -> dict[str, float]:
+        """None of its own."""
+        return {}
 
 
 class Reference:
@@ -56,6 +61,10 @@ class Reference:
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         """Log-probs of all responses, in the order of `groups`."""
         return group_log_probs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
+
+    def memory(self) -> dict[str, float]:
+        """The most that one rank takes, in MiB by kind."""
+        return most(self._ranks.run("memory", what="asking for memory"))
 
     def wait_ready(self) -> None:
         """Block until every rank holds the model; other calls do so by themselves."""

@@ -112,6 +112,10 @@ class RolloutPool:
         snapshot = fetch(described, deadline_s=START_DEADLINE_S, what=f"reading the checkpoint {model_path}")
         return self.update_weights(replace(snapshot, ref=data))
 
+    def memory(self) -> dict[str, float]:
+        """The most that one worker takes, in MiB by kind."""
+        return self._pool.memory()
+
     def shutdown(self) -> None:
         """End every worker and its engine."""
         self._pool.shutdown()

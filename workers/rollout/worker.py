@@ -16,6 +16,7 @@ import numpy as np
 
 from videor2_rl.model.family import read_family
 from videor2_rl.types import Group, Prompt, Rollout, SamplingSpec, WeightSnapshot
+from workers.memory import process_memory
 from workers.pool import WorkerLost
 from workers.rollout.engine import EngineSpec, engine_arguments, engine_input, sample_seed, sampling_params
 from workers.weights.sync import (
@@ -69,6 +70,10 @@ class RolloutWorker:
     async def version(self) -> int | None:
         """Policy version of the weights in use; None while they are not whole."""
         return self._policy_version
+
+    async def memory(self) -> dict[str, float]:
+        """Of this process and its engine's, in MiB by kind."""
+        return process_memory()
 
     async def health(self) -> None:
         """Raises WorkerLost when the engine process is gone; does not notice one that hangs."""

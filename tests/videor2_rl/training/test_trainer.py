@@ -87,6 +87,9 @@ class Fakes:
     def decodes_per_clip(self) -> float:
         return 1.0
 
+    def memory(self) -> Mapping[str, float]:
+        return {"rss": 5.0}
+
     def generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
     ) -> list[Group]:
@@ -134,7 +137,7 @@ class Fakes:
         self.calls.append("update")
         assert all(group.prompt.visual == f"embeddings of {group.prompt.clip_key}" for group in groups)
         self.weight += 1
-        return {"actor/loss": self.weight}
+        return {"actor/loss": self.weight, "actor/packed_tokens": 10.0}
 
     def publish_weights(self, policy_version: int) -> WeightSnapshot:
         assert policy_version == self.weight
@@ -671,3 +674,15 @@ def test_a_run_that_keeps_no_checkpoints_writes_none_when_it_is_stopped(tmp_path
     with pytest.raises(Stopped):
         run_loop(configure(tmp_path, "checkpoint.every_steps=0"), Signalled())
     assert Checkpoints(tmp_path, keep=2).newest() is None
+
+
+def test_tokens_a_second_and_the_memory_of_every_part_are_logged(tmp_path: Path) -> None:
+    run_loop(configure(tmp_path, "algorithm.num_steps=1"), Fakes())
+    [row] = read_metrics(tmp_path)
+    # 2 prompts of group_size responses of two tokens; the fake's update says 10.
+    sampled = 2 * configure(tmp_path).algorithm.group_size * 2
+    assert row["perf/rollout_tokens_per_s"] == pytest.approx(sampled / row["timing_s/generate"])
+    assert row["perf/learner_tokens_per_s"] == pytest.approx(10 / row["timing_s/update"])
+    for part in ("video", "rollout", "reward", "learner", "reference"):
+        assert row[f"perf/{part}_rss_mib"] == 5.0
+    assert row["perf/driver_rss_mib"] > 10
