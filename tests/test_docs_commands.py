@@ -16,12 +16,24 @@ import pytest
 import tomllib
 
 from videor2_rl.app import compose_run
+from videor2_rl.config.command_line import hydra_arguments
+from videor2_rl.config.composing import Composer
+from videor2_rl.config.from_file import run_from_file, taken_out
+from videor2_rl.config.loading import load
+from videor2_rl.config.overrides import composed, resolved
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
+from videor2_rl.run.folder import write_config
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = ("*.md", "docs/*.md", "*/README.md", "rewards/**/*.md")
 DOCUMENTS = sorted({document for pattern in PATTERNS for document in ROOT.glob(pattern)})
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+DATA = {
+    "grpo": ("data.train_file", "data.media_dir"),
+    "sft": ("data.train_file", "data.media_dir"),
+    "evaluate": ("data.validation_file", "data.media_dir"),
+    "probe": ("data.validation_file", "data.media_dir"),
+}
 HYDRA: dict[str, Any] = {"grpo": GrpoRun, "sft": SftRun, "evaluate": EvaluateRun, "probe": EvaluateRun}
 START = re.compile(r"^(?: {4}|\$ )?((?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:python|videor2-[a-z-]+|make|ray)\b .*)$")
 
@@ -96,8 +108,15 @@ def stop_after_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def in_the_readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the file that the examples tell the reader to write."""
+    """With the files that the examples tell the reader to write, and a run that they go on from."""
     (tmp_path / "my_rewards.py").write_text("def brevity(reading, *, max_words=60):\n    return 0.5\n")
+    (tmp_path / "my_conf" / "reward").mkdir(parents=True)
+    (tmp_path / "my_conf" / "reward" / "brief.yaml").write_text(
+        "defaults: [video_r2, _self_]\nonly_above_accuracy: {}\n"
+    )
+    run_dir = tmp_path / "outputs" / "demo" / "grpo"
+    run_dir.mkdir(parents=True)
+    write_config(run_dir, compose_run("grpo", GrpoRun, ["experiment=demo"]))
     monkeypatch.chdir(tmp_path)
 
 
@@ -106,30 +125,30 @@ def test_the_documents_hold_commands() -> None:
     assert {one.where.split(":")[0] for one in OURS} >= {"README.md", "docs/evaluation.md", "rewards/README.md"}
 
 
+def loaded(app: str, words: list[str]) -> Any:
+    """The run that the command would begin, of a sweep its first, with values for what the reader would fill in."""
+    file, rest = taken_out([word for word in words if "..." not in word])
+    config_dir = hydra_arguments(rest).config_dir
+    overrides = overrides_of(rest)
+    if any(word.startswith("logs=") for word in overrides):
+        return compose_run("evaluate_logs", LogsRun, overrides)
+    composer, run_type = Composer("evaluate" if app == "probe" else app, config_dir=config_dir), HYDRA[app]
+    if file is not None:
+        return run_from_file(composer, run_type, file, overrides)
+    given = {word.partition("=")[0] for word in overrides}
+    has_its_own = {"demo", "demo_base", "demo_sft", "demo_evaluate", "smoke", "smoke_qwen3_vl"}
+    if "evaluation.benchmark" not in given and not {f"experiment={name}" for name in has_its_own} & set(overrides):
+        overrides += [f"{key}=x" for key in ("model.path", *DATA[app]) if key not in given]
+    return load(run_type, resolved(composed(composer, run_type, overrides), run_type))
+
+
 @pytest.mark.parametrize(
     "command", [one for one in OURS if one.words[2].split(".")[1] in HYDRA], ids=lambda one: one.where
 )
 @pytest.mark.usefixtures("in_the_readers_folder")
 def test_a_hydra_app_would_take_it(command: Command) -> None:
     app = command.words[2].split(".")[1]
-    overrides = overrides_of(command.words[3:])
-    if any(word.startswith("logs=") for word in overrides):
-        compose_run("evaluate_logs", LogsRun, overrides)
-        return
-    if "--config" in command.words:
-        pytest.skip("reads the file of a run: tests/videor2_rl/config/test_from_file.py")
-    if "--config-dir" in command.words:
-        pytest.skip("composes a folder that the reader writes: tests/rewards/terms/test_extra.py runs it")
-    required = {"model.path": "m", "data.train_file": "t", "data.validation_file": "v", "data.media_dir": "d"}
-    given = {word.partition("=")[0] for word in overrides}
-    is_whole = any(word.startswith("experiment=") for word in overrides) or "evaluation.benchmark" in given
-    filled = [] if is_whole else [f"{key}={value}" for key, value in required.items()]
-    name = "evaluate" if app == "probe" else app
-    overrides = [word for word in overrides if "..." not in word]
-    missing = [word for word in filled if word.partition("=")[0] not in {o.partition("=")[0] for o in overrides}]
-    if "experiment=grpo_7b_1node" in overrides:
-        missing = [f"{key}=x" for key in ("model.path", "data.train_file", "data.media_dir")]
-    compose_run(name, HYDRA[app], [*overrides, *missing])
+    assert isinstance(loaded(app, command.words[3:]), (HYDRA[app], LogsRun))
 
 
 @pytest.mark.parametrize(
