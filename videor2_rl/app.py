@@ -24,7 +24,7 @@ from videor2_rl.config.loading import RunT, load
 from videor2_rl.config.overrides import composed, resolved
 from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, LogsRun, SftRun
 from videor2_rl.config.sweeping import FolderRunT, PlannedRun, absolute, plan
-from videor2_rl.run.resume import FINISHED, is_finished, is_longer, start_run
+from videor2_rl.run.resume import FINISHED, is_finished, is_longer, remove_refused, start_run
 from videor2_rl.run.stopping import Stopped, going_on
 
 if TYPE_CHECKING:
@@ -329,6 +329,7 @@ def open_run(
     from videor2_rl.run.folder import sole_writer, write_config
     from videor2_rl.run.storage import full_disk
 
+    is_new = not run_dir.exists()
     with sole_writer(run_dir):
         start_run(run_dir, resume=resume, overwrite=overwrite, num_steps=num_steps(run))
         try:
@@ -340,6 +341,8 @@ def open_run(
             raise Stopped(f"stopped (SIGINT); {going_on(run_dir)}", exit_code=130) from None
         except Exception as error:
             fault = full_disk(error)
+            if isinstance(error, ConfigError) and is_new:
+                remove_refused(run_dir)
             if fault is None:
                 raise
             raise ConfigError(

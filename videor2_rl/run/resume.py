@@ -98,6 +98,14 @@ def _refuse_taken(run_dir: Path, *, resume: bool, overwrite: bool | None, num_st
     raise ConfigError(f"output_dir: {run_dir} holds a {state} run; {', '.join(mends)}")
 
 
+def remove_refused(run_dir: Path) -> None:
+    """Take away a folder that this process made, where the run was refused before it came to anything."""
+    metrics = run_dir / "metrics.jsonl"
+    has_begun = metrics.exists() and metrics.stat().st_size > 0
+    if not has_begun and not any((run_dir / name).exists() for name in ("checkpoints", "skipped.jsonl", "rollouts")):
+        shutil.rmtree(run_dir)
+
+
 def origin_of(run: GrpoRun | SftRun, samples: Sequence[VideoSample]) -> dict[str, Any]:
     """What a run must share with the one it goes on from: else its samples, or its frozen weights, would be others.
 

@@ -11,7 +11,7 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.files import FileSum
-from videor2_rl.run.resume import FINISHED, _weights_mark, origin_of, start_run
+from videor2_rl.run.resume import FINISHED, _weights_mark, origin_of, remove_refused, start_run
 from videor2_rl.types import VideoSample
 
 
@@ -142,3 +142,16 @@ def test_the_origin_tells_apart_what_changes_samples_or_frozen_weights(tmp_path:
     }
     for key, other in changed.items():
         assert [name for name in usual if other[name] != usual[name]] == [key]
+
+
+def test_a_refused_run_leaves_no_folder_and_one_that_began_keeps_its_own(tmp_path: Path) -> None:
+    for number, begun in enumerate(("", "skipped.jsonl", "metrics.jsonl", "checkpoints/step_000001/manifest.json")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "config.yaml").write_text("seed: 0")
+        (folder / "metrics.jsonl").touch()
+        if begun:
+            (folder / begun).parent.mkdir(parents=True, exist_ok=True)
+            (folder / begun).write_text("{}")
+        remove_refused(folder)
+        assert folder.exists() == bool(begun), begun
