@@ -62,8 +62,9 @@ def launches(folder: Path, case: str) -> list[dict[str, Any]]:
 
 
 def numbers(row: dict[str, Any]) -> dict[str, Any]:
-    """A step's metrics but for the time it took."""
-    return {name: value for name, value in row.items() if not name.startswith("timing_s/")}
+    """A step's metrics but for the time and the memory it took."""
+    measured = ("_per_s", "_mib")
+    return {name: v for name, v in row.items() if not name.startswith("timing_s/") and not name.endswith(measured)}
 
 
 def log_of(folder: Path, launch: dict[str, Any]) -> str:
