@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import psutil
-
 from workers.memory import most, process_memory
 
 
@@ -19,8 +17,8 @@ def test_a_process_counts_those_that_it_started() -> None:
         child.stdout.readline()
         both = process_memory()["rss"]
         child.stdin.close()
-    assert both - alone > block
-    assert abs(process_memory()["rss"] - psutil.Process().memory_info().rss / 2**20) < 8
+    assert both - alone > block / 2
+    assert both - process_memory()["rss"] > block / 2
 
 
 def test_of_several_processes_the_largest_counts_kind_by_kind() -> None:

@@ -233,6 +233,8 @@ def test_a_group_shared_out_over_ranks_and_passes_gives_the_same_update(
     """One group of four responses, of which each of two ranks takes two."""
     group = [ready[2]]
     one, two = update(one_rank, group), update(two_ranks, group)
+    # The second rank computes the prompt too.
+    assert two.pop("actor/packed_tokens") == one.pop("actor/packed_tokens") + group[0].prompt.num_tokens
     for name in one:
         assert two[name] == pytest.approx(one[name], rel=1e-5, abs=2e-6), name
     for first, second in zip(

@@ -374,7 +374,7 @@ def test_an_update_that_fails_half_way_is_repeated_and_then_given_to_a_new_engin
         engines.append(one)
         await load_into_engine(one, snapshot, path if next(failures, None) is None else Path("/nowhere"))
 
-    monkeypatch.setattr(rollout, "load_into_engine", load)
+    monkeypatch.setattr(rollout_worker, "load_into_engine", load)
     new = hf_model(checkpoint, seed=20 + num_failures)
     engine.run(engine.worker.load_weights(*snapshot_of(new, 20 + num_failures)))
     assert len(engines) == num_failures + 1
