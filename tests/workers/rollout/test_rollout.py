@@ -26,7 +26,6 @@ from videor2_rl.doctor.sizing import model_shape, rollout_worker_bytes
 from videor2_rl.model.packing import PixelNorm
 from videor2_rl.model.visual import encode_clip
 from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
-from workers.rollout import pool as rollout
 from workers.rollout import worker as rollout_worker
 from workers.rollout.engine import EngineSpec, rollout_env, sample_seed
 from workers.rollout.pool import RolloutPool, call_parts
