@@ -174,9 +174,10 @@ def read_claims(think: str, *, conclusion: tuple[int, int] | None = None) -> lis
     pending = ""
     limit = _end_of_reading(think)
     for sentence in sentences(think):
-        text = sentence.text if sentence.end <= limit else sentence.text[: max(0, limit - sentence.start)]
-        if conclusion and sentence.start < conclusion[1] and conclusion[0] < sentence.end:
-            text = think[sentence.start : max(sentence.start, conclusion[0])]
+        end = min(sentence.end, limit)
+        if conclusion and sentence.start < conclusion[1]:
+            end = min(end, conclusion[0])
+        text = think[sentence.start : max(sentence.start, end)]
         if not pending and not _MAY_HOLD_TIME.search(text):
             continue
         found = _read_sentence(text)

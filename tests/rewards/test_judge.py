@@ -326,3 +326,8 @@ def test_a_score_survives_any_rationale(before: str, rationale: str, score: int)
 @pytest.mark.parametrize(("length", "is_read"), [(200, True), (201, False)])
 def test_an_answer_without_json_is_one_line_of_at_most_200_characters(length: int, is_read: bool) -> None:
     assert (read_answer_reply("x" * length) is not None) == is_read
+
+
+def test_of_many_braces_that_open_no_object_only_the_first_64_are_tried() -> None:
+    assert read_answer_reply("{ " * 63 + '{"answer": "B"}') == "B"
+    assert read_answer_reply("{ " * 64 + '{"answer": "B"}') is None

@@ -45,10 +45,11 @@ def group_is_gone(group: int) -> bool:
 
 
 def test_the_command_line_holds_no_key_and_binds_to_one_address() -> None:
-    judge = managed(Path("m"))
+    judge = managed(Path("m"), "judge.kv_cache_gib=2")
     arguments = server_arguments(judge, device="cpu", host="10.0.0.7", port=81)
     assert arguments[arguments.index("--host") + 1] == "10.0.0.7"
     assert "--enforce-eager" in arguments
+    assert arguments[arguments.index("--kv-cache-memory-bytes") + 1] == "2147483648"
     assert "--enforce-eager" not in server_arguments(judge, device="cuda", host="10.0.0.7", port=81)
     assert server_env(judge, device="cpu", api_key="secret")["VLLM_API_KEY"] == "secret"
     assert "secret" not in " ".join(arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,103 @@ def test_the_size_of_an_array_is_its_buffer_and_little_more() -> None:
 
 def test_the_size_of_text_is_its_length_and_little_more() -> None:
     assert 10_000 <= pickled_size({"text": "x" * 10_000}) < 10_200
+
+
+# --- without Ray ----------------------------------------------------------------------------------------------------
+
+
+class Reference:
+    """What a call of a `Fake` gives: its result, kept until it is fetched."""
+
+    def __init__(self, actor: int, result: Any) -> None:
+        self.actor, self.result = actor, result
+
+
+class Fake:
+    """An actor whose calls are done at once; `lose` is the death of it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.start, self.echo, self.lose = self, self, self
+
+    def remote(self, value: Any = None) -> Any:
+        return Reference(self.index, value)
+
+
+class FakeRay:
+    """Says that the latest of the calls under way is the one that is done, and notes how many each actor has."""
+
+    def __init__(self) -> None:
+        self.most_at_once: Counter[int] = Counter()
+        self.killed: list[int] = []
+
+    def wait(self, refs: list[Any], *, num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
+        if num_returns > len(refs):
+            raise ValueError(f"{num_returns} of {len(refs)} references")
+        self.most_at_once |= Counter(ref.actor for ref in refs)
+        return refs[-num_returns:], refs[:-num_returns]
+
+    def get(self, ref: Any, *, timeout: float | None = None) -> Any:
+        if isinstance(ref.result, Exception):
+            raise ref.result
+        return ref.result
+
+    def kill(self, actor: Any, *, no_restart: bool) -> None:
+        self.killed.append(actor.index)
+
+    def cancel(self, ref: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay()
+    for name in ("wait", "get", "kill", "cancel"):
+        monkeypatch.setattr(ray, name, getattr(fake, name))
+    return fake
+
+
+def fake_pool(size: int, **options: Any) -> ActorPool:
+    return ActorPool(
+        "fake",
+        size=size,
+        create=Fake,
+        prepare=lambda actor: actor.start.remote(),
+        call_deadline_s=None,
+        start_deadline_s=60.0,
+        **options,
+    )
+
+
+def test_results_keep_the_order_of_the_items_whichever_is_done_first_and_are_counted(fake_ray: FakeRay) -> None:
+    pool = fake_pool(3)
+    pool.wait_ready()
+    reset_received_bytes()
+    items = [b"a" * 1000, b"b" * 2000, b"c" * 3000, b"d" * 4000]
+    assert pool.map("echo", [(item,) for item in items]) == items
+    # A pickle of bytes adds a header of less than 30.
+    assert 10_000 <= received_bytes() < 10_000 + 4 * 30
+
+
+@pytest.mark.parametrize(("options", "at_once"), [({}, 1), ({"max_in_flight": 2}, 2)])
+def test_an_actor_has_one_call_at_a_time_unless_more_are_allowed(
+    options: dict[str, int], at_once: int, fake_ray: FakeRay
+) -> None:
+    pool = fake_pool(2, **options)
+    pool.wait_ready()
+    pool.map("echo", [(number,) for number in range(9)])
+    assert fake_ray.most_at_once == {0: at_once, 1: at_once}
+
+
+@pytest.mark.parametrize(("options", "allowed"), [({}, 3), ({"max_replacements": 1}, 1)])
+def test_so_many_actors_may_be_lost_within_one_map(options: dict[str, int], allowed: int, fake_ray: FakeRay) -> None:
+    pool = fake_pool(1, **options)
+    with pytest.raises(RuntimeError, match=f"keep failing: {allowed} were replaced.*WorkerLost: died"):
+        pool.map("lose", [(WorkerLost("died"),)])
+    assert (pool.replacements, fake_ray.killed) == (allowed, [0] * (allowed + 1))
+
+
+# --- with Ray -------------------------------------------------------------------------------------------------------
 
 
 class Echo:

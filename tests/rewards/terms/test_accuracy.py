@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.terms.accuracy import (
-    KINDS,
     accuracy_verdict,
     agreement,
     answer_kind,
@@ -124,10 +123,16 @@ def test_the_kind_is_guessed_from_options_and_solution(solution: str, question: 
     assert answer_kind(Target(question, solution)) == kind
 
 
-def test_the_dataset_decides_the_kind_where_it_says_so() -> None:
-    assert answer_kind(Target("q", "5", problem_type="Free-form")) == "text"
-    assert answer_kind(Target("q", "5", problem_type="multiple_choice")) == "choice"
-    assert set(KINDS.values()) == {"choice", "number", "text"}
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("choice", ["choice", "mcq", "multiple choice", "multiple_choice"]),
+        ("number", ["number", "numerical", "Regression"]),
+        ("text", ["text", "OCR", "free form", "Free-form", "open ended"]),
+    ],
+)
+def test_the_dataset_decides_the_kind_where_it_says_so(kind: str, names: list[str]) -> None:
+    assert [answer_kind(Target("q", "5", problem_type=name)) for name in names] == [kind] * len(names)
     with pytest.raises(ValueError, match="problem_type 'poetry' is unknown"):
         answer_kind(Target("q", "5", problem_type="poetry"))
 

@@ -173,3 +173,14 @@ def _label(cell: str) -> tuple[float, float, str]:
 
 def test_the_corpus_has_at_least_150_texts(read_corpus: Callable[..., list]) -> None:
     assert len(read_corpus("claims")) >= 150
+
+
+def test_reading_ends_after_4096_digits_also_before_a_conclusion() -> None:
+    sentence = "At 00:05 a dog enters, so the answer is B."
+    for digits, count in ((4_092, 1), (4_093, 0)):
+        filler = f"Look {'7' * digits}.\n"
+        start = len(filler) + sentence.index("so")
+        conclusion = (start, len(filler) + len(sentence))
+        assert (
+            len(read_claims(filler + sentence)) == len(read_claims(filler + sentence, conclusion=conclusion)) == count
+        )

@@ -185,6 +185,9 @@ def test_columns_that_are_null_count_as_absent() -> None:
         ({"prompt": "Who?", "solution": "B", "videos": [{"video": ["1.png", "2.png"]}]}, ["a list of 2 pictures"]),
         ({"prompt": "Who?", "solution": "B", "images": ["a.png"]}, ["an image and no video"]),
         ({**ROWS["paper"], "temporal_grounding": "at five"}, ["temporal_grounding is 'at five'"]),
+        # Each would make a map: of two letters, and not of one or three.
+        ({**ROWS["paper"], "temporal_grounding": ["ab"]}, ["temporal_grounding is ['ab']"]),
+        ({**ROWS["paper"], "temporal_grounding": [["00:05"]]}, ["temporal_grounding is [['00:05']]"]),
     ],
 )
 def test_what_cannot_be_read_is_said(row: Any, words: list[str]) -> None:

@@ -1,14 +1,17 @@
 """One writer a folder; skipped samples are recorded once and too many stop the run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.run.folder import SkipLedger, sole_writer
+from videor2_rl.config.resources import Part
+from videor2_rl.run.folder import SkipLedger, sole_writer, write_config
 from videor2_rl.types import PromptHandle, SkippedSample
 
 
@@ -68,3 +71,17 @@ def test_a_second_writer_is_refused_and_a_dead_one_forgotten(tmp_path: Path) -> 
     process.wait()
     with sole_writer(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(("code", "recorded"), [(0, {"git_revision": "abc123-dirty"}), (1, {}), (128, {})])
+def test_the_revision_of_the_source_tree_is_recorded_where_git_knows_one(
+    code: int, recorded: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = tmp_path / "git"
+    git.write_text(f"#!/bin/sh\necho abc123-dirty\nexit {code}\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    write_config(tmp_path, Part("rollout worker", 2, 1, 0, "rollout.num_workers"))
+    made_by = yaml.safe_load((tmp_path / "config.yaml").read_text())["made_by"]
+    assert {name: value for name, value in made_by.items() if name == "git_revision"} == recorded
+    assert made_by["command"] == sys.argv

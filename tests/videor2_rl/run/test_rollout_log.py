@@ -101,7 +101,7 @@ def test_a_file_comes_back_with_all_that_explains_the_rewards(tmp_path: Path) ->
     first, second = record["responses"]
     assert first["token_ids"] == [0, 1]
     assert first["log_probs"] == [-0.5, -0.25]
-    assert first["policy_version"] == 3
+    assert (first["text"], first["finish_reason"], first["policy_version"]) == ("text", "stop", 3)
     assert (first["reward"], first["advantage"]) == (1.5, 0.5)
     assert first["terms"]["temporal_alignment"]["detail"] == DETAIL
     assert first["terms"]["consistency"] == {

@@ -69,20 +69,6 @@ def input_text(row: Mapping[str, Any]) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def response_text(row: Mapping[str, Any]) -> str:
-    """The first text in `filtered_resps`, else `resps`, however deep, else in a few plain fields."""
-    for key in ("filtered_resps", "resps"):
-        value = row.get(key)
-        if isinstance(value, str):
-            return value
-        while isinstance(value, list) and value:
-            value = value[0]
-        if isinstance(value, str) and value:
-            return value
-    texts = (row.get(key) for key in ("response", "prediction", "raw_output", "pred_answer"))
-    return next((text for text in texts if isinstance(text, str) and text.strip()), "")
-
-
 def sample_id(row: Mapping[str, Any]) -> str:
     """The first identifier of a row or of its doc, as text."""
     doc = row.get("doc")

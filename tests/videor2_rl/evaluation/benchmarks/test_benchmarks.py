@@ -272,6 +272,31 @@ def test_numbers_earn_their_mean_relative_accuracy(tmp_path: Path) -> None:
     assert scores == [1.0, 1.0, 0.6, 0.0, 0.0]
 
 
+def test_an_open_answer_with_a_percent_sign_is_a_number(tmp_path: Path) -> None:
+    file, row = layout("mmvu")
+    write(tmp_path, file, [{**row, "question_type": "open-ended", "answer": "12%"}])
+    (item,) = load_items(BENCHMARKS["mmvu"], tmp_path)
+    assert score_response(answered("about 12 percent"), item.question) == (12.0, 1.0)
+    assert score_response(answered("13%"), item.question) == (13.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        *("action_antonym", "action_count", "action_localization", "action_prediction", "action_sequence"),
+        *("character_order", "counterfactual_inference", "egocentric_navigation", "episodic_reasoning"),
+        *("fine_grained_action", "fine_grained_pose", "moving_attribute", "moving_count", "moving_direction"),
+        *("object_existence", "object_interaction", "object_shuffle", "scene_transition", "state_change"),
+        "unexpected_action",
+    ],
+)
+def test_mvbench_s_twenty_tasks_are_known_by_the_names_of_their_files(task: str, tmp_path: Path) -> None:
+    _, row = layout("mvbench")
+    write(tmp_path, f"json/{task}.json", [row])
+    (item,) = load_items(BENCHMARKS["mvbench"], tmp_path)
+    assert str(item.question.row_id).startswith(f"{task}-")
+
+
 def test_every_benchmark_has_a_fixture_row() -> None:
     assert {layout[0] for layout in LAYOUTS} == set(BENCHMARKS) and len(BENCHMARKS) == 11
 
