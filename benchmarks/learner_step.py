@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--trl", metavar="PYTHON", help="an interpreter with trl; `make bench` makes one")
     args = parser.parse_args()
+    if args.trl and not Path(args.trl).is_file():
+        parser.error(f"--trl: there is no {args.trl}; `make bench` makes that environment")
     one_rank_environment()
     import torch
 
