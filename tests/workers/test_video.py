@@ -115,6 +115,7 @@ class LocalPool:
 
     def __init__(self, name: str, *, size: int, **options: Any) -> None:
         self.size = size
+        self.create = options["create"]
         self.asked: list[list[str]] = []
         self.threads: set[int] = set()
 
@@ -134,6 +135,32 @@ class LocalPool:
             return Prepared(SkippedSample(sample.sample_id, sample.video, "empty", ""), decodes=0)
         key = sample.video
         return Prepared(PromptHandle(sample.sample_id, key, 4, None), decodes=2 if key == "twice" else 1)
+
+
+class Options:
+    """An actor class whose actors are the options that they were made with."""
+
+    def __init__(self, actor: type) -> None:
+        assert actor is VideoWorker
+
+    def options(self, **_: Any) -> Options:
+        return self
+
+    def remote(self, *_: Any, **options: Any) -> dict[str, Any]:
+        return options
+
+
+@pytest.mark.parametrize(("options", "is_encoded"), [({}, False), ({"encode_solutions": True}, True)])
+def test_solutions_are_encoded_where_the_pool_is_told_to(
+    options: dict[str, bool], is_encoded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_module, "ActorPool", LocalPool)
+    monkeypatch.setattr(ray, "remote", Options)
+    run = compose_run("grpo", GrpoRun, ["model.path=m", "data.train_file=t", "data.media_dir=d"])
+    pool = VideoPool(run.model, run.video, max_prompt_tokens=64, **options)
+    assert isinstance(pool._pool, LocalPool)
+    assert pool._pool.create(0) == {"max_prompt_tokens": 64, "encode_solutions": is_encoded}
+    pool.shutdown()
 
 
 @pytest.fixture

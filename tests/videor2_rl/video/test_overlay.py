@@ -105,6 +105,15 @@ def test_a_subtitle_stands_bottom_centre_in_a_translucent_box() -> None:
     assert 40 < np.median(darkened) < 120
 
 
+def test_the_box_is_as_wide_as_the_longest_line_of_a_subtitle() -> None:
+    before = plain((200, 200, 200))[0]
+    one, two = (
+        changed(draw(plain((200, 200, 200)), 5.0, timestamps=False, text=text), before)
+        for text in ("w" * 20, f"{'w' * 20} {'w' * 16}")
+    )
+    assert two[1] == one[1] and two[0].start < one[0].start
+
+
 def test_long_subtitles_are_wrapped_and_stay_within_their_share_of_the_frame() -> None:
     before = plain()[0]
     for text in ("word " * 60, "x" * 400, "word " * 500):
