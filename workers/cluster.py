@@ -89,18 +89,25 @@ def await_room(parts: Sequence[Part], config: ClusterConfig, *, is_local: bool) 
         raise ConfigError(_refusal(lacking, parts, config, is_local=is_local))
     if lacking is not None:
         _ask_for_nodes(parts)
+    try:
+        _wait_for_room(parts, wait_s=config.wait_s)
+    finally:
+        # Also of a run that gave up: the cluster would keep the nodes for it.
+        if lacking is not None:
+            _ask_for_nodes([])
+
+
+def _wait_for_room(parts: Sequence[Part], *, wait_s: float) -> None:
     started = time.monotonic()
     next_line_s = 0.0
     while (waits_for := shortfall(parts, _nodes()) or _held_by_others(parts)) is not None:
         waited_s = time.monotonic() - started
-        if waited_s > config.wait_s:
-            raise ConfigError(f"cluster.wait_s: still not enough after {config.wait_s:g} s: {waits_for}")
+        if waited_s > wait_s:
+            raise ConfigError(f"cluster.wait_s: still not enough after {wait_s:g} s: {waits_for}")
         if waited_s >= next_line_s:
-            logger.info("waiting for the cluster, %.0f of %g s: %s", waited_s, config.wait_s, waits_for)
+            logger.info("waiting for the cluster, %.0f of %g s: %s", waited_s, wait_s, waits_for)
             next_line_s += WAIT_LINE_S
         time.sleep(POLL_S)
-    if lacking is not None:
-        _ask_for_nodes([])
 
 
 def _refusal(lacking: str, parts: Sequence[Part], config: ClusterConfig, *, is_local: bool) -> str:

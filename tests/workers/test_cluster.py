@@ -85,6 +85,13 @@ def test_where_nodes_are_added_the_run_asks_for_them_and_waits(use: Any, caplog:
     assert "the cluster has 2 CPUs" in caplog.text
 
 
+def test_a_run_that_gives_up_asks_for_no_nodes_any_more(use: Any) -> None:
+    there = use(Cluster([{"CPU": 2}]))
+    with pytest.raises(ConfigError, match=r"cluster\.wait_s: still not enough"):
+        await_room([rollout(count=6)], cluster_config("t", autoscaler=True, wait_s=0.02), is_local=False)
+    assert there.asked == [["rollout.num_workers=6 x 1 CPU"], []]
+
+
 def test_what_other_jobs_hold_is_waited_for_up_to_the_limit(use: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     use(Cluster([{"CPU": 2}], free=[{"CPU": 0}, {"CPU": 1}, {"CPU": 2}]))
