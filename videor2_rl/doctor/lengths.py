@@ -56,7 +56,7 @@ class EstimatedLengths:
         """Tokens of the prompt, and how many of them are the video's."""
         family = self._family
         steps = len(timestamps_s) // family.temporal_patch_size
-        vision = steps * (height // family.size_multiple) * (width // family.size_multiple)
+        vision = family.vision_tokens(len(timestamps_s), height, width)
         stamps = (_STAMP_TOKENS if self._model.text_timestamps else 2) * steps if family.is_interleaved else 0
         system = self._model.system_prompt if system_prompt is None else system_prompt
         text = sum(_text_tokens(part) for part in (system, question, self._model.instruction))

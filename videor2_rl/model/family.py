@@ -34,6 +34,11 @@ class ModelFamily:
         """Pixels; the sides of frames are multiples of it."""
         return self.patch_size * self.merge_size
 
+    def vision_tokens(self, num_frames: int, height: int, width: int) -> int:
+        """Tokens of a video of these frames, whose sides in pixels are multiples of `size_multiple`."""
+        cells = (height // self.size_multiple) * (width // self.size_multiple)
+        return num_frames // self.temporal_patch_size * cells
+
     @property
     def is_interleaved(self) -> bool:
         """Each temporal patch is a picture of its own in the prompt, with its time before it as text."""

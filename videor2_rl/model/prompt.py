@@ -140,7 +140,7 @@ class PromptBuilder:
         family = self.family
         text, placeholders = self.render(question, system_prompt), 1
         steps = len(timestamps_s) // family.temporal_patch_size
-        vision = steps * (height // family.size_multiple) * (width // family.size_multiple)
+        vision = family.vision_tokens(len(timestamps_s), height, width)
         if family.is_interleaved:
             stamps = text_stamps(timestamps_s, family.temporal_patch_size)
             text = self._interleaved(text, stamps if self._model.text_timestamps else [""] * steps, cells=1)
