@@ -91,4 +91,5 @@ def video_config(tmp_path: Path) -> VideoConfig:
         cache_dir=str(tmp_path / "video_cache"),
         num_workers=1,
         cpus_per_worker=1,
+        decoder="auto",
     )

@@ -97,6 +97,9 @@ class VideoConfig(Section):
     num_workers: int
     """Video workers (Ray actors) that decode."""
     cpus_per_worker: float
+    decoder: Literal["auto", "pyav", "decord"]
+    """auto: decord for files whose pictures it is proven to count right, else PyAV; pyav: always PyAV; decord: files for
+    which decord is not proven are skipped as unreadable. All give the same frames."""
 
 
 @dataclass(frozen=True)

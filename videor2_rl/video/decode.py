@@ -1,72 +1,123 @@
-"""Frames and their true times out of a file, with decord."""
+"""The frames of a clip and when a player shows them: each sampled picture belongs to its stated time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from videor2_rl.config.sections import VideoConfig
+from videor2_rl.video import with_decord, with_pyav
 from videor2_rl.video.errors import VideoError
-from videor2_rl.video.sampling import are_times, choose_frames, choose_size
+from videor2_rl.video.sampling import choose_frames, choose_size
+from videor2_rl.video.timeline import Timeline, opened, read_timeline
 
-_FRAMES_AT_ONCE = 8
-"""Decoded frames held at full size."""
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which pictures are taken, by which decoder, and what they become."""
+
+    times_s: NDArray[np.float64]
+    """[F] of the chosen pictures."""
+    indices: NDArray[np.int64]
+    """[F] places in `timeline`, or, without one, in what decoding from the start gives."""
+    timeline: Timeline | None
+    use_decord: bool
+    height: int
+    width: int
+    """After the resize, in pixels."""
 
 
 def decode(
     path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Sampled and resized frames [F, H, W, 3] uint8, and their presentation times [F] in seconds.
+    """Sampled and resized frames [F, H, W, 3] uint8, and when a player shows them: times [F] in seconds.
 
     Raises:
         VideoError: with the reason.
     """
-    reader = _open(path)
-    times_s = _frame_times(reader, path)
-    indices = _choose(times_s, path, config, start_s=start_s, end_s=end_s)
-    return _read(reader, indices, path, config), times_s[indices]
+    plan = _plan(path, config, start_s=start_s, end_s=end_s)
+    if plan.use_decord:
+        try:
+            return _resized(with_decord.pictures(path, plan.indices), plan), plan.times_s
+        except VideoError:
+            if config.decoder == "decord":
+                raise
+    if plan.timeline is not None:
+        frames = _resized(with_pyav.pictures_at(path, plan.timeline, plan.indices), plan)
+        if len(frames) == len(plan.indices):
+            return frames, plan.times_s
+        plan = _plan_by_decoding(path, config, start_s=start_s, end_s=end_s)
+    return _resized(with_pyav.pictures_in_order(path, plan.indices.tolist()), plan), plan.times_s
 
 
 def probe(
     path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None
 ) -> tuple[NDArray[np.float64], int, int]:
-    """Times [F] in seconds, height and width of the frames that `decode` would give, for the cost of one frame.
+    """Times [F] in seconds, height and width of the frames that `decode` would give, for the cost of one frame; of all
+    frames where only decoding tells the times.
 
     Raises:
         VideoError: with the reason.
     """
-    reader = _open(path)
-    times_s = _frame_times(reader, path)
-    indices = _choose(times_s, path, config, start_s=start_s, end_s=end_s)
-    try:
-        height, width = reader[0].shape[:2]
-    except RuntimeError as error:
-        raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
-    return times_s[indices], *_size(height, width, config)
+    plan = _plan(path, config, start_s=start_s, end_s=end_s)
+    return plan.times_s, plan.height, plan.width
+
+
+def decoder_of(path: str, config: VideoConfig) -> str:
+    """Which decoder `decode` takes for the whole file: "decord" or "pyav".
+
+    Raises:
+        VideoError: with the reason.
+    """
+    return "decord" if _plan(path, config, start_s=None, end_s=None).use_decord else "pyav"
 
 
 def duration_s(path: str) -> float:
-    """Seconds that the file lasts by its header, without reading a frame; containers round it.
+    """Seconds at which the pictures end by the file's header, without reading a frame; containers round it.
 
     Raises:
         VideoError: with the reason; also where the header does not say.
     """
-    import av
-
-    try:
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            if stream.duration is not None and stream.time_base is not None:
-                return float(stream.duration * stream.time_base)
-            if container.duration is not None:
-                return float(container.duration / av.time_base)
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
+    with opened(path) as (container, stream):
+        if stream.duration is not None and stream.time_base is not None:
+            begin = stream.start_time or 0
+            return float((begin + stream.duration) * stream.time_base) - (container.start_time or 0) / 1e6
+        if container.duration is not None:
+            return container.duration / 1e6
     raise VideoError("bad_times", f"{path}: the header gives no duration")
+
+
+def _plan(path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None) -> _Plan:
+    file = Path(path)
+    if not file.is_file():
+        raise VideoError("unreadable" if file.exists() else "missing", f"{path}: no such file")
+    if file.stat().st_size == 0:
+        raise VideoError("empty", f"{path}: the file is empty")
+    timeline = read_timeline(path, start_s=start_s, end_s=end_s)
+    if timeline is None:
+        return _plan_by_decoding(path, config, start_s=start_s, end_s=end_s)
+    indices = _choose(timeline.times_s, path, config, start_s=start_s, end_s=end_s)
+    height, width, is_turned = with_pyav.shown_size(path)
+    use_decord = config.decoder != "pyav" and not is_turned and with_decord.is_proven(path, timeline)
+    if config.decoder == "decord" and not use_decord:
+        raise VideoError("unreadable", f"{path}: decord's pictures are not proven for it (video.decoder=auto reads it)")
+    size = _size(height, width, config)
+    return _Plan(timeline.times_s[indices], indices, timeline, use_decord, *size)
+
+
+def _plan_by_decoding(path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None) -> _Plan:
+    if config.decoder == "decord":
+        raise VideoError("unreadable", f"{path}: decord's pictures are not proven for it (video.decoder=auto reads it)")
+    times_s = with_pyav.decoded_times(path)
+    places = np.flatnonzero(~np.isnan(times_s))
+    chosen = places[_choose(times_s[places], path, config, start_s=start_s, end_s=end_s)]
+    height, width, _ = with_pyav.shown_size(path)
+    return _Plan(times_s[chosen], chosen, None, False, *_size(height, width, config))
 
 
 def _choose(
@@ -95,63 +146,10 @@ def _size(height: int, width: int, config: VideoConfig) -> tuple[int, int]:
     )
 
 
-def _open(path: str) -> Any:
-    import decord
-
-    file = Path(path)
-    if not file.is_file():
-        raise VideoError("missing", f"{path}: no such file")
-    if file.stat().st_size == 0:
-        raise VideoError("empty", f"{path}: the file is empty")
-    try:
-        reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    except RuntimeError as error:
-        raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
-    if len(reader) == 0:
-        raise VideoError("empty", f"{path}: no frames")
-    return reader
-
-
-def _frame_times(reader: Any, path: str) -> NDArray[np.float64]:
-    """[N] presentation times of all frames in seconds; the first frame is at 0."""
-    try:
-        times_s = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
-    except (RuntimeError, IndexError) as error:
-        raise VideoError("bad_times", f"{path}: {_first_line(error)}") from None
-    # decord2 3.4.0 counts from the first packet's decode time. H.264 in Matroska may lack one, and then every time is
-    # 9e15; the container's own presentation times are right.
-    if are_times(times_s):
-        return times_s
-    times_s = _container_times(path)
-    if len(times_s) != len(reader):
-        raise VideoError("bad_times", f"{path}: {len(reader)} frames, but {len(times_s)} presentation times")
-    return times_s
-
-
-def _container_times(path: str) -> NDArray[np.float64]:
-    """The same as `_frame_times`, read from the packets without decoding them."""
-    import av
-
-    try:
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            ticks = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
-            second_per_tick = float(stream.time_base or 0)
-            return (np.asarray(ticks, np.float64) - ticks[0]) * second_per_tick
-    except (av.FFmpegError, IndexError) as error:
-        raise VideoError("bad_times", f"{path}: {_first_line(error)}") from None
-
-
-def _read(reader: Any, indices: NDArray[np.int64], path: str, config: VideoConfig) -> NDArray[np.uint8]:
-    frames: list[NDArray[np.uint8]] = []
-    for start in range(0, len(indices), _FRAMES_AT_ONCE):
-        try:
-            batch = reader.get_batch(indices[start : start + _FRAMES_AT_ONCE]).asnumpy()
-        except RuntimeError as error:
-            raise VideoError("unreadable", f"{path}: {_first_line(error)}") from None
-        height, width = _size(batch.shape[1], batch.shape[2], config)
-        frames += [_resize(frame, height, width) for frame in batch]
-    return np.stack(frames)
+def _resized(pictures: Iterable[NDArray[np.uint8]], plan: _Plan) -> NDArray[np.uint8]:
+    """[F, H, W, 3]; one after the other, so that one picture at a time is held at full size."""
+    frames = [_resize(picture, plan.height, plan.width) for picture in pictures]
+    return np.stack(frames) if frames else np.empty((0, plan.height, plan.width, 3), np.uint8)
 
 
 def _resize(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -159,8 +157,3 @@ def _resize(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     if frame.shape[:2] == (height, width):
         return frame
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

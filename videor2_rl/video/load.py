@@ -17,7 +17,7 @@ from videor2_rl.video.errors import VideoError
 from videor2_rl.video.overlay import draw_overlays
 from videor2_rl.video.subtitles import Cue, parse_srt
 
-_RECIPE = 1
+_RECIPE = 2
 """Raise it with every change of what frames look like: older entries of the cache no longer apply."""
 _NOT_IN_KEY = ("cache_dir", "num_workers", "cpus_per_worker")
 

@@ -16,11 +16,17 @@ BITS = 8
 WriteVideo = Callable[..., Path]
 
 
-def counter_frame(number: int) -> NDArray[np.uint8]:
+def draw_counter(number: int) -> NDArray[np.uint8]:
     """[64, 64, 3]: the number in eight vertical bars, one for each bit, white for 1."""
     bits = [(number >> bit) & 1 for bit in range(BITS)]
     columns = np.repeat(np.asarray(bits, np.uint8) * 255, SIDE // BITS)
     return np.broadcast_to(columns[None, :, None], (SIDE, SIDE, 3)).copy()
+
+
+@pytest.fixture
+def counter_frame() -> Callable[[int], NDArray[np.uint8]]:
+    """A picture [64, 64, 3] of a number."""
+    return draw_counter
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def write_video(tmp_path: Path) -> WriteVideo:
             stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
             stream.codec_context.time_base = Fraction(1, 1000)
             for number, time_s in enumerate(times_s):
-                frame = av.VideoFrame.from_ndarray(counter_frame(number), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(draw_counter(number), format="rgb24")
                 frame.pts, frame.time_base = round(time_s * 1000), Fraction(1, 1000)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())

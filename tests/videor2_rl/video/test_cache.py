@@ -194,18 +194,18 @@ def test_processes_that_ask_at_once_decode_once(
 ) -> None:
     path = write_video("a.mp4", TIMES)
     calls = tmp_path / "calls"
-    original = decode._open
+    original = decode.read_timeline
 
-    def slow_open(name: str) -> object:
+    def slow_read(name: str, **bounds: float | None) -> object:
         import time
 
         with calls.open("a") as file:
             file.write("x")
         time.sleep(0.3)
-        return original(name)
+        return original(name, **bounds)
 
-    monkeypatch.setattr(decode, "_open", slow_open)
-    # Forked, so that the slow version is in the children; decord has not run in this process yet.
+    monkeypatch.setattr(decode, "read_timeline", slow_read)
+    # Forked, so that the slow version is in the children.
     with multiprocessing.get_context("fork").Pool(3) as pool:
         results = pool.map(_load_at_once, [(str(path), video_config)] * 3, chunksize=1)
     assert calls.read_text() == "x"
