@@ -66,6 +66,7 @@ bench: $(INSTALLED) $(TRL_INSTALLED)
 	$(BIN)/python -m benchmarks.score_rows
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.alignment_rows
 	$(BIN)/python -m benchmarks.judge_calls
+	$(BIN)/python -m benchmarks.decode_clips
 
 clean:
 	rm -rf outputs build .pytest_cache .mypy_cache .ruff_cache
