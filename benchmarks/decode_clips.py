@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videor2_rl.config.sections import VideoConfig
-from videor2_rl.video.decode import _resize, decode, decoder_of
+from videor2_rl.video.decode import decode, resize
 from videor2_rl.video.sampling import choose_frames, choose_size
+from videor2_rl.video.sources import sources
 
 RATE, BITS, HEIGHT, WIDTH = 25, 17, 360, 640
 CLOSED = {"preset": "veryfast", "g": "250", "bf": "3"}
@@ -81,7 +82,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name, suffix, codec, settings in CLIPS:
             path = _write(Path(folder) / f"{codec}.{suffix}", codec, settings, options.seconds)
-            takers.append(decoder_of(str(path), CONFIG))
+            takers.append(next(sources(str(path), CONFIG.decoder)).decoder)
             _compare(f"{name}, {suffix}", path, None, options.repeats, takers[-1])
         hour = _write(Path(folder) / "hour.mp4", "mpeg4", {"g": "250"}, options.hour, small=True)
         far = options.hour * 0.8
@@ -131,9 +132,7 @@ def _decord(path: Path, bounds: tuple[float, float] | None) -> Side:
         )
         shape = (64, 256) if path.name == "hour.mp4" else (HEIGHT, WIDTH)
         height, width = choose_size(*shape, min_pixels=3136, max_pixels=151200, multiple=28)
-        frames = [
-            _resize(frame, height, width) for i in range(0, len(chosen), 8) for frame in _batch(reader, chosen, i)
-        ]
+        frames = [resize(frame, height, width) for i in range(0, len(chosen), 8) for frame in _batch(reader, chosen, i)]
     except Exception:
         return Side(time.perf_counter() - began, None)
     return Side(time.perf_counter() - began, _num_wrong(np.stack(frames), times_s[chosen], path))

@@ -98,8 +98,8 @@ class VideoConfig(Section):
     """Video workers (Ray actors) that decode."""
     cpus_per_worker: float
     decoder: Literal["auto", "pyav", "decord"]
-    """auto: decord for files whose pictures it is proven to count right, else PyAV; pyav: always PyAV; decord: files for
-    which decord is not proven are skipped as unreadable. All give the same frames."""
+    """auto: decord for files whose pictures it is proven to count right, else PyAV; decord: other files are skipped as
+    unreadable. All give the same frames."""
 
 
 @dataclass(frozen=True)

@@ -41,16 +41,15 @@ def is_proven(path: str, timeline: Timeline) -> bool:
     return bool((np.abs(times_s - timeline.times_s) <= _TIME_SLACK_S).all())
 
 
-def pictures(path: str, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """The pictures [H, W, 3] at increasing `indices`.
-
-    Raises:
-        VideoError: unreadable.
-    """
-    with decoder_errors(path):
-        reader = _open(path)
-        for start in range(0, len(indices), _FRAMES_AT_ONCE):
-            yield from reader.get_batch(indices[start : start + _FRAMES_AT_ONCE]).asnumpy()
+def pictures(path: str, timeline: Timeline, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """The pictures [H, W, 3] of `timeline` at increasing `indices`. Ends early where decord fails."""
+    try:
+        with decoder_errors(path):
+            reader = _open(path)
+            for start in range(0, len(indices), _FRAMES_AT_ONCE):
+                yield from reader.get_batch(indices[start : start + _FRAMES_AT_ONCE]).asnumpy()
+    except VideoError:
+        return
 
 
 def _open(path: str) -> Any:

@@ -4,6 +4,7 @@ presentation stamps."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -44,13 +45,21 @@ def pictures_at(path: str, timeline: Timeline, indices: NDArray[np.int64]) -> It
             place = int(index)
 
 
-def shown_size(path: str) -> tuple[int, int, bool]:
-    """Height and width in pixels as a player shows the first picture, upright and with square pixels; and whether the
-    file has it turned or mirrored.
+@dataclass(frozen=True)
+class Look:
+    """What the first picture and the header tell of a file."""
 
-    Raises:
-        VideoError: unreadable, empty.
-    """
+    height: int
+    width: int
+    """In pixels as a player shows it, upright and with square pixels."""
+    is_turned: bool
+    """The file has it turned or mirrored."""
+    frame_rate: float
+    """Average pictures a second; 0: the header does not say."""
+
+
+def first_look(path: str) -> Look:
+    """Raises VideoError: unreadable."""
     with opened(path) as (container, stream):
         frame, _ = next(_frames(container, stream), (None, False))
         if frame is None:
@@ -58,7 +67,7 @@ def shown_size(path: str) -> tuple[int, int, bool]:
         width = max(1, round(frame.width * float(stream.sample_aspect_ratio or 1)))
         (a, b), (c, d) = _turn(frame)
         size = (width, frame.height) if abs(b) > abs(a) else (frame.height, width)
-        return *size, (a, b, c, d) != (1, 0, 0, 1)
+        return Look(*size, is_turned=(a, b, c, d) != (1, 0, 0, 1), frame_rate=float(stream.average_rate or 0))
 
 
 def decoded_times(path: str) -> NDArray[np.float64]:

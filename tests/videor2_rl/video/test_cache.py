@@ -17,6 +17,7 @@ from videor2_rl.types import VideoSample
 from videor2_rl.video import decode
 from videor2_rl.video.cache import file_hash, load_or_make
 from videor2_rl.video.load import load_clip
+from videor2_rl.video.sources import Decoder
 
 TIMES = [i / 4 for i in range(32)]
 
@@ -194,17 +195,17 @@ def test_processes_that_ask_at_once_decode_once(
 ) -> None:
     path = write_video("a.mp4", TIMES)
     calls = tmp_path / "calls"
-    original = decode.read_timeline
+    original = decode.sources
 
-    def slow_read(name: str, **bounds: float | None) -> object:
+    def slow_sources(name: str, decoder: Decoder, **bounds: float | None) -> object:
         import time
 
         with calls.open("a") as file:
             file.write("x")
         time.sleep(0.3)
-        return original(name, **bounds)
+        return original(name, decoder, **bounds)
 
-    monkeypatch.setattr(decode, "read_timeline", slow_read)
+    monkeypatch.setattr(decode, "sources", slow_sources)
     # Forked, so that the slow version is in the children.
     with multiprocessing.get_context("fork").Pool(3) as pool:
         results = pool.map(_load_at_once, [(str(path), video_config)] * 3, chunksize=1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import VideoSample
-from videor2_rl.video.decode import _resize, decode, probe
+from videor2_rl.video.decode import decode, probe, resize
 from videor2_rl.video.errors import VideoError
 from videor2_rl.video.load import load_clip
 from videor2_rl.video.overlay import draw_overlays
@@ -114,7 +114,7 @@ def test_a_frame_is_scaled_to_the_budget(write_video: Callable[..., Path], confi
 
 def test_a_pattern_finer_than_a_pixel_becomes_its_mean() -> None:
     checkers = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    small = _resize(np.repeat(checkers[..., None], 3, axis=2), 16, 16)
+    small = resize(np.repeat(checkers[..., None], 3, axis=2), 16, 16)
     assert small.dtype == np.uint8 and (np.abs(small[1:-1, 1:-1].astype(int) - 127) <= 2).all()
 
 

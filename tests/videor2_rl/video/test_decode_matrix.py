@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.video import timeline, with_pyav
-from videor2_rl.video.decode import decode, decoder_of
+from videor2_rl.video.decode import decode
+from videor2_rl.video.sources import sources
 
 RATE = 25
 NUM_PICTURES = 75
@@ -199,7 +200,7 @@ def test_decord_takes_the_files_for_which_it_is_proven_and_no_other(
     write_numbered: Callable[[str, str, str, str], Path], config: VideoConfig
 ) -> None:
     def taken(codec: str, container: str, group: str) -> str:
-        return decoder_of(str(write_numbered(codec, container, group, "constant")), config)
+        return next(sources(str(write_numbered(codec, container, group, "constant")), config.decoder)).decoder
 
     assert taken("libx264", "mp4", "closed") == taken("libvpx-vp9", "webm", "closed") == "decord"
     assert taken("libsvtav1", "mp4", "closed") == taken("mjpeg", "mov", "intra") == "decord"

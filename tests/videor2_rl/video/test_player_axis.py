@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import VideoSample
 from videor2_rl.video import with_pyav
-from videor2_rl.video.decode import decode, decoder_of, duration_s, probe
+from videor2_rl.video.decode import decode, duration_s, probe
 from videor2_rl.video.errors import VideoError
 from videor2_rl.video.load import load_clip
+from videor2_rl.video.sources import sources
 
 Read = Callable[[NDArray[np.uint8]], int]
 Write = Callable[..., Path]
@@ -187,7 +188,9 @@ def test_a_turned_or_mirrored_picture_is_shown_as_a_player_shows_it(
     columns = {"left": slice(0, width // 4), "right": slice(width - width // 4, width)}
     corners = {f"{y} {x}": frames[0][rows[y], columns[x]].mean() for y in rows for x in columns}
     assert [name for name, mean in corners.items() if mean > 128] == [where]
-    assert decoder_of(str(path), own_size) == ("decord" if decoder == "auto" and turn == "upright" else "pyav")
+    assert next(sources(str(path), own_size.decoder)).decoder == (
+        "decord" if decoder == "auto" and turn == "upright" else "pyav"
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,7 +274,7 @@ def cut_download(whole: Path, path: Path) -> None:
     path.write_bytes(data[: data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2])
 
 
-@pytest.mark.parametrize("decoder", ["auto", "pyav", "decord"])
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
 def test_what_no_player_shows_is_skipped_with_its_reason(
     decoder: Any, tmp_path: Path, write_video: Write, config: VideoConfig
 ) -> None:
