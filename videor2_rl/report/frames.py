@@ -139,6 +139,7 @@ def video_config(settings: Mapping[str, Any] | None, *, beside: Path) -> VideoCo
         "cache_dir": "",
         "num_workers": 1,
         "cpus_per_worker": 1.0,
+        "decoder": "auto",
         **{key: value for key, value in settings.items() if key in known},
     }
     if values.keys() != known:
