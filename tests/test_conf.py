@@ -117,18 +117,10 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
         (["model.lora.rank=-1"], "model.lora.rank: found -1; 0 is no adapters"),
         (["algorithm.clip_low=-0.1"], "algorithm.clip_low, clip_high: found -0.1, 0.2"),
         (["algorithm.clip_high=-0.1"], "algorithm.clip_low, clip_high: found 0.2, -0.1"),
-        (["algorithm.importance_cap=2"], "algorithm.importance_cap: found 2.0 with rollout.temperature=0.9"),
+        (["algorithm.importance_cap=2"], "algorithm.importance_cap: found 2.0 with rollout.top_k=50, top_p=1.0"),
         (
-            ["algorithm.importance_cap=2", "rollout.temperature=1", "rollout.top_k=0", "rollout.top_p=0.9"],
-            "algorithm.importance_cap: found 2.0 with rollout.temperature=1.0, top_k=0, top_p=0.9",
-        ),
-        (
-            ["algorithm.importance_cap=2", "rollout.temperature=1", "rollout.top_k=50", "rollout.top_p=1"],
-            "algorithm.importance_cap: found 2.0 with rollout.temperature=1.0, top_k=50, top_p=1.0",
-        ),
-        (
-            ["algorithm.importance_cap=2", "rollout.temperature=0.9", "rollout.top_k=0", "rollout.top_p=1"],
-            "algorithm.importance_cap: found 2.0 with rollout.temperature=0.9, top_k=0, top_p=1.0",
+            ["algorithm.importance_cap=2", "rollout.top_k=0", "rollout.top_p=0.9"],
+            "algorithm.importance_cap: found 2.0 with rollout.top_k=0, top_p=0.9",
         ),
         (["model.dtype=float32"], "model.dtype: found float32 on cluster.device=cuda"),
         (["data.max_skipped_frac=3"], "data.max_skipped_frac: found 3.0"),
@@ -171,7 +163,7 @@ def test_a_bad_value_is_named_with_its_mend(overrides: list[str], sentence: str)
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["algorithm.importance_cap=2", "rollout.temperature=1", "rollout.top_k=0", "rollout.top_p=1"],
+        ["algorithm.importance_cap=2", "rollout.temperature=0.7", "rollout.top_k=0", "rollout.top_p=1"],
         ["rollout.max_response_tokens=2047", "rollout.max_model_tokens=2048"],
         [*BATCH_OF_4, "algorithm.updates_per_batch=2", "learner.num_ranks=2"],
         ["video.min_frames=32", "video.max_frames=32", "video.min_pixels=151200"],
@@ -235,3 +227,24 @@ def test_the_papers_sft_settings() -> None:
     assert (run.learner.learning_rate, run.learner.weight_decay, run.learner.warmup_frac) == (1e-5, 0.1, 0.03)
     assert (run.sft.batch_size, run.video.fps, run.video.max_frames) == (32, 1.0, 128)
     assert run.learner.backend == "deepspeed_zero3"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cap"),
+    [
+        (["rollout.top_k=0"], 2.0),
+        (["rollout.top_k=0", "rollout.temperature=1"], 2.0),
+        ([], None),
+        (["rollout.top_k=0", "rollout.top_p=0.9"], None),
+        (["rollout.top_k=0", "algorithm.importance_cap=null"], None),
+        (["rollout.top_k=0", "algorithm.importance_cap=5"], 5.0),
+        # float32 on CPUs: both sides compute the same.
+        (["rollout.top_k=0", "cluster=cpu", "model.dtype=float32"], None),
+        (["rollout.top_k=0", "cluster=cpu"], 2.0),
+    ],
+)
+def test_importance_weights_are_on_where_the_sides_differ_and_can_be_weighed(
+    overrides: list[str], cap: float | None
+) -> None:
+    run = compose_run("grpo", GrpoRun, [*PATHS, *overrides]).with_importance_cap()
+    assert run.algorithm.cap == cap

@@ -6,6 +6,7 @@ python -m videor2_rl.grpo experiment=demo
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from videor2_rl.training.protocols import Workers
     from videor2_rl.types import VideoSample
 
+logger = logging.getLogger(__name__)
+
 
 def run_grpo(run: GrpoRun) -> None:
     """Train a policy from `model.path`; everything it leaves lies in `output_dir`."""
@@ -34,7 +37,14 @@ def run_grpo(run: GrpoRun) -> None:
         num_steps=run.algorithm.num_steps,
     )
     samples = checked_inputs(run)
-    run = dataclasses.replace(run, algorithm=run.algorithm.with_steps(len(samples)))
+    run = dataclasses.replace(run, algorithm=run.algorithm.with_steps(len(samples))).with_importance_cap()
+    if run.algorithm.cap is None and run.differs_by_design:
+        logger.info(
+            "no importance weights correct the difference between vLLM and the learner%s",
+            ""
+            if run.rollout.is_full_softmax
+            else f": rollout.top_k={run.rollout.top_k}, top_p={run.rollout.top_p} cut away what cannot be weighed",
+        )
     held_out = checked_held_out(run)
     check_algorithm(run.algorithm, max_response_tokens=run.rollout.max_response_tokens)
     check_optimizer(run.learner.optimizer)

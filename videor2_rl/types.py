@@ -122,7 +122,8 @@ class Rollout:
     token_ids: NDArray[np.int64]
     """[T], the end token included where the policy wrote one."""
     log_probs: NDArray[np.float32]
-    """[T] of the full softmax at temperature 1, as the engine computed them."""
+    """[T] as the engine computed them: of the softmax at the sampling temperature where nothing was cut from it
+    (`RolloutConfig.is_tempered`), else of the full softmax at temperature 1."""
     text: str
     """The decoded response without special tokens."""
     finish_reason: FinishReason
@@ -174,7 +175,7 @@ class LogProbs:
     at_temperature: tuple[NDArray[np.float32], ...]
     """G arrays of [T_g] at the training temperature."""
     raw: tuple[NDArray[np.float32], ...]
-    """G arrays of [T_g] at temperature 1, comparable with `Rollout.log_probs`."""
+    """G arrays of [T_g] at temperature 1."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def algorithm_config(**changes: Any) -> AlgorithmConfig:
         "filter_zero_variance": False,
         "mask_truncated": False,
         "importance_cap": None,
-        "max_log_prob_gap": 1e-4,
+        "max_log_prob_gap_mean": 1e-5,
+        "max_log_prob_gap_tail": 1e-4,
     }
     return AlgorithmConfig(**{**values, **changes})

@@ -155,7 +155,8 @@ class Fakes:
 def configure(tmp_path: Path, *overrides: str) -> GrpoRun:
     defaults = ["model.path=m", "data.train_file=t", "data.media_dir=d", f"output_dir={tmp_path}"]
     sizes = ["algorithm.num_steps=6", "algorithm.prompts_per_step=2", "algorithm.group_size=2"]
-    return compose_run("grpo", GrpoRun, [*defaults, *sizes, "checkpoint.every_steps=2", *overrides])
+    run = compose_run("grpo", GrpoRun, [*defaults, *sizes, "checkpoint.every_steps=2", *overrides])
+    return run.with_importance_cap()
 
 
 def samples(count: int) -> list[VideoSample]:

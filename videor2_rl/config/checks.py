@@ -244,10 +244,10 @@ def _check_grpo(run: GrpoRun) -> None:
         "give data.validation_file=FILE",
     )
     require(
-        algorithm.importance_cap is None or (rollout.temperature == 1 and rollout.top_k == 0 and rollout.top_p == 1),
-        f"algorithm.importance_cap: found {algorithm.importance_cap} with rollout.temperature={rollout.temperature}, "
-        f"top_k={rollout.top_k}, top_p={rollout.top_p}; vLLM's log-probs are those of the full softmax at temperature "
-        "1, so sample from that, or set algorithm.importance_cap=null",
+        algorithm.importance_cap in (None, "auto") or rollout.is_full_softmax,
+        f"algorithm.importance_cap: found {algorithm.importance_cap} with rollout.top_k={rollout.top_k}, "
+        f"top_p={rollout.top_p}; what they cut away cannot be weighed, so set rollout.top_k=0 rollout.top_p=1, or "
+        "algorithm.importance_cap=null",
     )
     _check_loss(algorithm)
     least, most = reward_range(run.reward)

@@ -74,6 +74,9 @@ class DataConfig(Section):
     """Arguments of videor2_rl.make_demo, which then fills media_dir before anything else; None: the data are there."""
 
 
+DEFAULT_IMPORTANCE_CAP = 2.0
+
+
 @dataclass(frozen=True)
 class VideoConfig(Section):
     """How frames are sampled, sized and drawn on."""
@@ -124,8 +127,20 @@ class RolloutConfig(Section):
     kv_cache_gib: int
     """CPU only: KV cache of each engine in GiB."""
     gpu_memory_utilization: float
+    reproducible: bool
+    """A seed for each response: the same tokens from any worker at any time. On GPUs it costs vLLM its fast sampler."""
     deadline_s: float
     """A worker whose generation call takes longer is replaced and its work issued again; after three the run stops."""
+
+    @property
+    def is_full_softmax(self) -> bool:
+        """Nothing is cut from what is sampled, so that an importance weight can be had."""
+        return self.top_k == 0 and self.top_p == 1
+
+    @property
+    def is_tempered(self) -> bool:
+        """vLLM's log-probs are of the softmax at the sampling temperature, else of that at temperature 1."""
+        return self.is_full_softmax and self.temperature != 1
 
 
 @dataclass(frozen=True)
@@ -230,10 +245,19 @@ class AlgorithmConfig(Section):
     other terms pay does not count: it would keep groups in which every answer is right or every answer is wrong."""
     mask_truncated: bool
     """Keep responses cut at the token limit out of the loss."""
-    importance_cap: float | None
-    """Weigh each token by learner / rollout probability, at most this (truncated importance sampling). None: off."""
-    max_log_prob_gap: float
-    """The run stops when vLLM and the learner disagree by more than this many nats on any token."""
+    importance_cap: float | Literal["auto"] | None
+    """Weigh each token by learner / rollout probability, at most this (truncated importance sampling). auto: 2 where
+    the two differ by design (everywhere but in float32 on CPUs) and the whole softmax is sampled. None: off."""
+    max_log_prob_gap_mean: float
+    max_log_prob_gap_tail: float
+    """The run stops when vLLM's and the learner's log-probs of the sampled tokens differ by more nats than this in the
+    mean, or at the 99.9 % quantile."""
+
+    @property
+    def cap(self) -> float | None:
+        """`importance_cap` of a run whose "auto" was resolved."""
+        assert self.importance_cap != "auto"
+        return self.importance_cap
 
     def with_steps(self, num_samples: int) -> AlgorithmConfig:
         """The same with its number of steps, if that is 0: an epoch, without a last step of fewer prompts."""
@@ -394,6 +418,18 @@ class GrpoRun(Run):
     algorithm: AlgorithmConfig
     evaluation: PeriodicEvaluationConfig
     checkpoint: CheckpointConfig
+
+    @property
+    def differs_by_design(self) -> bool:
+        """vLLM's kernels round otherwise than the learner's by more than float32 shows."""
+        return self.model.dtype != "float32" or self.cluster.device != "cpu"
+
+    def with_importance_cap(self) -> GrpoRun:
+        """The same with "auto" resolved."""
+        if self.algorithm.importance_cap != "auto":
+            return self
+        cap = DEFAULT_IMPORTANCE_CAP if self.differs_by_design and self.rollout.is_full_softmax else None
+        return replace(self, algorithm=replace(self.algorithm, importance_cap=cap))
 
 
 @dataclass(frozen=True)

@@ -95,15 +95,22 @@ def _reward_curves(rows: Sequence[Mapping[str, Any]]) -> list[_Curve]:
     ]
 
 
+_GAPS = {
+    "rollout/log_prob_gap_max": "largest",
+    "rollout/log_prob_gap_tail": "99.9 % quantile",
+    "rollout/log_prob_gap_mean": "mean",
+}
+
+
 def _policy_curves(run: Run, rows: Sequence[Mapping[str, Any]]) -> list[_Curve]:
-    limit = number_at(run.settings, "algorithm.max_log_prob_gap")
-    said = f"The dashed line is the limit that stops the run ({limit:g})." if limit else ""
+    limit = number_at(run.settings, "algorithm.max_log_prob_gap_tail")
+    said = f"The dashed line is the limit of the 99.9 % quantile, which stops the run ({limit:g})." if limit else ""
     return [
         _Curve("KL to the reference", "Estimate over the response tokens, in nats per token.", {"actor/kl": "KL"}),
         _Curve(
             "Log-prob gap",
             "Difference between vLLM's and the learner's log-probability of the sampled tokens, in nats. " + said,
-            {"rollout/log_prob_gap_max": "largest", "rollout/log_prob_gap_mean": "mean"},
+            _GAPS,
             drawing=lambda ax: _gap(ax, rows, limit=limit),
         ),
         _Curve("Entropy", "Of the policy over the response tokens, in nats per token.", {"actor/entropy": "entropy"}),
@@ -186,4 +193,4 @@ def _gap(ax: Axes, rows: Sequence[Mapping[str, Any]], *, limit: float | None) ->
     ax.set_yscale("log", nonpositive="mask")
     if limit is not None:
         ax.axhline(limit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    lines(ax, rows, {"rollout/log_prob_gap_max": "largest", "rollout/log_prob_gap_mean": "mean"})
+    lines(ax, rows, _GAPS)

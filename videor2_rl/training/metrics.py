@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from videor2_rl.training.advantage import zero_variance
+from videor2_rl.training.gap import gap_metrics, measure_gap
 from videor2_rl.types import Group, LogProbs
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def grpo_metrics(
     *,
     log_probs: Sequence[LogProbs] = (),
     ref_log_probs: Sequence[LogProbs] = (),
+    is_tempered: bool = False,
 ) -> dict[str, float]:
     """Every reward/, rollout/ and actor/ metric that follows from one step's batch alone.
 
@@ -33,6 +35,7 @@ def grpo_metrics(
         scored: for each group, in the same order, the scores of its rollouts, in the same order.
         log_probs: the learner's, from before the update, one per group in any order; empty: no gap.
         ref_log_probs: the reference's, one per group in any order; empty: no `actor/kl`.
+        is_tempered: as `measure_gap`.
 
     Raises:
         ValueError: lengths or group ids do not correspond.
@@ -41,7 +44,7 @@ def grpo_metrics(
         raise ValueError("Groups and scores do not correspond: each rollout needs exactly one score, in its order.")
     metrics = {**rollout_metrics(groups), **reward_metrics(scored)}
     if log_probs:
-        metrics |= gap_metrics(groups, log_probs)
+        metrics |= gap_metrics(measure_gap(groups, log_probs, is_tempered=is_tempered))
     if log_probs and ref_log_probs:
         metrics["actor/kl"] = kl_to_reference(log_probs, ref_log_probs)
     return metrics
@@ -86,34 +89,6 @@ def reward_metrics(scored: Sequence[Sequence[Scored]]) -> dict[str, float]:
         metrics["reward/mean"] = float(valid.mean())
         metrics["reward/std"] = float(valid.std())
     return {**metrics, **_term_metrics(responses), **_value_metrics(responses)}
-
-
-def gap_metrics(groups: Sequence[Group], log_probs: Sequence[LogProbs]) -> dict[str, float]:
-    """How far the engine's and the learner's log-probs of the sampled tokens lie apart, at temperature 1.
-
-    `rollout/log_prob_gap_max` and `_mean` are over the absolute differences of all tokens, in nats; a NaN on either
-    side makes them NaN, so that a limit on them must be written as `not gap <= limit`. `rollout/kl_to_learner`
-    estimates KL(engine || learner) per token by k3 = exp(d) - 1 - d with d = learner - engine
-    (http://joschu.net/blog/kl-approx.html), which is never negative.
-
-    Raises:
-        ValueError: a group has no log-probs, or theirs are not as many as its tokens.
-    """
-    by_id = {item.group_id: item for item in log_probs}
-    differences = []
-    for group in groups:
-        if group.group_id not in by_id:
-            raise ValueError(f"Group {group.group_id} has no log-probs from the learner.")
-        sampled = tuple(rollout.log_probs for rollout in group.rollouts)
-        differences.append(_difference(by_id[group.group_id].raw, sampled, group_id=group.group_id))
-    difference = _concatenated(differences)
-    if len(difference) == 0:
-        return {}
-    return {
-        "rollout/log_prob_gap_max": float(np.abs(difference).max()),
-        "rollout/log_prob_gap_mean": float(np.abs(difference).mean()),
-        "rollout/kl_to_learner": float((np.expm1(difference) - difference).mean()),
-    }
 
 
 def kl_to_reference(log_probs: Sequence[LogProbs], ref_log_probs: Sequence[LogProbs]) -> float:

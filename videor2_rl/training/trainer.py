@@ -17,13 +17,10 @@ from videor2_rl.config.sections import AlgorithmConfig, GrpoRun
 from videor2_rl.dataset import SampleOrder
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of
+from videor2_rl.training.gap import check_gap, measure_gap
 from videor2_rl.training.protocols import Workers
 from videor2_rl.training.upkeep import Progress, StepOutcome, Upkeep
 from videor2_rl.types import Group, LogProbs, PromptHandle, SamplingSpec, TrainGroup, VideoSample
-
-
-class LogProbGapError(RuntimeError):
-    """vLLM and the learner give the same tokens different probabilities: they do not hold the same policy."""
 
 
 def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, start: Progress, upkeep: Upkeep) -> None:
@@ -97,7 +94,7 @@ def with_log_probs(
     temperature = run.rollout.temperature
     with timer.phase("old_log_probs"):
         old = workers.learner.log_probs(train_groups, temperature=temperature)
-        check_gap(groups, old, limit=run.algorithm.max_log_prob_gap)
+        check_gap(measure_gap(groups, old, is_tempered=run.rollout.is_tempered), run.algorithm)
         filled = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
     if workers.reference is None:
         return filled, old, []
@@ -143,7 +140,7 @@ def with_advantages(
     lengths = np.array([len(rollout.token_ids) for group in groups for rollout in group.rollouts], dtype=np.int64)
     outcomes = Outcomes(rewards, group_ids, lengths, accuracies, reward_range)
     advantages = advantages_of(outcomes, algorithm.advantage)
-    corrected = algorithm.importance_cap is not None
+    corrected = algorithm.cap is not None
     train_groups = []
     for group, prompt in zip(groups, prompts, strict=True):
         rows = group_ids == group.group_id
@@ -171,28 +168,6 @@ def _reward(score: Scored) -> float:
 def _accuracy(score: Scored) -> float:
     value = score.terms["accuracy"].value
     return np.nan if value is None else value
-
-
-def check_gap(groups: Sequence[Group], learner: Sequence[LogProbs], *, limit: float) -> None:
-    """Compare what the engine and the learner say of the same tokens, at temperature 1.
-
-    Raises:
-        LogProbGapError: they differ by more than `limit` nats on some token.
-    """
-    gap = max(
-        (
-            float(np.abs(rollout.log_probs - raw).max())
-            for group, log_probs in zip(groups, learner, strict=True)
-            for rollout, raw in zip(group.rollouts, log_probs.raw, strict=True)
-        ),
-        default=0.0,
-    )
-    # Not `gap > limit`: NaN must stop the run too.
-    if not gap <= limit:
-        raise LogProbGapError(
-            f"rollout workers and learner disagree by {gap:.2e} nats on a token, more than "
-            f"algorithm.max_log_prob_gap={limit}: they do not hold the same policy or see the same input"
-        )
 
 
 def update_batches(groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig) -> list[list[TrainGroup]]:

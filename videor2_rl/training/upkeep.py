@@ -173,6 +173,7 @@ class Upkeep:
                 outcome.scored,
                 log_probs=outcome.old_log_probs,
                 ref_log_probs=outcome.ref_log_probs,
+                is_tempered=run.rollout.is_tempered,
             ),
             **mean_of(outcome.updates),
             **self._evaluated,

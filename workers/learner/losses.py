@@ -71,7 +71,7 @@ def policy_loss(
     weights = None
     if groups[0].rollout_log_probs is not None:
         gap = old_log_probs - padded([group.rollout_log_probs for group in groups])
-        weights = gap.exp().clamp(max=spec.algorithm.importance_cap)
+        weights = gap.exp().clamp(max=spec.algorithm.cap)
     pg_loss, pg_metrics = get_policy_loss_fn(spec.algorithm.policy_loss)(
         old_log_prob=old_log_probs,
         log_prob=log_probs,

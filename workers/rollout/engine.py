@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,10 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         "limit_mm_per_prompt": {"video": 1, "image": 0},
         "skip_mm_profiling": True,
         "mm_processor_cache_gb": PIXEL_CACHE_GIB,
-        "logprobs_mode": "raw_logprobs",
-        "seed": 0,
+        # Of what was sampled from, where nothing is cut away: only such log-probs can weigh it.
+        "logprobs_mode": "processed_logprobs" if config.is_tempered else "raw_logprobs",
+        # Each engine's own, unless every response has one.
+        "seed": 0 if config.reproducible else secrets.randbits(31),
         "worker_extension_cls": "workers.weights.vllm_extension.WeightExtension",
         "weight_transfer_config": {"backend": SHARED_MEMORY},
     }
@@ -85,8 +88,8 @@ def sample_seed(seed: int, group_id: int, sample: int) -> int:
     return int(state[0] >> np.uint64(1))
 
 
-def sampling_params(spec: SamplingSpec, *, seed: int, banned_token_ids: Sequence[int]) -> SamplingParams:
-    """One response; log-probs are those of the full softmax at temperature 1, whatever the sampling does."""
+def sampling_params(spec: SamplingSpec, *, seed: int | None, banned_token_ids: Sequence[int]) -> SamplingParams:
+    """One response, with the sampled tokens' log-probs; without a seed the engine's own random numbers decide."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -213,7 +213,7 @@ class RolloutWorker:
         for sample in range(request.sampling.group_size):
             items = {"video": list(whole["mm_kwargs"]["video"])}
             self._engine.input_processor.inject_into_mm_cache(whole["mm_hashes"], items)
-            seed = sample_seed(request.seed, group_id, sample)
+            seed = sample_seed(request.seed, group_id, sample) if self._spec.rollout.reproducible else None
             params = sampling_params(request.sampling, seed=seed, banned_token_ids=self._spec.banned_token_ids)
             one: Any = {**whole, "mm_kwargs": items}
             tasks.append(asyncio.create_task(self._sample(prompt, one, params, f"{group_id}-{sample}")))

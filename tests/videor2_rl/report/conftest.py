@@ -35,7 +35,7 @@ def write_demo(folder: Path) -> None:
     for stage in ("base", "sft"):
         write_rows(folder / stage, [sft_row(step) for step in range(1, 31)])
     write_rows(folder / "grpo", [grpo_row(step) for step in range(1, 41)])
-    (folder / "grpo" / "config.yaml").write_text("algorithm:\n  max_log_prob_gap: 0.0001\n")
+    (folder / "grpo" / "config.yaml").write_text("algorithm:\n  max_log_prob_gap_tail: 0.0001\n")
     (folder / "grpo" / "skipped.jsonl").write_text(
         json.dumps({"sample_id": "broken", "video": "broken.mp4", "reason": "unreadable", "detail": "invented"}) + "\n"
     )

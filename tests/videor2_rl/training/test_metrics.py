@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rewards.types import Scored, Verdict
-from videor2_rl.training.metrics import gap_metrics, grpo_metrics, kl_to_reference, reward_metrics, rollout_metrics
+from videor2_rl.training.metrics import grpo_metrics, kl_to_reference, reward_metrics, rollout_metrics
 from videor2_rl.types import FinishReason, Group, LogProbs, Rollout
 
 
@@ -95,32 +95,6 @@ def test_a_mean_over_nothing_is_absent() -> None:
     assert grpo_metrics([], []) == {}
 
 
-def test_gap_is_over_tokens_and_not_over_responses() -> None:
-    groups = [group(7, rollout([-1.0, -2.0, -3.0]), rollout([-1.0]))]
-    metrics = gap_metrics(groups, [log_probs(7, [-1.0, -2.5, -3.0], [-0.5])])
-    assert metrics["rollout/log_prob_gap_max"] == 0.5
-    assert metrics["rollout/log_prob_gap_mean"] == 0.25
-    by_hand = (math.exp(-0.5) - 1 + 0.5 + math.exp(0.5) - 1 - 0.5) / 4
-    assert metrics["rollout/kl_to_learner"] == pytest.approx(by_hand)
-
-
-def test_log_probs_are_found_by_group_id_in_any_order() -> None:
-    groups = [group(1, rollout([-1.0])), group(2, rollout([-2.0]))]
-    log_probs_of = [log_probs(2, [-2.0]), log_probs(1, [-1.0])]
-    assert gap_metrics(groups, log_probs_of)["rollout/log_prob_gap_max"] == 0
-    assert kl_to_reference(log_probs_of, log_probs_of[::-1]) == 0
-
-
-def test_nan_in_a_log_prob_is_not_hidden_by_the_maximum() -> None:
-    gap = gap_metrics([group(0, rollout([-1.0, math.nan]))], [log_probs(0, [-1.0, -1.0])])
-    assert math.isnan(gap["rollout/log_prob_gap_max"])
-    assert not gap["rollout/log_prob_gap_max"] <= 1e-4
-
-
-def test_empty_responses_have_no_gap() -> None:
-    assert gap_metrics([group(0, rollout([]))], [log_probs(0, [])]) == {}
-
-
 def test_kl_estimate_agrees_with_the_exact_kl_of_two_distributions() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 5, generator=generator, dtype=torch.float64)
@@ -141,10 +115,10 @@ def test_mismatches_raise() -> None:
     groups = [group(0, rollout([-1.0]))]
     with pytest.raises(ValueError, match="do not correspond"):
         grpo_metrics(groups, [[]])
-    with pytest.raises(ValueError, match="Group 0 has no log-probs"):
-        gap_metrics(groups, [log_probs(1, [-1.0])])
-    with pytest.raises(ValueError, match=r"\[2\] tokens are compared with those of \[1\]"):
-        gap_metrics(groups, [log_probs(0, [-1.0, -1.0])])
+    with pytest.raises(ValueError, match="Group 0 has no log-probs from the reference"):
+        kl_to_reference([log_probs(0, [-1.0])], [log_probs(1, [-1.0])])
+    with pytest.raises(ValueError, match=r"\[1\] tokens are compared with those of \[2\]"):
+        kl_to_reference([log_probs(0, [-1.0, -1.0])], [log_probs(0, [-1.0])])
 
 
 def test_a_step_has_every_part() -> None:

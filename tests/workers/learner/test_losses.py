@@ -213,7 +213,7 @@ def by_formula(groups: list[TrainGroup], logits: dict[int, Tensor], algorithm: A
             )
             advantage = float(group.advantages[index])
             losses = LOSSES[algorithm.policy_loss](new, old, advantage, algorithm.clip_low, algorithm.clip_high)
-            weights = (old - rollout).exp().clamp(max=algorithm.importance_cap)
+            weights = (old - rollout).exp().clamp(max=algorithm.cap)
             if algorithm.policy_loss == "geo_mean":
                 weights = torch.full_like(weights, weights.log().mean().exp().item())
             policy.append([loss * weight for loss, weight in zip(losses, weights, strict=True)])
