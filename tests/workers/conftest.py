@@ -34,6 +34,7 @@ def rollout_config(**changes: Any) -> RolloutConfig:
         "block_size": 32,
         "kv_cache_gib": 1,
         "gpu_memory_utilization": 0.5,
+        "reproducible": True,
         "deadline_s": 120.0,
     }
     return RolloutConfig(**{**values, **changes})

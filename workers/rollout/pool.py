@@ -57,7 +57,8 @@ class RolloutPool:
     def generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
     ) -> list[Group]:
-        """One group per prompt, in order. The same weights, seed and group ids give the same tokens on any worker.
+        """One group per prompt, in order. With `rollout.reproducible` the same weights, seed and group ids
+        give the same tokens on any worker.
 
         Raises:
             ConfigError: a prompt leaves no room for the response.

@@ -90,7 +90,15 @@ def hf_model(checkpoint: Path, *, seed: int | None = None) -> Any:
     return model
 
 
-def hf_log_probs(model: Any, prompt: Prompt, response: np.ndarray, *, positions: str = "original") -> np.ndarray:
+def hf_log_probs(
+    model: Any,
+    prompt: Prompt,
+    response: np.ndarray,
+    *,
+    positions: str = "original",
+    temperature: float = 1.0,
+    banned: Sequence[int] = (),
+) -> np.ndarray:
     """[T] log-probs of one response by a plain HF forward; positions "transformers": those it derives by itself."""
     import torch
 
@@ -116,7 +124,9 @@ def hf_log_probs(model: Any, prompt: Prompt, response: np.ndarray, *, positions:
             use_cache=False,
             **kwargs,
         ).logits[0]
-    picked = torch.log_softmax(logits[len(prompt.token_ids) - 1 : -1].double(), -1)
+    predicting = logits[len(prompt.token_ids) - 1 : -1].double()
+    predicting[:, list(banned)] = -torch.inf
+    picked = torch.log_softmax(predicting / temperature, -1)
     return picked.gather(-1, torch.tensor(response)[:, None])[:, 0].numpy()
 
 
@@ -237,6 +247,21 @@ def test_greedy_takes_the_most_likely_token(engine: Any, checkpoint: Path, promp
     sampled = generate(engine, prompts, group_size=1)
     first = [(a.rollouts[0].log_probs[0], b.rollouts[0].log_probs[0]) for a, b in zip(groups, sampled, strict=True)]
     assert all(greedy >= other for greedy, other in first)
+
+
+@pytest.mark.slow
+def test_without_cuts_the_log_probs_are_of_what_was_sampled_from_and_without_seeds_no_two_calls_are_equal(
+    engine_spec: EngineSpec, checkpoint: Path, prompts: list[Prompt], start_engine: Any
+) -> None:
+    rollout = replace(engine_spec.rollout, temperature=0.7, reproducible=False)
+    with start_engine(replace(engine_spec, rollout=rollout)) as engine:
+        first, second = (generate(engine, prompts, temperature=0.7, seed=7) for _ in range(2))
+    model, banned = hf_model(checkpoint), engine_spec.banned_token_ids
+    for prompt, group in zip(prompts, first, strict=True):
+        for one in group.rollouts:
+            expected = hf_log_probs(model, prompt, one.token_ids, temperature=0.7, banned=banned)
+            assert np.abs(expected - one.log_probs).max() < FLOAT32_LIMIT
+    assert len(set(map(tuple, [*responses(first), *responses(second)]))) == 2 * 4 * len(prompts)
 
 
 @pytest.mark.slow
