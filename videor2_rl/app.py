@@ -217,6 +217,7 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
     from videor2_rl.inputs import check_folders, check_rows
     from videor2_rl.model.family import check_frames
     from videor2_rl.model.folder import check_checkpoint
+    from videor2_rl.model.weights import check_weights
 
     if not isinstance(run, SftRun):
         _check_judge_server(run.judge)
@@ -224,7 +225,8 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
     if isinstance(run, EvaluateRun):
         for name, folder in run.evaluation.folders.items():
             key = "model.path" if folder == run.model.path else f"evaluation.checkpoints, {name}"
-            check_checkpoint(folder, key=key, has_weights=True)
+            check_checkpoint(folder, key=key)
+            check_weights(folder, key=key)
             check_frames(replace(run.model, path=folder), run.video)
         from videor2_rl.evaluation.held_out import held_out
 
@@ -234,7 +236,8 @@ def checked_inputs(run: GrpoRun | SftRun | EvaluateRun) -> list[VideoSample]:
         held = _scorable(list(held_out(run).samples), file)
         check_rows(held, file, run=run)
         return held
-    check_checkpoint(run.model.path, key="model.path", has_weights=True)
+    check_checkpoint(run.model.path, key="model.path")
+    check_weights(run.model.path, key="model.path")
     check_frames(run.model, run.video)
     if run.data.train_file is None:
         raise ConfigError("data.train_file is required for training; give it as data.train_file=FILE")

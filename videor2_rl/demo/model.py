@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from videor2_rl.demo.events import corpus
 from videor2_rl.model.family import FamilyName
+from videor2_rl.run.files import apply_umask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -72,6 +73,7 @@ def make_model(folder: Path, *, seed: int, family: FamilyName = "qwen2_5_vl") ->
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(folder)
     _make_processor(tokenizer, family).save_pretrained(folder)
+    apply_umask(*folder.glob("*.safetensors"))
 
 
 def _make_processor(tokenizer: PreTrainedTokenizerFast, family: FamilyName) -> Any:

@@ -135,21 +135,23 @@ def examine(app: str, overrides: Sequence[str], machine: Machine, *, num_samples
     Raises:
         ConfigError: the configuration, the dataset or the checkpoint cannot be read.
     """
-    from videor2_rl.doctor.lengths import BYTES_PER_TOKEN, is_complete
+    from videor2_rl.doctor.lengths import BYTES_PER_TOKEN, is_config_alone
     from videor2_rl.doctor.machine import machine_for
     from videor2_rl.doctor.mends import mends
     from videor2_rl.doctor.needs import clip_needs, row_needs
     from videor2_rl.inputs import missing_clips
     from videor2_rl.model.family import check_frames
     from videor2_rl.model.folder import check_checkpoint, existing_folder, read_model_json
+    from videor2_rl.model.weights import check_weights
 
     run = _composed(app, overrides)
     make_data(run.data)
     folders = list(run.evaluation.folders.items()) if isinstance(run, EvaluateRun) else [("model.path", run.model.path)]
     for name, folder in folders:
         key = "model.path" if folder == run.model.path else f"evaluation.checkpoints, {name}"
-        if is_complete(folder):
-            check_checkpoint(folder, key=key, has_weights=False)
+        if not is_config_alone(folder):
+            check_checkpoint(folder, key=key)
+            check_weights(folder, key=key)
         else:
             read_model_json(existing_folder(folder, key=key, holding="config.json") / "config.json", key=key)
         check_frames(replace(run.model, path=folder), run.video)
@@ -164,9 +166,9 @@ def examine(app: str, overrides: Sequence[str], machine: Machine, *, num_samples
         *row_needs(run, samples, outside),
     ]
     notes = [machine.text()]
-    if not is_complete(run.model.path):
+    if is_config_alone(run.model.path):
         notes.append(
-            f"lengths are estimates: {run.model.path} has no tokenizer or processor, so text counts a token for "
+            f"lengths are estimates: {run.model.path} holds config.json alone, so text counts a token for "
             f"{BYTES_PER_TOKEN} bytes; the video's tokens are exact"
         )
     if not sizes:

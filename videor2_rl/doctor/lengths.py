@@ -71,15 +71,16 @@ def _text_tokens(text: str) -> int:
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
 
-def is_complete(model_path: str) -> bool:
-    """Whether the folder has a tokenizer and a processor beside its config.json."""
+def is_config_alone(model_path: str) -> bool:
+    """Whether the folder has a config.json and nothing else of a checkpoint: a shape to ask about, not one to train."""
     folder = Path(model_path).expanduser()
-    return all(any((folder / name).is_file() for name in names) for names in (_TOKENIZERS, _PROCESSORS))
+    named = any((folder / name).is_file() for name in (*_TOKENIZERS, *_PROCESSORS))
+    return not named and not any(folder.glob("*.safetensors*")) and not any(folder.glob("*.bin*"))
 
 
 def lengths_of(model: ModelConfig) -> Lengths:
     """Exact lengths where the checkpoint can tell them, else estimates."""
-    if not is_complete(model.path):
+    if is_config_alone(model.path):
         return EstimatedLengths(model)
     from videor2_rl.model.prompt import PromptBuilder
 

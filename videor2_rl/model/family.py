@@ -57,6 +57,8 @@ def read_family(model_path: str) -> ModelFamily:
     if not file.is_file():
         raise ConfigError(f"model.path: {model_path} holds no config.json; name the folder of a checkpoint")
     name: Any = read_model_json(file, key="model.path").get("model_type")
+    if name is None:
+        raise ConfigError(f"model.path: {file} names no model_type; copy it again from the checkpoint")
     if name not in get_args(FamilyName):
         known = " or ".join(get_args(FamilyName))
         raise ConfigError(f"model.path: {model_path} is a {name} model; expected a {known} one")

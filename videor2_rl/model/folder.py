@@ -13,8 +13,8 @@ _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def check_checkpoint(path: str, *, key: str, has_weights: bool) -> None:
-    """The folder holds config, tokenizer, processor and chat template and, where asked for, all of its weights.
+def check_checkpoint(path: str, *, key: str) -> None:
+    """The folder holds config, tokenizer, processor and chat template; its weights are `check_weights`' to look at.
 
     Args:
         key: of the configuration, for messages.
@@ -32,13 +32,14 @@ def check_checkpoint(path: str, *, key: str, has_weights: bool) -> None:
             read_model_json(folder / name, key=key)
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
         raise ConfigError(f"{key}: {path} holds no tokenizer, tokenizer.json or vocab.json with merges.txt; {again}")
+    for name in ("tokenizer.json", "vocab.json"):
+        if (folder / name).is_file():
+            read_model_json(folder / name, key=key)
     if not _has_chat_template(folder, key=key):
         raise ConfigError(
             f"{key}: {path} holds no chat template, chat_template.jinja, chat_template.json or a chat_template in "
             f"tokenizer_config.json; {again}"
         )
-    if has_weights:
-        _check_weights(folder, path, key=key, again=again)
 
 
 def existing_folder(path: str, *, key: str, holding: str) -> Path:
@@ -73,6 +74,8 @@ def read_model_json(file: Path, *, key: str) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or holds none; the message names the file.
     """
+    if is_lfs_pointer(file):
+        raise ConfigError(f"{key}: {file} is a Git LFS pointer, not the file itself; fetch it with git lfs pull")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -86,23 +89,22 @@ def read_model_json(file: Path, *, key: str) -> dict[str, Any]:
     return value
 
 
+def is_lfs_pointer(file: Path) -> bool:
+    """What a clone without git-lfs leaves in the place of a large file."""
+    try:
+        if file.stat().st_size > 1024:
+            return False
+        head = file.read_bytes()
+    except OSError:
+        return False
+    return head.startswith(b"version ") and b"git-lfs" in head and b"oid sha256:" in head
+
+
 def _has_chat_template(folder: Path, *, key: str) -> bool:
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+    template = folder / "chat_template.jinja"
+    if template.is_file() and template.stat().st_size:
         return True
+    if (folder / "chat_template.json").is_file():
+        return bool(read_model_json(folder / "chat_template.json", key=key).get("chat_template"))
     files = [folder / name for name in ("tokenizer_config.json", "processor_config.json")]
     return any(file.is_file() and read_model_json(file, key=key).get("chat_template") for file in files)
-
-
-def _check_weights(folder: Path, path: str, *, key: str, again: str) -> None:
-    """Every file that the weights' index names, or one file of weights."""
-    # The first of several alone: a folder with both formats' indices need hold the weights of one.
-    for index in sorted(folder.glob("*.safetensors.index.json"))[:1] or sorted(folder.glob("*.bin.index.json"))[:1]:
-        shards = set(read_model_json(index, key=key).get("weight_map", {}).values())
-        missing = sorted(name for name in shards if not (folder / name).is_file())
-        if missing:
-            raise ConfigError(
-                f"{key}: {path} lacks {len(missing)} of the {len(shards)} files of weights that {index.name} names, "
-                f"first {missing[0]}; {again}"
-            )
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise ConfigError(f"{key}: {path} holds no weights (*.safetensors); {again}")

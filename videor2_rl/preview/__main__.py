@@ -62,7 +62,7 @@ def preview(app: str, output: Path, overrides: Sequence[str], *, count: int, ids
     run = _run(app, list(overrides))
     if isinstance(run, EvaluateRun):
         run = replace(run, model=replace(run.model, path=next(iter(run.evaluation.folders.values()))))
-    check_checkpoint(run.model.path, key="model.path", has_weights=False)
+    check_checkpoint(run.model.path, key="model.path")
     check_frames(run.model, run.video)
     if not isinstance(run, EvaluateRun) or run.evaluation.benchmark is None:
         check_folders(run.data)

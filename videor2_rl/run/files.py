@@ -42,6 +42,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def apply_umask(*files: Path) -> None:
+    """Give files the rights that an ordinary `open` would: mkstemp's and safetensors' are their owner's alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in files:
+        os.chmod(file, 0o666 & ~umask)
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write `text` as UTF-8 beside `path`, flush it to the disk, then rename it over `path`; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,10 +60,7 @@ def write_text_atomic(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only the owner can read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        apply_umask(Path(temporary))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

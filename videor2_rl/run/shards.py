@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.run.files import apply_umask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,7 @@ def write_fragments(path: Path, fragments: Mapping[str, Fragment]) -> None:
 
     starts = {name: str(fragment.start) for name, fragment in fragments.items()}
     save_file({name: fragment.values for name, fragment in fragments.items()}, path, metadata=starts)
+    apply_umask(path)
 
 
 class StoredTensors:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoraConfig
+from videor2_rl.model.weights import expected_weights
+from videor2_rl.run.files import apply_umask
 from videor2_rl.run.shards import StoredTensors
 from workers.learner.engines.lora import add_adapters, plain_weights
-from workers.weights.sync import expected_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,6 +124,7 @@ def _whole(target: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
+    apply_umask(*(file for file in partial.rglob("*") if file.is_file()))
     if target.exists():
         target.rmdir()
     os.rename(partial, target)

@@ -24,6 +24,7 @@ from verl.workers.engine_workers import TrainingWorker
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.model.packing import MicroBatch, PackedBatch, token_log_probs
+from videor2_rl.model.weights import expected_weights
 from videor2_rl.run.files import FileSum
 from videor2_rl.run.shards import StoredTensors
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
@@ -35,7 +36,7 @@ from workers.learner.losses import LossSums
 from workers.learner.verl_config import UpdateSpec, actor_config
 from workers.learner.visual_store import EncodedClip
 from workers.memory import process_memory
-from workers.weights.sync import expected_weights, publish_weights
+from workers.weights.sync import publish_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

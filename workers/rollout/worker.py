@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videor2_rl.model.family import read_family
+from videor2_rl.model.weights import expected_weights
 from videor2_rl.types import Group, Prompt, Rollout, SamplingSpec, WeightSnapshot
 from workers.memory import process_memory
 from workers.pool import WorkerLost
@@ -22,7 +23,6 @@ from workers.rollout.engine import EngineSpec, engine_arguments, engine_input, s
 from workers.weights.sync import (
     check_in_engine,
     check_snapshot,
-    expected_weights,
     load_into_engine,
     remove_orphaned_files,
     shared_file,

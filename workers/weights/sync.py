@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from videor2_rl.model.weights import ExpectedWeights, expected_weights
 from videor2_rl.types import WeightSnapshot
 
 if TYPE_CHECKING:
@@ -34,40 +34,6 @@ _PREFIX = "videor2-weights"
 
 class WeightsRefused(RuntimeError):
     """Published weights that do not fit the model; the engine was not touched and keeps its old weights."""
-
-
-@dataclass(frozen=True)
-class ExpectedWeights:
-    """What a complete set of weights looks like."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    """Hugging Face name -> shape, without tied tensors."""
-    tied: frozenset[str]
-    """Names that share another tensor's memory (`lm_head.weight`); never sent."""
-
-
-@functools.cache
-def expected_weights(model_path: str) -> ExpectedWeights:
-    """Names and shapes of the checkpoint's model, from its config alone: no weight is read.
-
-    The names are those of `state_dict()`; the files of older checkpoints spell some of them differently.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(model_path))
-    model.tie_weights()
-    owners: dict[int, str] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    tied = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in owners:
-            tied.add(name)
-        else:
-            owners[id(tensor)] = name
-            shapes[name] = tuple(tensor.shape)
-    return ExpectedWeights(shapes, frozenset(tied))
 
 
 # --- learner side -------------------------------------------------------------------------------------------------

@@ -336,7 +336,7 @@ def test_exported_folder_is_an_ordinary_checkpoint(
 
 
 def test_published_weights_are_the_checkpoints(one_rank: Learner, model: ModelConfig) -> None:
-    from workers.weights.sync import expected_weights
+    from videor2_rl.model.weights import expected_weights
 
     snapshot = one_rank.publish_weights(7)
     expected = expected_weights(model.path)

@@ -14,10 +14,10 @@ import torch
 
 from videor2_rl.config.sections import SftRun
 from videor2_rl.doctor.sizing import gathered_bytes, model_shape, state_bytes
+from videor2_rl.model.weights import expected_weights
 from workers.learner.engines.fsdp import freeze
 from workers.learner.engines.lora import add_adapters, parameter_groups, plain_weights
 from workers.learner.verl_config import learner_worker_config
-from workers.weights.sync import expected_weights
 
 
 def frozen_as_configured(name: str, run: SftRun) -> Any:

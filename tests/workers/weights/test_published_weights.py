@@ -15,9 +15,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from videor2_rl.model.prompt import PromptBuilder
+from videor2_rl.model.weights import expected_weights
 from videor2_rl.types import Clip, Prompt, VideoSample
 from workers.rollout.engine import engine_input
-from workers.weights.sync import expected_weights
 
 pytestmark = pytest.mark.slow
 

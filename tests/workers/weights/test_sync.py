@@ -20,13 +20,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from videor2_rl.model.weights import ExpectedWeights, expected_weights
 from videor2_rl.types import WeightSnapshot
 from workers.weights.sync import (
-    ExpectedWeights,
     WeightsRefused,
     check_in_engine,
     check_snapshot,
-    expected_weights,
     load_into_engine,
     pack_checkpoint,
     pack_weights,
