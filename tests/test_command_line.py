@@ -63,7 +63,12 @@ def sentence(app: str, overrides: Sequence[str]) -> str:
         ("evaluate", ["experiment=smoke"], "is an experiment of grpo"),
         ("score", ["experiment=demo"], "experiment=demo: score has no choice of experiment; it has reward=NAME"),
         ("sft", ["reward=no_tar"], "reward=no_tar: sft has no choice of reward; it has model=NAME"),
-        ("evaluate_logs", ["logs=x", "reward=no_tar"], "evaluate_logs has no choice of reward; it has judge=NAME"),
+        ("evaluate_logs", ["logs=x", "reward=no_tar"], "evaluate logs=DIR has no choice of reward; it has judge=NAME"),
+        (
+            "evaluate_logs",
+            ["logs=x", "video.fps=3"],
+            "no key video.fps; see python -m videor2_rl.evaluate logs=DIR --help",
+        ),
         (
             "grpo",
             ["reward.temporal_alignment.buffer=1"],

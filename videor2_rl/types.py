@@ -112,6 +112,10 @@ class SamplingSpec:
     group_size: int
 
 
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+"""Of every family of models known here; in a text they would be places for pictures that are not there."""
+
+
 FinishReason = Literal["stop", "length", "abort"]
 
 

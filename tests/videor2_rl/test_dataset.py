@@ -81,6 +81,46 @@ def test_subtitles_lie_in_their_own_folder_or_beside_the_clip(tmp_path: Path) ->
     assert load(tmp_path, [row()])[0].subtitles == str(beside)
 
 
+def asked(question: str) -> dict[str, Any]:
+    return row(conversations=[{"from": "human", "value": question}, row()["conversations"][1]])
+
+
+@pytest.mark.parametrize(
+    ("question", "read"),
+    [
+        ("<video>\nWhich HTML tag? A. <video> B. <audio>", "Which HTML tag? A. <video> B. <audio>"),
+        ("<video> Is <video> or <audio> typed?", "Is <video> or <audio> typed?"),
+        ("Which tag is typed?\n<video>\nA. <video> B. <audio>", "Which tag is typed?\n\nA. <video> B. <audio>"),
+        ("Is it <video> or <video controls>? A. <video> B. no", "Is it <video> or <video controls>? A. <video> B. no"),
+        ("Watch <video> and tell: what is it?", "Watch  and tell: what is it?"),
+        ("What is it? <video>", "What is it?"),
+        ("<video>\nWhich tag? A. <img> B. <image>", "Which tag? A. <img> B. <image>"),
+        ("\n <video>\nWhat is it?\u2028A. red", "What is it?\u2028A. red"),
+    ],
+)
+def test_a_marker_stands_where_markers_stand_and_elsewhere_is_the_word(
+    tmp_path: Path, question: str, read: str
+) -> None:
+    (sample,) = load(tmp_path, [asked(question)])
+    assert sample.question == read
+
+
+def test_beside_a_video_part_the_word_is_text(tmp_path: Path) -> None:
+    parts = [{"type": "video", "video": "a/b.mp4"}, {"type": "text", "text": "Where does <video> stand?"}]
+    (sample,) = load(tmp_path, [{"messages": [{"role": "user", "content": parts}], "solution": "A"}])
+    assert sample.question == "Where does <video> stand?"
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+def test_json_lines_end_at_line_feeds_alone(tmp_path: Path, separator: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [asked(f"<video>Which{separator}colour?"), row(id="last")]
+    # Control characters below 0x20 must be escaped in JSON; the others stand as they are.
+    file.write_bytes("\r\n".join(json.dumps(each, ensure_ascii=False) for each in rows).encode() + b"\r\n")
+    first, second = load_samples(str(file), data=data_config(tmp_path / "media"))
+    assert first.question == f"Which{separator}colour?" and second.sample_id == "last"
+
+
 TURNS = row()["conversations"]
 
 
@@ -98,6 +138,20 @@ TURNS = row()["conversations"]
         (row(conversations=[TURNS[0], {"from": "gpt"}]), ["conversations", '"gpt"']),
         (row(conversations=[{"from": "human", "value": "<video>"}, TURNS[1]]), ["the question is empty"]),
         (row(conversations=[{"from": "human", "value": "<video><video>q"}, TURNS[1]]), ["more than one <video>"]),
+        (asked("<video>\n<video>\nq"), ["more than one <video>"]),
+        (asked("<image>\nq"), ["<image> marker"]),
+        (asked("<|vision_start|><|video_pad|><|vision_end|>q"), ["the question holds <|vision_start|>", "<video>"]),
+        (asked("<video>\nWhat does <|video_pad|> do?"), ["the question holds <|video_pad|>"]),
+        (asked("<video>\nWhat does <|image_pad|> do?"), ["the question holds <|image_pad|>"]),
+        (
+            row(conversations=[TURNS[0], {"from": "gpt", "value": "<answer><|vision_end|></answer>"}]),
+            ["the answer holds <|vision_end|>"],
+        ),
+        (
+            row(conversations=[{"from": "system", "value": "Look at <|video_pad|>."}, *TURNS]),
+            ["the system turn holds <|video_pad|>"],
+        ),
+        ({"prompt": "<video>q", "solution": "<|vision_pad|>", "video": "a.mp4"}, ["solution holds <|vision_pad|>"]),
         (row(conversations=[TURNS[0], {"from": "gpt", "value": " "}]), ["the answer is empty"]),
         (row(temporal_grounding=["00:05"]), ["temporal_grounding", "a map from time keys"]),
         (row(temporal_grounding={"00:05": 3}), ["temporal_grounding"]),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
+_COMMANDS = {"evaluate_logs": "evaluate logs=DIR"}
+"""Where a primary file is not named as the app that reads it."""
 TRAINING_APPS = ("grpo", "sft", "evaluate")
 """Apps with a primary file that takes experiments."""
 
@@ -51,6 +53,8 @@ class Composer:
             folder = _folder("--config-dir", config_dir)
             search_path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
         self.config_name = config_name
+        self.command = _COMMANDS.get(config_name, config_name)
+        """The app as it is called."""
         self._loader = ConfigLoaderImpl(config_search_path=search_path)
         self._files: dict[str, _File | None] = {}
 

@@ -116,7 +116,7 @@ def check_names(composer: Composer, overrides: Iterable[Override]) -> None:
 
 
 def _check_name(composer: Composer, group: str, name: str, known: Sequence[str], *, is_added: bool) -> None:
-    app = composer.config_name
+    app = composer.command
     if group not in composer.groups and not is_added:
         there = ", ".join(f"{other}=NAME" for other in composer.groups)
         raise ConfigError(f"{group}={name}: {app} has no choice of {group}; it has {there}")
@@ -176,7 +176,7 @@ def _explain(composer: Composer, run_type: type[RunT], overrides: Sequence[Overr
         if _may_be_added(composer, run_type, choices, item):
             return f"configuration: there is no key {key} yet; add it as +{text}"
         close = nearest(key, known)
-        mend = f"did you mean {close}?" if close else f"see python -m videor2_rl.{composer.config_name} --help"
+        mend = f"did you mean {close}?" if close else f"see python -m videor2_rl.{composer.command} --help"
         return f"configuration: there is no key {key}; {mend}"
     return f"configuration: {_one_line(error)}"
 

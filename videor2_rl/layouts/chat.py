@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from videor2_rl.layouts.row import VIDEO_MARKER, RowError
+from videor2_rl.types import VISION_TOKENS
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 """The paper's names of speakers; all others are as the chat templates have them."""
@@ -23,6 +25,8 @@ _WANTED = {
     None: "a user turn and at most one assistant turn",
 }
 """By whether the chat ends with an answer."""
+_MARKER = re.compile(rf"\A\s*{VIDEO_MARKER}|(?<={VIDEO_MARKER}){VIDEO_MARKER}|^[ \t]*{VIDEO_MARKER}[ \t]*$", re.M)
+_ANYWHERE = re.compile(VIDEO_MARKER)
 _PATH_KEYS = ("video", "path", "video_url", "url", "file")
 
 
@@ -78,9 +82,10 @@ def read_chat(turns: Any, key: str, *, has_answer: bool | None) -> Chat:
     if len(videos) > 1:
         raise RowError(f"{key}: names {len(videos)} clips, expected one; split the row or choose one")
     system = _content(turns[0], key, "system")[0].strip() if rest is not turns else ""
+    without_vision_tokens(system, f"{key}: the system turn")
     return Chat(
         system=system or None,
-        question=_question(texts[0], key),
+        question=_question(texts[0], key, needs_marker=not videos),
         answer=_answer(texts[1], key) if len(texts) > 1 else None,
         video=next((video for video in videos if video is not None), None),
     )
@@ -149,21 +154,38 @@ def _content(turn: Mapping[str, Any], key: str, role: str) -> tuple[str, list[Vi
     return "\n".join(texts), videos
 
 
-def _question(text: str, key: str) -> str:
-    if text.count(VIDEO_MARKER) > 1:
-        raise RowError(f"{key}: the question has more than one {VIDEO_MARKER} marker; keep one")
-    if "<image>" in text:
+def _question(text: str, key: str, *, needs_marker: bool) -> str:
+    """The text without the marker of the clip.
+
+    A marker leads the text or has a line of its own; a lone one elsewhere counts where no part shows the clip. All else
+    is the word, as in a question about HTML.
+    """
+    if "<image>" in text and VIDEO_MARKER not in text:
         raise RowError(f"{key}: the question has an <image> marker; only {VIDEO_MARKER} is read")
-    question = text.replace(VIDEO_MARKER, "").strip()
+    markers = list(_MARKER.finditer(text))
+    if not markers and needs_marker and text.count(VIDEO_MARKER) == 1:
+        markers = list(_ANYWHERE.finditer(text))
+    if len(markers) > 1:
+        raise RowError(f"{key}: the question has more than one {VIDEO_MARKER} marker; keep one")
+    question = (text[: markers[0].start()] + text[markers[0].end() :] if markers else text).strip()
     if not question:
         raise RowError(f"{key}: the question is empty; write one beside the {VIDEO_MARKER} marker")
-    return question
+    return without_vision_tokens(question, f"{key}: the question")
 
 
 def _answer(text: str, key: str) -> str:
     if not text.strip():
         raise RowError(f"{key}: the answer is empty; write at least <answer>...</answer>")
-    return text.strip()
+    return without_vision_tokens(text.strip(), f"{key}: the answer")
+
+
+def without_vision_tokens(text: str, what: str) -> str:
+    """The text, when it has no token of a vision-language model: a prompt with one has places for clips that are not
+    there."""
+    found = next((token for token in VISION_TOKENS if token in text), None)
+    if found is not None:
+        raise RowError(f"{what} holds {found}, a token of the model's own; mark the clip with {VIDEO_MARKER} instead")
+    return text
 
 
 def _expected(key: str, role: str) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from videor2_rl.layouts.chat import Chat, VideoPart, read_chat, read_video
+from videor2_rl.layouts.chat import Chat, VideoPart, read_chat, read_video, without_vision_tokens
 from videor2_rl.layouts.row import Row, RowError, kind_of
 
 LAYOUTS = {
@@ -91,7 +91,7 @@ def _answer_text(value: Any, key: str) -> str:
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise RowError(f"{key} is {value!r:.80}, expected the expected answer as a text or a number")
-    return value.strip()
+    return without_vision_tokens(value.strip(), key)
 
 
 def _video(row: Mapping[str, Any], chat: Chat) -> VideoPart:

@@ -53,10 +53,12 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
             batch = rows_of(prompts, rows(step))
         if step < algorithm.num_steps:
             workers.videos.prefetch(rows(step + 1))
+        upkeep.evaluate_if_due(progress, timer)
+        if not prompts:
+            progress = upkeep.pass_over(Progress(step, progress.policy_version, upkeep.skipped), timer)
+            continue
         with timer.phase("encode"):
             prompts = workers.learner.encode(prompts)
-
-        upkeep.evaluate_if_due(progress, timer)
         with timer.phase("generate"):
             group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
             groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
@@ -76,7 +78,8 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
                 ]
             with timer.phase("sync_weights"):
                 progress = Progress(step, progress.policy_version + len(updates), upkeep.skipped)
-                workers.rollouts.update_weights(workers.learner.publish_weights(progress.policy_version))
+                if updates:
+                    workers.rollouts.update_weights(workers.learner.publish_weights(progress.policy_version))
             outcome = StepOutcome(batch, prompts, groups, scored, train_groups, old, ref, updates)
             upkeep.finish_step(progress, outcome, timer)
 

@@ -156,10 +156,18 @@ class Upkeep:
         """Around what makes a step whole: who stops the run waits for its end."""
         return self._stopping.undivided()
 
+    def pass_over(self, progress: Progress, timer: PhaseTimer) -> Progress:
+        """End a step none of whose samples can be used: it is counted and logged, and teaches nothing."""
+        logger.warning("step %d: none of its samples can be used (skipped.jsonl says why); passed over", progress.step)
+        with self.judging():
+            self.complete_checkpoint(timer)
+        self.finish_step(progress, StepOutcome([], [], [], [], [], [], [], []), timer)
+        return progress
+
     def finish_step(self, progress: Progress, outcome: StepOutcome, timer: PhaseTimer) -> None:
         """Log rollouts and metrics, evaluate after the last step, and begin a checkpoint where one is due."""
         run, workers, self._progress = self._run, self._workers, progress
-        if run.logging.rollouts:
+        if run.logging.rollouts and outcome.groups:
             path = Path(run.output_dir) / "rollouts" / f"step_{progress.step:06d}.jsonl"
             records = rollout_records(outcome.groups, outcome.samples, outcome.scored, outcome.train_groups)
             workers.rewards.write_rollouts(path, records, outcome.prompts)
@@ -225,10 +233,15 @@ class Upkeep:
 
 def throughput(outcome: StepOutcome, timings: Mapping[str, float]) -> dict[str, float]:
     """Tokens a second: sampled while generating; trained, a prompt once for all its responses, while updating."""
-    sampled = sum(len(rollout.token_ids) for group in outcome.groups for rollout in group.rollouts)
-    trained = sum(update["actor/packed_tokens"] for update in outcome.updates)
-    rates = {"rollout": (sampled, timings["timing_s/generate"]), "learner": (trained, timings["timing_s/update"])}
-    return {f"perf/{part}_tokens_per_s": tokens / max(seconds, 1e-9) for part, (tokens, seconds) in rates.items()}
+    tokens = {
+        "rollout": (sum(len(rollout.token_ids) for group in outcome.groups for rollout in group.rollouts), "generate"),
+        "learner": (sum(update["actor/packed_tokens"] for update in outcome.updates), "update"),
+    }
+    return {
+        f"perf/{part}_tokens_per_s": count / max(timings[f"timing_s/{phase}"], 1e-9)
+        for part, (count, phase) in tokens.items()
+        if f"timing_s/{phase}" in timings
+    }
 
 
 def memory_of(workers: Workers) -> dict[str, float]:

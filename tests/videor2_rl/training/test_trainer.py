@@ -12,6 +12,7 @@ import pytest
 from loop_fakes import Fakes, configure, rollout, run_loop, samples, scored
 
 from rewards.types import Scored, Verdict
+from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import AlgorithmConfig
 from videor2_rl.run.tracking import read_metrics
 from videor2_rl.training.gap import LogProbGapError
@@ -59,6 +60,62 @@ def test_a_sample_that_cannot_be_used_is_left_out_and_the_step_goes_on(tmp_path:
     generated = [call.split()[-1] for call in fakes.calls if call.startswith("generate")]
     assert generated == ["s0", "s2,s3", "s4,s5", "s6,s7"]
     assert read_metrics(tmp_path)[-1]["data/skipped"] == 1
+
+
+def test_a_step_without_a_usable_sample_is_passed_over_and_teaches_nothing(tmp_path: Path) -> None:
+    fakes = Fakes(skip=frozenset({"s2", "s3"}))
+    overrides = ["algorithm.num_steps=4", "data.shuffle=false", "data.max_skipped_frac=0.25"]
+    run_loop(configure(tmp_path, *overrides), fakes)
+    assert [call for call in fakes.calls if call.startswith(("generate", "update", "sync"))] == [
+        *("generate v0 s0,s1", "update", "sync v1"),
+        *("generate v1 s4,s5", "update", "sync v2"),
+        *("generate v2 s6,s7", "update", "sync v3"),
+    ]
+    metrics = read_metrics(tmp_path)
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4]
+    assert [row["actor/policy_version"] for row in metrics] == [1, 1, 2, 3]
+    assert [row["data/skipped"] for row in metrics] == [0, 2, 2, 2]
+    assert "reward/mean" in metrics[0] and "reward/mean" not in metrics[1]
+    assert not (tmp_path / "rollouts/step_000002.jsonl").exists()
+
+
+def test_a_resumed_run_passes_the_same_step_over(tmp_path: Path) -> None:
+    # Checkpoints after every second step: the empty one is the last before the first of them, and the first after.
+    overrides = ["data.shuffle=false", "data.max_skipped_frac=0.5"]
+    for skip, folder in ((("s2", "s3"), tmp_path / "a"), (("s4", "s5"), tmp_path / "b")):
+        whole, parts = folder / "whole", folder / "parts"
+        run_loop(configure(whole, "algorithm.num_steps=4", *overrides), once := Fakes(skip=frozenset(skip)))
+        first = Fakes(skip=frozenset(skip))
+        run_loop(configure(parts, "algorithm.num_steps=2", *overrides), first)
+        second = Fakes(skip=frozenset(skip))
+        run_loop(configure(parts, "algorithm.num_steps=4", *overrides), second)
+        generated = [call for fakes in (first, second) for call in fakes.calls if call.startswith("generate")]
+        assert generated == [call for call in once.calls if call.startswith("generate")]
+        assert second.weight == once.weight == 3.0
+        assert [row["data/skipped"] for row in read_metrics(parts)] == [
+            row["data/skipped"] for row in read_metrics(whole)
+        ]
+
+
+def test_too_many_samples_that_cannot_be_used_still_end_the_run(tmp_path: Path) -> None:
+    fakes = Fakes(skip=frozenset({"s2", "s3"}))
+    with pytest.raises(ConfigError, match="max_skipped_frac"):
+        run_loop(configure(tmp_path, "data.shuffle=false", "data.max_skipped_frac=0.2"), fakes)
+
+
+def test_weights_that_no_update_changed_are_not_sent(tmp_path: Path) -> None:
+    class Equal(Fakes):
+        """Every answer is right: the filter leaves no group."""
+
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
+            return [[scored(1.0) for _ in group.rollouts] for group in groups]
+
+    fakes = Equal()
+    run_loop(configure(tmp_path, "algorithm.num_steps=2", "algorithm.filter_zero_variance=true"), fakes)
+    assert not [call for call in fakes.calls if call.startswith(("update", "sync"))]
+    assert [row["actor/policy_version"] for row in read_metrics(tmp_path)] == [0, 0]
 
 
 def test_the_next_steps_samples_are_prepared_ahead_and_none_after_the_last_step(tmp_path: Path) -> None:
