@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rewards.terms.temporal import parse_time_key
+from rewards.text.times import parse_time_key
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, SftRun
 from videor2_rl.dataset import load_samples

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from rewards.text.choices import normalise, read_choice
-from rewards.text.numerals import NUMBER, numbers
+from rewards.text.numerals import is_number, numbers
 from rewards.text.parsing import options_in, solution_text, words
+from rewards.text.times import Interval, times_in, whole_time
 from rewards.types import AccuracyConfig, Target, Verdict, scored
 
 Kind: TypeAlias = Literal["choice", "number", "text"]
@@ -34,8 +35,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 """A dataset's `problem_type` (any case, hyphens and underscores as spaces) -> kind of answer."""
 
-_BARE_NUMBER = re.compile(rf"\s*{NUMBER.pattern}\s*%?\s*", re.IGNORECASE)
 _MAX_ANSWER_CHARS = 4_096
+_TIME_TOLERANCE_S = 0.5
 _LONE_LETTER = re.compile(r"\(?[A-Z](?:\)|[.:)](?:\s.*)?)?", re.DOTALL)
 
 
@@ -58,7 +59,7 @@ def answer_kind(target: Target) -> Kind:
         return "choice"
     if _LONE_LETTER.fullmatch(normalise(solution)):
         return "choice"
-    return "number" if _BARE_NUMBER.fullmatch(normalise(solution)) else "text"
+    return "number" if is_number(solution) else "text"
 
 
 def target_options(target: Target) -> tuple[str, ...]:
@@ -103,15 +104,27 @@ def mean_relative_accuracy(answer: float, reference: float) -> float:
 
 
 def agreement(answer: Answer | None, reference: Answer, *, config: AccuracyConfig) -> float:
-    """Whether two answers are the same, for texts how nearly, in [0, 1]; None is 0."""
+    """Whether two answers are the same, for texts how nearly, in [0, 1]; None is 0.
+
+    A reference that is a time, or a range of times, compares as one: `0:05`, `5 s` and `00:05` are equal.
+    """
     if isinstance(answer, float) and isinstance(reference, float):
         # The absolute part only serves a solution of 0.
         return float(abs(answer - reference) <= config.number_relative_tolerance * abs(reference) + 1e-9)
     if isinstance(answer, str) and isinstance(reference, str):
         if answer == reference:
             return 1.0
+        time = whole_time(reference)
+        if time is not None:
+            found = times_in(answer)
+            return float(len(found) == 1 and same_time(found[0], time))
         return text_overlap(answer, reference) if config.partial_text else float(words(answer) == words(reference))
     return 0.0
+
+
+def same_time(first: Interval, second: Interval) -> bool:
+    """Whether two times, or ranges of times, are the same to half a second: stamps are of whole ones."""
+    return all(abs(a - b) <= _TIME_TOLERANCE_S for a, b in zip(first, second, strict=True))
 
 
 def text_overlap(answer: str, reference: str) -> float:

@@ -16,13 +16,15 @@ from rewards.types import AccuracyConfig, ConsistencyConfig, JudgeReply, Verdict
 
 _CUE = re.compile(
     r"\b(?:answer|conclu(?:de|sion)|therefore|thus|hence|correct|so(?!\s(?:far|that|many|much|on|forth))|"
-    r"consequently|which means|must be|best (?:option|choice))\b|->|=>|\u2192",
+    r"consequently|which means|must be|best (?:option|choice))\b|->|=>|\u2192"
+    r"|答案|因此|所以|故选|故選|综上|綜上|答え|正解|したがって|よって|정답|따라서|그러므로",
     re.IGNORECASE,
 )
 # From here on a sentence concludes: "At 00:05 a red square appears, so the answer is A."
 _TURN = re.compile(
     r"(?:(?:^|[,;:]\s?|\s)(?:and )?(?:so|therefore|thus|hence|consequently|which means)\b"
-    r"(?!\s(?:far|that|many|much|on|forth)\b)|\s(?:->|=>|\u2192)|[,;]\s(?:and |but )?(?:the|my) (?:\w+ )?answer\b)",
+    r"(?!\s(?:far|that|many|much|on|forth)\b)|\s(?:->|=>|\u2192)|[,;]\s(?:and |but )?(?:the|my) (?:\w+ )?answer\b"
+    r"|因此|所以|故选|故選|したがって|よって|따라서|그러므로)",
     re.IGNORECASE,
 )
 _STATES = re.compile(

@@ -7,10 +7,8 @@ longer than the reference's, their sentences are similar, and no contrast set se
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
@@ -18,13 +16,8 @@ from rewards.match.alignment import Interval, chance, counts, paid_statistic, re
 from rewards.match.contrast import contrast
 from rewards.match.matching import Pair, match_greedy, match_optimal
 from rewards.text.claims import MAX_CLAIMS, Claim, tidy
+from rewards.text.times import parse_time_key
 from rewards.types import Similarity, TemporalAlignmentConfig, Verdict, abstained, failed, scored
-
-_POINT = r"\d{1,6}:\d{1,2}(?::\d{1,2})?(?:\.\d+)?|\d{1,6}(?:\.\d+)?\s*(?:s|sec|secs|seconds?)?"
-_KEY = re.compile(
-    rf"[\s\[(<]*(?:from\s+)?({_POINT})(?:\s*(?:-|[\u2010-\u2015\u2212~]|\bto\b)\s*({_POINT}))?[\s\])>]*", re.IGNORECASE
-)
-
 
 # Of claims that crowd around the references, the guard compares this many pairs; the rest matches nothing.
 _MAX_COMPARED = 512
@@ -54,28 +47,6 @@ class Candidates:
     def undecided(self) -> tuple[Pair, ...]:
         """All pairs whose similarity is needed."""
         return tuple(dict.fromkeys(chain(self.in_place, *self.shifts)))
-
-
-@lru_cache(maxsize=16_384)
-def parse_time_key(key: str) -> tuple[float, float] | None:
-    """Start and end in seconds of a time key, read loosely; None where it is open-ended or unreadable.
-
-    `MM:SS`, `HH:MM:SS`, seconds (`5`, `5.5 s`), and ranges of them by hyphen, dash or `to`; a reversed range is
-    swapped. Fractions are kept, where the paper's code rounds to whole seconds.
-    """
-    match = _KEY.fullmatch(key.strip())
-    if not match:
-        return None
-    start = _seconds(match[1])
-    end = start if match[2] is None else _seconds(match[2])
-    return min(start, end), max(start, end)
-
-
-def _seconds(point: str) -> float:
-    value = 0.0
-    for part in point.split(":"):
-        value = value * 60 + float(re.sub(r"[^\d.]", "", part))
-    return value
 
 
 def read_references(temporal_grounding: Mapping[str, str]) -> list[Reference]:

@@ -13,21 +13,37 @@ from typing import Literal
 
 _LETTER = re.compile(r"(?<![\w'\u2019-])[A-Z](?![\w'\u2019-])")
 _LONE_LETTER = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
+_LOWER = re.compile(
+    r"\b(?:option|choice|answer|letter)s?(?:\s(?:is|are))?:?\s[\"'(\[]?(?P<named>[a-z])(?![\w'\u2019-])"
+    r"|(?<!\w)[(\[{](?P<inside>[a-z])[)\]}](?!\w)|(?<=: )[\"'](?P<quoted>[a-z])[\"']|(?<=:)[\"'](?P<tight>[a-z])[\"']",
+    re.IGNORECASE,
+)
+_LOWER_FIRST = re.compile(r"\s*([a-z])[.):](?=\s|$)")
+CJK = re.compile("[ぁ-ヿ㐀-䶿一-鿿가-힯\uf900-\ufaff]")
+"""A Chinese, Japanese or Korean letter."""
+CJK_EDGE = re.compile(rf"(?<={CJK.pattern})(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?={CJK.pattern})")
+_SUPERSCRIPTS = re.compile("[\u207a\u207b]?[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
+_VULGAR_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _MARK_BEFORE = re.compile(r"(?:[(\[{*]|\b(?:option|choice|answer|letter)s?(?: is| are)?:?) ?$", re.IGNORECASE)
 _MARK_AFTER = re.compile(r" ?[)\]}*]|[.:](?=\s|$)")
 # "A" before one of these is a letter, before any other lower-case word it is the article (and "I" the pronoun).
 _AFTER_LETTER = re.compile(
     r"\s+(?:(?:and|or|is|isn't|was|but|because|since|as|not|seems|looks|matches|fits|cannot|can|must|would|nor)\b|[^a-z\s])"
 )
-_CLAUSE_EDGE = re.compile(r"[,.;:]|\b(?:but|so|thus|therefore|hence|because|since|means)\b", re.IGNORECASE)
+_CLAUSE_EDGE = re.compile(
+    r"[,.;:\u3001\u3002]|而是|\b(?:but|so|thus|therefore|hence|because|since|means)\b", re.IGNORECASE
+)
 _NOT_BEFORE = re.compile(
     r"\b(?:not|never|neither|nor|cannot|without|rather than|instead of|rul\w+ out|eliminat\w+|exclud\w+|reject\w*)\b"
-    r"|n['\u2019]t\b",
+    r"|n['\u2019]t\b|不(?:是|选|選|应|應)|并非|並非|而非|排除",
     re.IGNORECASE,
 )
 _NOT_AFTER = re.compile(
     r"(?:(?:,?\s(?:and|or)|,)\s\(?[A-Z]\b\)?){0,5}[)\]*.:\s]{0,3}(?:(?:is|was|are|be|can|could|would|seems?|looks?|clearly|therefore|also)\s+){0,3}"
-    r"(?:(?:not|never|wrong|incorrect|false|ruled out|eliminated|excluded|impossible|cannot)\b|\w{2,6}n['\u2019]t\b)",
+    r"(?:(?:not|never|wrong|incorrect|false|ruled out|eliminated|excluded|impossible|cannot)\b|\w{2,6}n['\u2019]t\b)"
+    r"|\s?(?:选项|選項|项|項|번)?[\sはが是被]{0,3}"
+    r"(?:不对|不對|不正|不可|错|錯|誤|排除|間違|"
+    r"(?:で|じ)\s?(?:は|ゃ)?\s?な|(?:은|는|이|가)?\s?(?:아니|아닙|틀린|틀렸))",
     re.IGNORECASE,
 )
 _ATTACHED = re.compile(r"[\s(\[.:)*\]]{0,4}")
@@ -65,6 +81,14 @@ def mentions(text: str, options: tuple[str, ...]) -> tuple[Mention, ...]:
             by = _letter_kind(text, match)
             if by is not None:
                 found.append(_mention(text, match, match[0], by))
+    for match in islice(_LOWER.finditer(text), _MAX_MENTIONS):
+        letter = next(group for group in match.groups() if group is not None)
+        # Upper-case ones were found above, and "answer a question" and "option i" name none.
+        if letter.islower() and string.ascii_lowercase.index(letter) < num_options:
+            is_word = letter in "ai" and match.lastgroup == "named" and re.match(r"\s+[a-z]", text[match.end() :][:8])
+            if not is_word or _AFTER_LETTER.match(text, match.end()):
+                start, end = match.span(match.lastgroup or 0)
+                found.append(_mention_at(text, start, end, letter.upper(), "marked"))
     pattern, letter_of = _option_pattern(options)
     if pattern is not None:
         for match in islice(pattern.finditer(text), _MAX_MENTIONS):
@@ -85,10 +109,14 @@ def _letter_kind(text: str, match: re.Match[str]) -> Literal["marked", "bare"] |
 
 
 def _mention(text: str, match: re.Match[str], letter: str, by: Literal["marked", "bare", "text"]) -> Mention:
-    before = text[max(0, match.start() - 48) : match.start()]
+    return _mention_at(text, match.start(), match.end(), letter, by)
+
+
+def _mention_at(text: str, start: int, end: int, letter: str, by: Literal["marked", "bare", "text"]) -> Mention:
+    before = text[max(0, start - 48) : start]
     clause = before[max((edge.end() for edge in _CLAUSE_EDGE.finditer(before)), default=0) :]
-    negated = bool(_NOT_BEFORE.search(clause) or _NOT_AFTER.match(text, match.end()))
-    return Mention(letter, match.start(), match.end(), by, negated)
+    negated = bool(_NOT_BEFORE.search(clause) or _NOT_AFTER.match(text, end))
+    return Mention(letter, start, end, by, negated)
 
 
 @lru_cache(maxsize=4096)
@@ -105,13 +133,28 @@ def _option_pattern(options: tuple[str, ...]) -> tuple[re.Pattern[str] | None, d
     }
     if not letter_of:
         return None, {}
-    alternatives = "|".join(re.escape(text) for text in sorted(letter_of, key=len, reverse=True))
-    return re.compile(rf"(?<![\w.:])(?:{alternatives})(?![\w:]|\.\d)", re.IGNORECASE), letter_of
+    alternatives = "|".join(_whole_word(text) for text in sorted(letter_of, key=len, reverse=True))
+    return re.compile(alternatives, re.IGNORECASE), letter_of
+
+
+def _whole_word(text: str) -> str:
+    """A pattern of the text with nothing of a word beside it, but where a script sets no spaces between words."""
+    before = "" if CJK.match(text[0]) else r"(?<![\w.:])"
+    after = "" if CJK.match(text[-1]) else r"(?![\w:]|\.\d)"
+    return f"{before}{re.escape(text)}{after}"
 
 
 def normalise(text: str) -> str:
-    """NFKC, so that full-width letters and digits read like plain ones."""
-    return text if text.isascii() else unicodedata.normalize("NFKC", text)
+    """NFKC, so that full-width letters and digits read like plain ones; powers, fractions and letters beside Chinese,
+    Japanese or Korean stay what they are: `10\u00b3` is `10^3`, `1\u00bd` is `1 1/2`, and a space sets `B` apart from
+    its neighbours.
+    """
+    if text.isascii():
+        return text
+    text = _SUPERSCRIPTS.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
+    text = _VULGAR_FRACTION.sub(lambda match: " " + unicodedata.normalize("NFKC", match[0]), text)
+    plain = unicodedata.normalize("NFKC", text).replace("\u2044", "/")
+    return CJK_EDGE.sub(" ", plain) if CJK.search(plain) else plain
 
 
 def contradicts_itself(found: Sequence[Mention], text: str) -> bool:
@@ -135,6 +178,9 @@ def read_choice(answer: str, options: tuple[str, ...]) -> str | None:
     if lone:
         letter = lone[1].upper()
         return letter if string.ascii_uppercase.index(letter) < (len(options) or 26) else None
+    first = _LOWER_FIRST.match(text)
+    if first and string.ascii_lowercase.index(first[1]) < (len(options) or 26):
+        text = text[: first.start(1)] + first[1].upper() + text[first.end(1) :]
     return read_mentions(mentions(text, options), text)
 
 

@@ -24,14 +24,17 @@ from functools import lru_cache
 from itertools import islice, pairwise
 from typing import NamedTuple
 
+from rewards.text.choices import CJK
+from rewards.text.cjk_times import cjk_times
+from rewards.text.no_events import is_decade, is_length, is_of_the_scene
 from rewards.text.parsing import NUMBER_WORDS, sentences
 
-_CLOCK = r"\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6})?(?!\d|:\d)"
-_UNIT = r"(?:seconds?|secs?|s)(?![\w'])"
+_CLOCK = r"\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:\.\d{1,6}|,\d{3}(?!\d))?(?!\d|:\d)"
+_UNIT = r"(?:seconds?|secs?|s)(?![\w'/])"
 _LONG_UNIT = r"(?:minutes?|mins?)(?![\w'])"
 _SECONDS = rf"\d{{1,6}}(?:\.\d{{1,6}})?\s?{_UNIT}"
 _MINUTES = (
-    rf"\d{{1,4}}\s?(?:minutes?|mins?|m)(?:(?![\w'])|(?=\d))"
+    rf"(?:\d{{1,2}}\s?(?:hours?|hrs?|h),?\s?(?:and\s)?)?\d{{1,4}}\s?(?:minutes?|mins?|m)(?:(?![\w'/])(?!\sper\b)|(?=\d))"
     rf"(?:(?:,?\s(?:and\s)?|(?<=m))\d{{1,2}}(?:\.\d{{1,6}})?\s?{_UNIT})?"
 )
 _MARK = r"\d{1,6}(?:\.\d{1,6})?-(?:second|minute)(?=\s(?:mark|point|moment|timestamp)\b)"
@@ -40,13 +43,18 @@ _POINT = rf"(?:{_CLOCK}|{_MARK}|{_SECONDS}|{_MINUTES})"
 _NUMBER = r"\d{1,6}(?:\.\d{1,6})?(?![\d:.]*\d)"
 _TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60}
 _WORDS = f"(?:{'|'.join([*list(NUMBER_WORDS)[1:], *_TENS])})"
-_JOIN = r"(?:\s?[-\u2010-\u2015\u2212~]\s?|\s(?:to|until|till|through|and)\s)"
+_JOIN = (
+    r"(?:\s?(?:-{1,2}>|=>|\u2192|&|[-\u2010-\u2015\u2212~])\s?|\s(?:up\sto|to|until|till|through|and)\s"
+    r"|,?\s(?:and\s)?(?:ending|ends|finishing|stopping)\s(?:at|by)\s)"
+)
 _CLOSE = r"[\])>`]?"
 # The lookbehind keeps a match from starting inside a number or a word, so every digit is looked at a few times only.
 _NUMERIC = (
     rf"(?P<range_start>{_CLOCK}){_CLOSE}(?P<clock_join>{_JOIN})[\[(<`]?(?P<range_end>{_CLOCK})"
     rf"|(?P<pair_start>{_NUMBER})(?:\s?{_UNIT}|-second(?:\smark)?)?(?P<pair_join>{_JOIN})(?:the\s)?(?:second\s)?"
     rf"(?P<pair_end>{_NUMBER})(?P<pair_unit>\s?{_UNIT}|\s{_LONG_UNIT}|-second(?=\smark))"
+    rf"|(?P<first_th>\d{{1,4}}(?:st|nd|rd|th))(?:\sseconds?)?(?P<th_join>{_JOIN})(?:the\s)?(?P<last_th>\d{{1,4}}(?:st|nd|rd|th))"
+    rf"\sseconds?\b"
     rf"|(?P<point>(?P<ordinal>{_ORDINAL})|{_POINT})"
     rf"|(?P<named>(?:seconds?\s|timestamp\s|t(?:ime)?\s?=\s?))(?P<bare>{_NUMBER})(?:\s?{_UNIT})?"
     rf"(?:(?P<bare_join>{_JOIN})(?:second\s)?(?P<bare_end>{_NUMBER}))?"
@@ -119,11 +127,11 @@ _CLAUSE = re.compile(
     r"[,;]\s(?:and\s|then\s|but\s|while\s)?|\s(?:and then|and|then|but|while|before|followed by)\s", re.IGNORECASE
 )
 _CONNECTIVES = re.compile(
-    r"(?:[\s,;:.)\]>*=\u2013\u2014-]|(?:and|then|but|while|so|next|first|firstly|secondly|finally|later|now|also|again|"
+    r"(?:[\s,;:.)\]>*=\u2013\u2014\u3001\u3002-]|(?:and|then|but|while|so|next|first|firstly|secondly|finally|later|now|also|again|"
     r"lastly|initially|afterwards|followed by|i see|we see)(?=[\s,:]|$))+",
     re.IGNORECASE,
 )
-_TRAIL = " ,;:.([<*=~@\u2013\u2014-"
+_TRAIL = " ,;:.([<*=~@\u2013\u2014-\u3001\u3002"
 _TRAILING_WORDS = frozenset(["and", "then", "but", "while", "or", "at", "from"])
 _DIGIT = re.compile(r"\d")
 _MAY_HOLD_TIME = re.compile(r"\d|(?:second|minute)s?\s(?:mark|point|in)|(?:second|minute)s\b", re.IGNORECASE)
@@ -224,6 +232,8 @@ def tidy(text: str) -> str:
 
 
 def _times(text: str) -> list[_Time]:
+    if CJK.search(text):
+        return [_Time(start, start, end, *interval) for start, end, interval in cjk_times(text)]
     found: list[_Time] = []
     lower = text.lower()
     # Looking for the words alone is cheaper than the pattern, and most sentences hold neither.
@@ -241,9 +251,11 @@ def _is_time(match: re.Match[str], text: str, before: str) -> bool:
     if match["named"]:
         # "the second 2 men"
         return not (match["named"].lower().startswith("second") and re.search(r"\b(?:the|a)\s$", before, re.IGNORECASE))
-    if match["range_start"]:
+    if match["range_start"] or match["first_th"]:
         return True
     if match["point"] and ":" in match["point"]:
+        if is_of_the_scene(text, *match.span("point")) or is_length(text, *match.span("point")):
+            return False
         if _TIME_OF_DAY.match(text, match.end()) or _CLOCK_DURATION_AFTER.match(text, match.end()):
             return False
         if _follows_preposition(before):
@@ -253,6 +265,8 @@ def _is_time(match: re.Match[str], text: str, before: str) -> bool:
     if match["mark"] or match["ordinal"]:
         return True
     if match["point"] and _METRES.search(match["point"]) and not re.search(r"\bat\s$", before, re.IGNORECASE):
+        return False
+    if match["point"] and is_decade(match["point"], before):
         return False
     if match["words"] and not _follows_preposition(before):
         return False
@@ -293,13 +307,15 @@ def _read(match: re.Match[str], *, lead: int, before: str) -> list[_Time]:
     scale = 1.0
     if match["range_start"]:
         first, last, join = "range_start", "range_end", "clock_join"
+    elif match["first_th"]:
+        first, last, join = "first_th", "last_th", "th_join"
     elif match["pair_start"]:
         first, last, join = "pair_start", "pair_end", "pair_join"
         scale = 60.0 if match["pair_unit"].strip().lower().startswith("m") else 1.0
     else:
         first, last, join = "bare", "bare_end", "bare_join"
     start_s, end_s = scale * _seconds(match[first]), scale * _seconds(match[last])
-    if match[join].strip().lower() != "and":
+    if match[join].strip().lower() not in ("and", "&"):
         return [_Time(lead, match.start(), match.end(), min(start_s, end_s), max(start_s, end_s))]
     is_between = re.search(r"\bbetween\s(?:the\s)?(?:second\s)?[\[(<]?$", before, re.IGNORECASE)
     if is_between:
@@ -314,13 +330,15 @@ def _seconds(text: str) -> float:
     """Seconds of one point in time in any of the forms that _TIME finds."""
     if ":" in text:
         value = 0.0
-        for part in text.split(":"):
+        for part in text.replace(",", ".").split(":"):
             value = value * 60 + float(part)
         return value
     if text[0].isalpha():
         word, unit = re.split(r"[\s-]", text.lower(), maxsplit=1)
         return float(NUMBER_WORDS.get(word) or _TENS[word]) * (60.0 if unit.startswith("m") else 1.0)
     amounts = [float(amount) for amount in re.findall(r"\d+(?:\.\d+)?", text)]
+    if re.match(r"[\d.]+\s?h", text, re.IGNORECASE):
+        return sum(amount * scale for amount, scale in zip(amounts, (3600.0, 60.0, 1.0), strict=False))
     if re.match(r"[\d.]+[\s-]?m", text, re.IGNORECASE):
         return amounts[0] * 60 + (amounts[1] if len(amounts) > 1 else 0.0)
     return amounts[0]

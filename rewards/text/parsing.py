@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -17,13 +17,25 @@ _WELL_FORMED = ("<think>", "</think>", "<answer>", "</answer>")
 # A sentence ends at punctuation before white space (so not inside 5.2 or 00:05.5), at a semicolon or at a line break.
 # The character comes first, so that the search passes over all others at once. Of a run of dots only the first is one:
 # from every dot of it the search would be quadratic.
-_SENTENCE_END = re.compile(r"[.!?;\n](?:(?<=[.!?])(?<![.!?]{2})[.!?]*[\"')\]*]{0,3}(?=\s|$)|(?<=;)(?=\s)|(?<=\n)\n*)")
+# Chinese and Japanese full stops need no space after them.
+_SENTENCE_END = re.compile(
+    r"[.!?;\n\u3002\uff01\uff1f\uff1b](?:(?<=[.!?])(?<![.!?]{2})[.!?]*[\"')\]*]{0,3}(?=\s|$)|(?<=;)(?=\s)|(?<=\n)\n*"
+    r"|(?<=[\u3002\uff01\uff1f\uff1b])[\u300d\u300f\uff09\u201d\u2019]{0,3})"
+)
 _NO_END = re.compile(r"\b(?:approx|ca|e\.g|i\.e|vs|mr|mrs|dr)\Z", re.IGNORECASE)
 _NO_END_LETTERS = frozenset({"ox", "ca", ".g", ".e", "vs", "mr", "rs", "dr"})
 """The last two letters of each; looked up before the pattern is tried."""
 # "A. red, B. green" is no sentence that ends in A.
 _LISTED_OPTION = re.compile(r"(?<![^\W_])[A-Z]\.\s[a-z]")
-_OPTION_MARK = re.compile(r"(?<![\w'])\(?([A-Z])[.):](?=\s|\w)")
+_OPTION_MARKS = (
+    re.compile(
+        r"(?<![A-Za-z0-9_'])(?:\(?([A-Z])[.):\u3001](?=\s|\w)|[\[(]([A-Z])[\])]|([A-Z])\s[-\u2013\u2014](?=\s))"
+    ),
+    re.compile(r"(?<![A-Za-z0-9_'])[\[(]([a-z])[\])]|(?:^|\n)\s*([a-z])[.):\u3001](?=\s)"),
+)
+"""Capital letters, and, where a question lists no options with them, small ones in brackets or at a line's start."""
+# Chinese and Japanese set no spaces: each of their letters is a word of its own.
+_IDEOGRAPH = re.compile("[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _WORD = re.compile(r"\w+(?:[.,']\w+)*%?")
 
 
@@ -176,20 +188,33 @@ def _is_inner_point(text: str, place: int) -> bool:
 def words(text: str) -> list[str]:
     """Words of a text for comparison: NFKC, case folded, without punctuation and articles."""
     folded = unicodedata.normalize("NFKC", text).casefold()
+    if not folded.isascii():
+        folded = _IDEOGRAPH.sub(r" \g<0> ", folded)
     return [word for word in _WORD.findall(folded) if word not in ("a", "an", "the")]
 
 
 @lru_cache(maxsize=4096)
 def options_in(question: str) -> tuple[str, ...]:
-    """Texts of the options A, B, C, ... that a question lists (`A. red`, `(B) green`, `C: blue`), or ()."""
-    marks: list[re.Match[str]] = []
-    for mark in _OPTION_MARK.finditer(question):
-        if mark[1] == "A" and len(marks) < 2:
-            marks = [mark]
-        elif marks and len(marks) < 26 and mark[1] == string.ascii_uppercase[len(marks)]:
-            marks.append(mark)
-    if len(marks) < 2:
-        return ()
+    """Texts of the options A, B, C, ... that a question lists, or ().
+
+    Read are `A. red`, `(B) green`, `C: blue`, `[D] pink`, `A - red`, the Chinese list comma after a letter, and
+    `(a) red`, `[a] red`, `a) red`.
+    """
+    question = unicodedata.normalize("NFKC", question)
+    for pattern in _OPTION_MARKS:
+        marks: list[re.Match[str]] = []
+        for mark in pattern.finditer(question):
+            letter = mark[mark.lastindex or 1].upper()
+            if letter == "A" and len(marks) < 2:
+                marks = [mark]
+            elif marks and len(marks) < 26 and letter == string.ascii_uppercase[len(marks)]:
+                marks.append(mark)
+        if len(marks) >= 2:
+            return _between(question, marks)
+    return ()
+
+
+def _between(question: str, marks: Sequence[re.Match[str]]) -> tuple[str, ...]:
     ends = [mark.start() for mark in marks[1:]] + [_line_end(question, marks[-1].end())]
     return tuple(question[mark.end() : end].strip(" \t\r\n,;.") for mark, end in zip(marks, ends, strict=True))
 

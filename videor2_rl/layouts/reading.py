@@ -87,7 +87,7 @@ def _solution(row: Mapping[str, Any], layout: str) -> tuple[str, tuple[str, ...]
 
 
 def _answer_text(value: Any, key: str) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise RowError(f"{key} is {value!r:.80}, expected the expected answer as a text or a number")

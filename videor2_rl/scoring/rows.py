@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -243,7 +244,7 @@ def _text(row: Mapping[str, Any], key: str) -> str:
 
 def _solution(row: Mapping[str, Any]) -> str:
     value = row.get("solution")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     return _text(row, "solution")
 
