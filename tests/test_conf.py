@@ -9,6 +9,7 @@ import conf
 from rewards.types import VideoR2Config
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.judge import OpenAIJudge
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
 
 CONF = Path(conf.__file__).parent
@@ -33,6 +34,21 @@ EXPERIMENTS = {
     "grpo_7b_1node": ("grpo", GrpoRun),
     "grpo_7b_4nodes": ("grpo", GrpoRun),
 }
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["judge.calls.extra_body={chat_template_kwargs:{enable_thinking:false},seed:null}"],
+        ["judge.calls.extra_body={chat_template_kwargs: {enable_thinking: false}, seed: null}"],
+        ["+judge.calls.extra_body={chat_template_kwargs:{enable_thinking:false},seed:null}"],
+        ["+judge.calls.extra_body.chat_template_kwargs.enable_thinking=false", "+judge.calls.extra_body.seed=null"],
+    ],
+)
+def test_further_fields_of_the_judges_requests_are_given_on_a_command_line(overrides: list[str]) -> None:
+    judge = compose_run("grpo", GrpoRun, [*PATHS, *OPENAI, *overrides]).judge
+    assert isinstance(judge, OpenAIJudge)
+    assert judge.calls.extra_body == {"chat_template_kwargs": {"enable_thinking": False}, "seed": None}
 
 
 def test_every_experiment_file_is_listed_here() -> None:
