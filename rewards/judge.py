@@ -137,6 +137,11 @@ def vas_prompt(think: str, *, question: str) -> JudgePrompt:
     return _prompt("vas", "vas.v1", schema, question=question, reasoning=think)
 
 
+def official_vas_prompt(response: str, *, question: str) -> JudgePrompt:
+    """The same of a whole response, as the paper's script asks it; read by `read_vas_reply`."""
+    return _prompt("vas", "vas_official.v1", None, input=question, response=response)
+
+
 def _prompt(purpose: Purpose, version: str, schema: Mapping[str, Any] | None, **material: Any) -> JudgePrompt:
     user = json.dumps(material, ensure_ascii=False, indent=1).encode(errors="replace").decode()  # no lone surrogates
     return JudgePrompt(purpose, version, _instructions(version), user, schema)

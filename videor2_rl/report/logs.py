@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.evaluation.log_rows import whole_response
+from videor2_rl.evaluation.logs import numbered_rows
 from videor2_rl.evaluation.official.reading import response_text
 from videor2_rl.evaluation.summary import SUMMARY_FILE, Interval
 from videor2_rl.report.choose import Kind, choose
@@ -146,15 +148,15 @@ def shown_readings(
 ) -> tuple[list[Kind[ShownReading]], list[str]]:
     """Rows chosen to be told apart, with their responses where the log is still there, and what is missing."""
     chosen = choose([(_reason(row), row) for row in readings], order=_REASONS, count=count, seed=seed)
-    logs: dict[str, list[dict[str, Any]]] = {}
+    logs: dict[str, dict[int, dict[str, Any]]] = {}
     missing: dict[str, str] = {}
     for kind in chosen:
         for row in kind.items:
             if row["file"] not in logs:
                 try:
-                    logs[row["file"]] = read_jsonl(Path(row["file"]))
+                    logs[row["file"]] = dict(numbered_rows(Path(row["file"]))[0])
                 except ConfigError as error:
-                    logs[row["file"]], missing[row["file"]] = [], str(error)
+                    logs[row["file"]], missing[row["file"]] = {}, str(error)
     shown = [
         Kind(kind.reason, kind.total, tuple(_shown(row, logs[row["file"]]) for row in kind.items)) for kind in chosen
     ]
@@ -176,9 +178,9 @@ def _reason(row: Mapping[str, Any]) -> str:
     return _REASONS[7 if row["same_answer"] else 3]
 
 
-def _shown(row: Mapping[str, Any], log: list[dict[str, Any]]) -> ShownReading:
-    has_text = row["row"] < len(log)
-    text = response_text(log[row["row"]]) if has_text else ""
+def _shown(row: Mapping[str, Any], log: Mapping[int, dict[str, Any]]) -> ShownReading:
+    logged = log.get(row["line"], {})
+    text = whole_response(logged) or response_text(logged)
     right = {None: ("not judged", "none"), 1.0: ("right", "good"), 0.0: ("wrong", "bad")}
     chips = [
         (f"{name} {right[row[key]][0]}", right[row[key]][1])
