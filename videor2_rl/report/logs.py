@@ -63,7 +63,7 @@ def log_tables(summary: Mapping[str, Any]) -> list[Table]:
     # Text, not str: rich would take the brackets for its own markup.
     from rich.text import Text
 
-    table = plain_table(f"{summary['num_samples']} rows of {summary['num_files']} logs, mean and 95 % interval")
+    table = plain_table(f"{_extent(summary)}, mean and 95 % interval")
     table.add_column("", no_wrap=True)
     table.add_column("rows", justify="right")
     names = [(key, name) for (key, _), name in zip(COLUMNS, _SHORT, strict=True) if _is_scored(summary, key)]
@@ -87,7 +87,7 @@ def write_log_report(folder: Path, out: Path, console: Console) -> Path:
         ConfigError: a file is missing or broken.
     """
     summary = read_json(folder / SUMMARY_FILE)
-    if not isinstance(summary, dict) or "overall" not in summary:
+    if not isinstance(summary, dict) or not {"overall", "left_out"} <= summary.keys():
         raise ConfigError(f"{folder / SUMMARY_FILE} is not what evaluate logs= writes; write it again")
     readings = read_jsonl(folder / READINGS_FILE)
     shown, notes = shown_readings(readings)
@@ -97,7 +97,7 @@ def write_log_report(folder: Path, out: Path, console: Console) -> Path:
         fill(
             "logs.html.j2",
             title=f"Video-R2 RL: prediction logs in {folder.resolve().name}",
-            about=f"{summary['num_samples']} rows of {summary['num_files']} logs below {summary['card']['logs']}.",
+            about=f"{_extent(summary)}, below {summary['card']['logs']}.",
             read_by=summary["card"]["read_by"],
             scores=score_grid(summary),
             blocks=block_grid(summary),
@@ -112,6 +112,13 @@ def write_log_report(folder: Path, out: Path, console: Console) -> Path:
     for table in log_tables(summary):
         console.print(table)
     return page
+
+
+def _extent(summary: Mapping[str, Any]) -> str:
+    """What the figures are of, and what is not in them."""
+    left = summary["left_out"]
+    without = f"; left out: {left['num_files']} logs and {left['num_rows']} rows" if left["which"] else ""
+    return f"{summary['num_samples']} rows of {summary['num_files']} logs{without}"
 
 
 def score_grid(summary: Mapping[str, Any]) -> Grid:

@@ -159,3 +159,14 @@ def test_the_card_names_the_text_of_each_purpose() -> None:
     versions = judge_prompt_versions()
     assert set(versions) == {"conclusion", "answer", "vas"}
     assert all(version.startswith(f"{purpose}.v") for purpose, version in versions.items())
+
+
+def test_the_official_form_of_the_score_shows_the_whole_response_and_leaves_the_other_prompts_alone() -> None:
+    judge, plain = Scripted(), Scripted()
+    complete_replies([NOT_ASKED], [CASE], [{"input": "As logged?"}], judge=judge, vas_form="official")
+    complete_replies([NOT_ASKED], [CASE], [{"input": "As logged?"}], judge=plain)
+    *others, vas = judge.calls[0]
+    assert json.loads(vas.user) == {"input": "As logged?", "response": CASE.response}
+    assert (vas.purpose, vas.version, vas.schema) == ("vas", "vas_official.v1", None)
+    assert others == plain.calls[0][:-1]
+    assert judge_prompt_versions("official") == {**judge_prompt_versions(), "vas": "vas_official.v1"}
