@@ -197,8 +197,9 @@ def _benchmark_by_content(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _benchmark_of_row(row: Mapping[str, Any]) -> str | None:
-    if row.get(BENCHMARK_KEY) in CASES:
-        return str(row[BENCHMARK_KEY])
+    own_word = row.get(BENCHMARK_KEY)
+    if isinstance(own_word, str) and own_word in CASES:
+        return own_word
     scores = {key: value for key, value in row.items() if isinstance(value, Mapping)}
     doc = scores.pop("doc", {})
     if SCORE_KEY in scores:

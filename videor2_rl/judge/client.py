@@ -100,7 +100,11 @@ class JudgeClient:
         sampling = {**self._connection.sampling, "structured": self._calls.structured}
         keys = [cache_key(prompt, model=self._server.model, sampling=sampling) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))
-        replies = {key: JudgeReply(text, None) for key in distinct if (text := self._cached(key)) is not None}
+        replies = {
+            key: JudgeReply(text, None)
+            for key, prompt in distinct.items()
+            if (text := self._cached(key, prompt)) is not None
+        }
         self.counts.cached += len(replies)
         tasks = {
             key: asyncio.create_task(self._call(key, prompt)) for key, prompt in distinct.items() if key not in replies
@@ -115,8 +119,10 @@ class JudgeClient:
         self._count(prompts, answers)
         return answers
 
-    def _cached(self, key: str) -> str | None:
-        return None if self._cache is None else self._cache.get(key)
+    def _cached(self, key: str, prompt: JudgePrompt) -> str | None:
+        text = None if self._cache is None else self._cache.get(key)
+        # What an earlier version could read and this one does not is asked again.
+        return None if text is None or READERS[prompt.purpose](text) is None else text
 
     def _count(self, prompts: Sequence[JudgePrompt], answers: Sequence[JudgeReply]) -> None:
         for prompt, answer in zip(prompts, answers, strict=True):

@@ -329,7 +329,7 @@ MMMU = {"id": "validation_Math_1", "subdomain": "Math", "question_type": "multip
         ("minerva_math_algebra", {"doc": {"problem": "p"}, "exact_match": 1}),
         ("videomme_v2", {"videomme_v2_overall_score": {"pred_answer": "A"}}),
         ("egomvbench", {"accuracy": {"pred_answer": "A"}}),
-        ("xvsibenchmark", {"x": 1}),
+        ("xvsibenchmark", {"x": 1, "benchmark": ["mlvu"]}),
     ],
 )
 def test_another_benchmark_is_never_taken_for_one_of_these(name: str, row: dict[str, Any], tmp_path: Path) -> None:
@@ -371,3 +371,17 @@ def test_the_mixers_weight_and_exponent_are_options(tmp_path: Path) -> None:
     assert official["average_mixer_magnitude"] == pytest.approx(0.575)
     assert official["mixer_hyperparams"] == {"alpha": 0.2, "gamma": 3.0}
     assert summary["card"]["mixer"] == {"alpha": 0.2, "gamma": 3.0}
+
+
+def test_what_evaluate_wrote_about_a_benchmark_says_so(tmp_path: Path) -> None:
+    doc, prompt, target, score = TODAY["video_mmmu_perception"]
+    row = {
+        "doc": doc,
+        "input": prompt,
+        "target": target,
+        "filtered_resps": [RESPONSE],
+        **score,
+        "benchmark": "video_mmmu",
+    }
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    assert [log.benchmark for log in read_logs(tmp_path).files] == ["video_mmmu"]

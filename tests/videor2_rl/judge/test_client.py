@@ -615,3 +615,14 @@ def test_a_lone_surrogate_in_a_response_can_be_asked_about(start: Start) -> None
     asked = start(lambda *_: reply(AGREE))
     (answer,) = asked.client.ask([consistency_prompt("a \ud83d b", "A", question="Q?", options=())])
     assert answer.text == AGREE
+
+
+def test_a_cached_reply_that_cannot_be_read_any_more_is_asked_for_again(start: Start, tmp_path: Path) -> None:
+    first = start(lambda *_: reply(AGREE), cache_dir=str(tmp_path))
+    first.ask()
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text(file.read_text().replace(AGREE.replace('"', '\\"'), "<think>" + AGREE.replace('"', '\\"')))
+    assert "<think>" in file.read_text()
+    again = start(lambda *_: reply(AGREE), cache_dir=str(tmp_path))
+    assert again.ask() == [(AGREE, None)]
+    assert len(again.server.requests) == 1 and again.client.take_counts().cached == 0
