@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard
 from rewards.official.answers import first_block
 from rewards.terms.accuracy import target_options
 from rewards.text.parsing import MAX_BLOCK_CHARS, read_blocks
+from rewards.text.thoughts import without_thoughts
 from rewards.types import NO_EVIDENCE, Evidence, JudgeReply, OfficialConfig, RewardConfig, Target
 
 Purpose: TypeAlias = Literal["claims", "consistency", "conclusion", "answer", "vas"]
@@ -136,8 +137,13 @@ def vas_prompt(think: str, *, question: str) -> JudgePrompt:
     return _prompt("vas", "vas.v1", schema, question=question, reasoning=think)
 
 
+def official_vas_prompt(response: str, *, question: str) -> JudgePrompt:
+    """The same of a whole response, as the paper's script asks it; read by `read_vas_reply`."""
+    return _prompt("vas", "vas_official.v1", None, input=question, response=response)
+
+
 def _prompt(purpose: Purpose, version: str, schema: Mapping[str, Any] | None, **material: Any) -> JudgePrompt:
-    user = json.dumps(material, ensure_ascii=False, indent=1)
+    user = json.dumps(material, ensure_ascii=False, indent=1).encode(errors="replace").decode()  # no lone surrogates
     return JudgePrompt(purpose, version, _instructions(version), user, schema)
 
 
@@ -170,12 +176,15 @@ def read_claims_reply(text: str) -> tuple[tuple[str, str], ...] | None:
     """The claims of a reply as (time, sentence), in its order; None where it holds none of the known forms.
 
     Known are `{"claims": [{"time": ..., "event": ...}]}`, the bare list, and a map from time to sentence. A time stays
-    as the judge wrote it; entries without a sentence are left out. `()`: the judge says that there are no claims.
+    as the judge wrote it; entries without a sentence are left out. `()`: the judge says that there are no claims. A
+    list that is cut off is unreadable: its missing rest would count as never claimed.
     """
     found = list(_objects(text))
     if not found:
         return None
     first = found[0]
+    if _is_cut_list(text):
+        return None
     if len(first) == 1 and isinstance(inner := first.get("claims"), list | _Object):
         return _pairs_of_map(inner) if isinstance(inner, _Object) else _pairs_of_list(inner)
     if "time" in first:
@@ -251,6 +260,20 @@ READERS: Mapping[Purpose, Callable[[str], object | None]] = MappingProxyType(
 """Who reads the replies of each purpose; None is an unreadable one."""
 
 
+def is_whole_before_cut(text: str) -> bool:
+    """Whether a reply that ended at the token limit had given its verdict by then: as a whole JSON object or list, or
+    as a first line of one word. Anything else may be a thought whose tag a chat template has written."""
+    said = _visible(text).lstrip().removeprefix("```json").removeprefix("```").lstrip()
+    if said.startswith(("{", "[")):
+        try:
+            _DECODER.raw_decode(said)
+        except (ValueError, RecursionError):
+            return False
+        return True
+    first, ended, _ = said.partition("\n")
+    return bool(ended) and _LABEL.sub("", _plain(first)).rstrip(".!").lower() in {"true", "false", "yes", "no"}
+
+
 class _Object(dict[str, Any]):
     """A JSON object that remembers the entries whose key comes twice."""
 
@@ -260,6 +283,7 @@ class _Object(dict[str, Any]):
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_Object)
+_LIST_OF_OBJECTS = re.compile(r"\[\s*\{")
 _MARKUP = "*_`#\"'>"
 _LABEL = re.compile(
     r"(?:(?:my|the|final)\s+)*(?:verdict|answer|decision|result|conclusion|consistent|consistency)\s*(?:is|[:=-])\s*",
@@ -277,10 +301,8 @@ _NO_ANSWER = frozenset({"", "unknown", "none", "null", "n/a"})
 
 
 def _visible(text: str) -> str:
-    """The reply without the thoughts that a reasoning model puts before it."""
-    text = text[:_MAX_REPLY_CHARS]
-    _, _, rest = text.partition("</think>")
-    return rest if rest.strip() else text
+    """The reply without its thoughts, which hold drafts and no verdict."""
+    return without_thoughts(text)[:_MAX_REPLY_CHARS]
 
 
 def _objects(text: str) -> Iterator[_Object]:
@@ -297,6 +319,19 @@ def _objects(text: str) -> Iterator[_Object]:
             continue
         yield found
         start = text.find("{", end)
+
+
+def _is_cut_list(text: str) -> bool:
+    """Whether the reply's first bracket opens a list that does not end, as the token limit leaves it."""
+    text = _visible(text)
+    start = text.find("[")
+    if start < 0 or not _LIST_OF_OBJECTS.match(text, start):
+        return False
+    try:
+        _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return "]" not in text[start:]
+    return False
 
 
 def _pairs_of_list(entries: Sequence[Any]) -> tuple[tuple[str, str], ...]:

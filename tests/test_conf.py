@@ -9,7 +9,8 @@ import conf
 from rewards.types import VideoR2Config
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.judge import OpenAIJudge
+from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, SftRun
 
 CONF = Path(conf.__file__).parent
 PATHS = ["model.path=m", "data.train_file=t", "data.media_dir=d"]
@@ -33,6 +34,29 @@ EXPERIMENTS = {
     "grpo_7b_1node": ("grpo", GrpoRun),
     "grpo_7b_4nodes": ("grpo", GrpoRun),
 }
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["judge.calls.extra_body={chat_template_kwargs:{enable_thinking:false},seed:null}"],
+        ["judge.calls.extra_body={chat_template_kwargs: {enable_thinking: false}, seed: null}"],
+        ["+judge.calls.extra_body={chat_template_kwargs:{enable_thinking:false},seed:null}"],
+        ["+judge.calls.extra_body.chat_template_kwargs.enable_thinking=false", "+judge.calls.extra_body.seed=null"],
+    ],
+)
+def test_further_fields_of_the_judges_requests_are_given_on_a_command_line(overrides: list[str]) -> None:
+    judge = compose_run("grpo", GrpoRun, [*PATHS, *OPENAI, *overrides]).judge
+    assert isinstance(judge, OpenAIJudge)
+    assert judge.calls.extra_body == {"chat_template_kwargs": {"enable_thinking": False}, "seed": None}
+
+
+@pytest.mark.parametrize("value", ["mixer_alpha=1.1", "mixer_alpha=-0.1", "mixer_gamma=0", "vas_prompt=other"])
+def test_a_bad_option_of_the_summariser_is_named(value: str) -> None:
+    with pytest.raises(ConfigError, match=value.partition("=")[0]):
+        compose_run("evaluate_logs", LogsRun, ["logs=x", value])
+    bounds = ["mixer_alpha=1", "mixer_gamma=0.5", "vas_prompt=official"]
+    assert compose_run("evaluate_logs", LogsRun, ["logs=x", *bounds]).vas_prompt == "official"
 
 
 def test_every_experiment_file_is_listed_here() -> None:

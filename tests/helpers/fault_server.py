@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,16 +15,21 @@ class Act:
     """What the server does with one request."""
 
     kind: Literal["reply", "status", "raw", "cut", "cut_in_body", "never"]
-    text: str | None = ""
+    text: str | list[dict[str, Any]] | None = ""
+    """Of a reply also in parts."""
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     delay_s: float = 0.0
     finish_reason: str = "stop"
+    message: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of a reply's message."""
 
 
-def reply(text: str | None, *, delay_s: float = 0.0, finish_reason: str = "stop") -> Act:
+def reply(
+    text: str | list[dict[str, Any]] | None, *, delay_s: float = 0.0, finish_reason: str = "stop", **message: Any
+) -> Act:
     """A chat completion."""
-    return Act("reply", text, delay_s=delay_s, finish_reason=finish_reason)
+    return Act("reply", text, delay_s=delay_s, finish_reason=finish_reason, message=message)
 
 
 def status(code: int, *, retry_after: str | None = None, message: str = "scripted") -> Act:
@@ -32,9 +37,9 @@ def status(code: int, *, retry_after: str | None = None, message: str = "scripte
     return Act("status", message, code, () if retry_after is None else (("Retry-After", retry_after),))
 
 
-def raw(body: str) -> Act:
-    """Status 200 with any body."""
-    return Act("raw", body)
+def raw(body: str, *, code: int = 200) -> Act:
+    """Any body."""
+    return Act("raw", body, code)
 
 
 CUT = Act("cut")
@@ -135,8 +140,8 @@ class FaultServer:
             error = {"error": {"message": act.text, "type": "scripted", "code": act.status}}
             return await _respond(writer, json.dumps(error), act)
         if act.kind == "raw":
-            return await _respond(writer, act.text or "", act)
-        message = {"role": "assistant", "content": act.text}
+            return await _respond(writer, str(act.text or ""), act)
+        message = {"role": "assistant", "content": act.text, **act.message}
         choice = {"index": 0, "message": message, "finish_reason": act.finish_reason}
         completion = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
         return await _respond(writer, json.dumps(completion), act)

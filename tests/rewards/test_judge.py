@@ -18,6 +18,7 @@ from rewards.judge import (
     consistency_prompt,
     needed_prompts,
     needs_judge,
+    official_vas_prompt,
     read_answer_reply,
     read_claims_reply,
     read_consistency_reply,
@@ -106,6 +107,7 @@ def test_versions_name_their_files_and_every_file_is_used() -> None:
         conclusion_prompt("t", question="q", options=()),
         answer_prompt("a", question="q", options=()),
         vas_prompt("t", question="q"),
+        official_vas_prompt("r", question="q"),
     ]
     folder = Path(rewards.__file__).parent / "prompts"
     assert {prompt.version for prompt in made} == {file.stem for file in folder.glob("*.txt")}

@@ -38,6 +38,11 @@ def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
             "judge: found managed, but logs are read without a cluster; give judge=openai judge.base_url=ADDRESS of a "
             "server that runs",
         )
+        require(
+            0 <= run.mixer_alpha <= 1,
+            f"mixer_alpha: found {run.mixer_alpha}, needs to be between 0 and 1; 0.7 is usual",
+        )
+        require(run.mixer_gamma > 0, f"mixer_gamma: found {run.mixer_gamma}, needs to be above 0; 2 is usual")
         return
     if isinstance(run, ScoreRun):
         _check_reward(run.reward)

@@ -12,7 +12,7 @@ from rewards.types import Section
 
 @dataclass(frozen=True)
 class CallsConfig(Section):
-    """How the judge's server is called. Temperature is always 0."""
+    """How the judge's server is called. Temperature is 0."""
 
     concurrency: int
     """Calls under way at a time, hedges included, over all reward workers of a run."""
@@ -24,12 +24,13 @@ class CallsConfig(Section):
     """Send a second, equal request when the first has taken this long and the bound allows; the first reply counts.
     None: never."""
     structured: bool
-    """Have the server hold replies to a JSON schema; given up for the run when the server refuses it."""
+    """Have the server hold replies to a JSON schema; given up for the run when the server fails or refuses it."""
     max_tokens: int
     """Of a reply."""
     seed: int
-    extra_body: dict[str, Any]
-    """Further fields of every request, e.g. chat_template_kwargs: {enable_thinking: false} for Qwen3 under vLLM."""
+    extra_body: dict[str, Any] | None
+    """Further fields of every request, e.g. chat_template_kwargs: {enable_thinking: false} for Qwen3 under vLLM. None
+    in place of a value leaves the field out: temperature, seed and max_tokens too."""
     cache_dir: str | None
     """Replies by prompt, prompt version, model and sampling, shared by processes and runs. None: no cache."""
     breaker_failures: int

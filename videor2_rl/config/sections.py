@@ -460,6 +460,9 @@ class ScoreRun(Section):
     judge: JudgeConfig
 
 
+VasPrompt: TypeAlias = Literal["default", "official"]
+
+
 @dataclass(frozen=True)
 class LogsRun(Section):
     """The whole configuration of videor2_rl.evaluate logs=DIR: it needs no model, data or cluster."""
@@ -470,5 +473,12 @@ class LogsRun(Section):
     """Of the bootstrap."""
     output_dir: str
     bootstrap_resamples: int
+    vas_prompt: VasPrompt
+    """How a judge is asked for the Video Attention Score. default: about the last think block; official: about the
+    whole response, as the paper's script asks."""
+    mixer_alpha: float
+    """Of the mixed disagreement a (1 - r^g) + (1 - a) (1 - r), r the agreement: weight of the first part, 0 to 1."""
+    mixer_gamma: float
+    """Its exponent g, above 0."""
     judge: JudgeConfig
     """Reads both blocks and gives the Video Attention Score where the rows hold no replies; rules: our own readers."""

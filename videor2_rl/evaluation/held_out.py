@@ -15,6 +15,7 @@ from videor2_rl.dataset import load_samples
 from videor2_rl.evaluation.benchmarks import BENCHMARKS
 from videor2_rl.evaluation.benchmarks.common import Item, load_items
 from videor2_rl.evaluation.benchmarks.scoring import score_response
+from videor2_rl.evaluation.logs import BENCHMARK_KEY
 from videor2_rl.evaluation.summary import SampleResult
 from videor2_rl.types import VideoSample
 
@@ -49,7 +50,12 @@ class HeldOut:
         benchmark = BENCHMARKS[self.benchmark]
         logged = benchmark.logged(item.doc, result.answer or "", item.question.truth)
         # lmms-eval's filtered response is the whole one, and other readers look for the blocks in it.
-        return {"doc": dict(item.doc), "filtered_resps": [result.response], benchmark.score_key: logged}
+        return {
+            "doc": dict(item.doc),
+            "filtered_resps": [result.response],
+            BENCHMARK_KEY: self.benchmark,
+            benchmark.score_key: logged,
+        }
 
     @property
     def digest(self) -> str:

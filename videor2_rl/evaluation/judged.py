@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rewards.judge import JudgePrompt, answer_prompt, conclusion_prompt, vas_prompt
+from rewards.judge import JudgePrompt, answer_prompt, conclusion_prompt, official_vas_prompt, vas_prompt
 from rewards.types import JudgeReply
-from videor2_rl.config.errors import ConfigError
+from videor2_rl.config.sections import VasPrompt
 from videor2_rl.evaluation.official import vas as official_vas
 from videor2_rl.evaluation.official.cases import Case
 from videor2_rl.evaluation.official.reading import BRACKETED, split_options
@@ -30,27 +30,25 @@ class Replies:
 NOT_ASKED = Replies(None, None, None, None)
 
 
-def stored_replies(row: Mapping[str, Any], *, where: str) -> Replies:
+def stored_replies(row: Mapping[str, Any]) -> Replies:
     """The replies in a row's `judge`: `think`, `answer`, `vas`; `vas` may be a list of the first and the retried one.
 
     Other keys of `judge` serve other readers. Without a retried one, the first counts again: a judge at temperature 0
     would repeat itself.
 
     Raises:
-        ConfigError: `judge` is no object, or one of the three no text.
+        ValueError: `judge` is no object, or one of the three no text.
     """
     stored = row.get("judge")
     if stored is None:
         return NOT_ASKED
     if not isinstance(stored, Mapping):
-        raise ConfigError(f"{where}: judge is {stored!r}, expected an object with the replies think, answer and vas")
+        raise ValueError(f"judge is {stored!r}, expected an object with the replies think, answer and vas")
     vas = stored.get("vas")
     attempts = vas if isinstance(vas, list) else [vas]
     texts = [stored.get("think"), stored.get("answer"), *attempts]
     if not 1 <= len(attempts) <= 2 or not all(text is None or isinstance(text, str) for text in texts):
-        raise ConfigError(
-            f"{where}: judge holds {dict(stored)!r}, expected texts, for vas also a list of two; mend the row"
-        )
+        raise ValueError(f"judge holds {dict(stored)!r}, expected texts, for vas also a list of two")
     first = _stored(attempts[0])
     return Replies(
         think=_stored(stored.get("think")),
@@ -76,7 +74,12 @@ class Judge(Protocol):
 
 
 def complete_replies(
-    stored: Sequence[Replies], cases: Sequence[Case], rows: Sequence[Mapping[str, Any]], *, judge: Judge
+    stored: Sequence[Replies],
+    cases: Sequence[Case],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    judge: Judge,
+    vas_form: VasPrompt = "default",
 ) -> list[Replies]:
     """The stored replies, with the judge's where none is stored.
 
@@ -85,7 +88,10 @@ def complete_replies(
     """
     conclusions = [None if said.think else _conclusion_prompt(case) for said, case in zip(stored, cases, strict=True)]
     answers = [None if said.answer else _answer_prompt(case) for said, case in zip(stored, cases, strict=True)]
-    scores = [None if said.vas else _vas_prompt(case, row) for said, case, row in zip(stored, cases, rows, strict=True)]
+    scores = [
+        None if said.vas else _vas_prompt(case, row, vas_form)
+        for said, case, row in zip(stored, cases, rows, strict=True)
+    ]
     asked = _ask(judge, [*conclusions, *answers, *scores])
     think, answer, vas = (asked[start : start + len(stored)] for start in range(0, 3 * len(stored), len(stored)))
     again = [
@@ -114,8 +120,11 @@ def _answer_prompt(case: Case) -> JudgePrompt:
     return answer_prompt(case.answer, question=case.question, options=_option_texts(case))
 
 
-def _vas_prompt(case: Case, row: Mapping[str, Any]) -> JudgePrompt:
-    return vas_prompt(case.think, question=official_vas.input_text(row) or case.question)
+def _vas_prompt(case: Case, row: Mapping[str, Any], form: VasPrompt) -> JudgePrompt:
+    question = official_vas.input_text(row) or case.question
+    if form == "official":
+        return official_vas_prompt(case.response, question=question)
+    return vas_prompt(case.think, question=question)
 
 
 def _option_texts(case: Case) -> list[str]:
@@ -125,11 +134,11 @@ def _option_texts(case: Case) -> list[str]:
     return [str(option) for option in case.options] if case.kind == "letter" else []
 
 
-def judge_prompt_versions() -> dict[str, str]:
+def judge_prompt_versions(vas_form: VasPrompt = "default") -> dict[str, str]:
     """Which texts the judge is asked with, for the evaluation card."""
     prompts = (
         conclusion_prompt("", question="", options=()),
         answer_prompt("", question="", options=()),
-        vas_prompt("", question=""),
+        (vas_prompt if vas_form == "default" else official_vas_prompt)("", question=""),
     )
     return {prompt.purpose: prompt.version for prompt in prompts}

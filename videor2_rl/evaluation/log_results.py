@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from rewards.judge import read_vas_reply
 from rewards.terms.accuracy import Answer
+from rewards.text.thoughts import without_thoughts
 from rewards.types import JudgeReply
 from videor2_rl.evaluation import tac
 from videor2_rl.evaluation.judged import Replies
@@ -31,6 +32,8 @@ class LogResult:
     think_status: Status
     answer_status: Status
     consistency: tac.Consistency
+    logged_score: float | None
+    """Of lmms-eval's own prediction; None: the row holds none."""
     official: official_tac.Lenses
     vas: float | None
     """0-10; None: nobody judged, or `vas_failed`."""
@@ -40,8 +43,12 @@ class LogResult:
     """None: nobody judged, or the row has no `input`, without which the script leaves it out."""
 
 
-def evaluate_row(row: Mapping[str, Any], case: Case, replies: Replies) -> LogResult:
-    """Read a response by the judge's replies, and by rules where nobody was asked."""
+def evaluate_row(row: Mapping[str, Any], case: Case, replies: Replies, *, has_score: bool = True) -> LogResult:
+    """Read a response by the judge's replies, and by rules where nobody was asked.
+
+    Args:
+        has_score: the row holds lmms-eval's own prediction.
+    """
     question = tac.question_of(case)
     rules = tac.read_by_rules(case, question)
     think = rules.think if replies.think is None else _read(replies.think, question)
@@ -49,21 +56,25 @@ def evaluate_row(row: Mapping[str, Any], case: Case, replies: Replies) -> LogRes
     # An empty block says nothing, whatever a judge reads into it.
     readings = tac.Readings(think if case.think else None, answer if case.answer else None)
     vas = _vas(replies)
+    official = official_tac.read_case(
+        case,
+        think_reply=_official_reply(replies.think, rules.think),
+        answer_reply=_official_reply(replies.answer, rules.answer),
+    )
     return LogResult(
         readings=readings,
         think_status=_status(case.think, readings.think, replies.think),
         answer_status=_status(case.answer, readings.answer, replies.answer),
         consistency=tac.judge_consistency(readings, question),
-        official=official_tac.read_case(
-            case,
-            think_reply=_official_reply(replies.think, rules.think),
-            answer_reply=_official_reply(replies.answer, rules.answer),
-        ),
+        logged_score=official.lmms.score if has_score else None,
+        official=official,
         vas=vas,
         vas_failed=replies.vas is not None and vas is None,
         official_vas=None
         if replies.vas is None or official_vas.input_text(row) is None
-        else official_vas.score_replies(_text(replies.vas), _text(replies.vas_retry)),
+        else official_vas.score_replies(
+            without_thoughts(_text(replies.vas)), without_thoughts(_text(replies.vas_retry))
+        ),
     )
 
 
@@ -82,7 +93,7 @@ def _status(block: str, reading: Answer | None, reply: JudgeReply | None) -> Sta
 def _official_reply(reply: JudgeReply | None, by_rules: Answer | None) -> str:
     """What the paper's reader is given: the judge's text; what our rules read stands in where nobody was asked."""
     if reply is not None:
-        return _unwrapped(_text(reply))
+        return _unwrapped(without_thoughts(_text(reply)))
     return f"{by_rules:.12g}" if isinstance(by_rules, float) else by_rules or ""
 
 
@@ -109,10 +120,13 @@ def _vas(replies: Replies) -> float | None:
     return next((score for score in scores if score is not None), None)
 
 
-def summarise(results: Sequence[LogResult], *, resamples: int, seed: int) -> dict[str, Any]:
+def summarise(
+    results: Sequence[LogResult], *, resamples: int, seed: int, mixer: official_tac.Mixer = official_tac.PAPER_MIXER
+) -> dict[str, Any]:
     """TAC and VAS of some rows, with intervals and everything that was left out of them counted.
 
-    `logged_accuracy` is that of the predictions in lmms-eval's score dicts, responses without an answer counted wrong.
+    `logged_accuracy` is that of the predictions in lmms-eval's score dicts: responses without an answer counted wrong,
+    rows without a score dict left out.
     """
     think, answer = Counter(r.think_status for r in results), Counter(r.answer_status for r in results)
     judged = [r for r in results if r.vas is not None or r.vas_failed]
@@ -120,10 +134,10 @@ def summarise(results: Sequence[LogResult], *, resamples: int, seed: int) -> dic
     return {
         "num_samples": len(results),
         "logged_accuracy": dataclasses.asdict(
-            bootstrap_interval([r.official.lmms.score for r in results], resamples=resamples, seed=seed)
+            bootstrap_interval([r.logged_score for r in results], resamples=resamples, seed=seed)
         ),
         "tac": {
-            **tac.statistics([r.consistency for r in results], resamples=resamples, seed=seed),
+            **tac.statistics([r.consistency for r in results], resamples=resamples, seed=seed, mixer=mixer),
             "think_blocks": {status: think[status] for status in ("read", "empty", "unreadable", "failed")},
             "answer_blocks": {status: answer[status] for status in ("read", "empty", "unreadable", "failed")},
         },
@@ -139,8 +153,15 @@ def summarise(results: Sequence[LogResult], *, resamples: int, seed: int) -> dic
     }
 
 
-def result_row(file: str, number: int, row: Mapping[str, Any], result: LogResult, replies: Replies) -> dict[str, Any]:
-    """One line of readings.jsonl."""
+def result_row(
+    file: str, number: int, line: int, row: Mapping[str, Any], result: LogResult, replies: Replies
+) -> dict[str, Any]:
+    """One line of readings.jsonl.
+
+    Args:
+        number: of the row among those that are evaluated, from 0.
+        line: of the row in its file, from 1.
+    """
     raw = {
         name: {"text": reply.text, "failure": reply.failure}
         for name, reply in (
@@ -154,6 +175,7 @@ def result_row(file: str, number: int, row: Mapping[str, Any], result: LogResult
     return {
         "file": file,
         "row": number,
+        "line": line,
         "doc_id": row.get("doc_id"),
         "think": {"answer": result.readings.think, "status": result.think_status},
         "answer": {"answer": result.readings.answer, "status": result.answer_status},

@@ -20,12 +20,12 @@ from rewards.text.parsing import words
 from rewards.types import Target
 from videor2_rl.evaluation.official.cases import Case
 from videor2_rl.evaluation.official.reading import BRACKETED, split_options
+from videor2_rl.evaluation.official.tac import PAPER_MIXER, Mixer
 from videor2_rl.evaluation.summary import bootstrap_interval
 
 NUMBER_TOLERANCE = 0.001
 VSI_TOLERANCE = 0.05
 """VSIBench's numbers agree within 5 %, the tightest band of mean relative accuracy, as in the paper's scripts."""
-MIXER_ALPHA, MIXER_GAMMA = 0.7, 2.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,9 @@ def same_answer(answer: Answer | None, other: Answer | None, question: Question)
     return float(bool(first.strip()) and bool(second.strip()) and (first in second or second in first))
 
 
-def statistics(rows: Sequence[Consistency], *, resamples: int, seed: int) -> dict[str, object]:
+def statistics(
+    rows: Sequence[Consistency], *, resamples: int, seed: int, mixer: Mixer = PAPER_MIXER
+) -> dict[str, object]:
     """The TAC section of a summary: means with bootstrap intervals, and what derives from them."""
     values = {
         "agreement": [row.agreement for row in rows],
@@ -131,11 +133,10 @@ def statistics(rows: Sequence[Consistency], *, resamples: int, seed: int) -> dic
         agreement = sum(row.agreement or 0.0 for row in both) / len(both)
         lead = sum((row.think_right or 0.0) - (row.answer_right or 0.0) for row in both)
         sign = float((lead > 0) - (lead < 0))
-        mixed = MIXER_ALPHA * (1 - agreement**MIXER_GAMMA) + (1 - MIXER_ALPHA) * (1 - agreement)
         derived = {
             "disagreement_rate": 1 - agreement,
             "signed_disagreement": sign * (1 - agreement),
-            "mixed_disagreement": sign * mixed,
+            "mixed_disagreement": sign * mixer.magnitude(agreement),
         }
     return {
         **{

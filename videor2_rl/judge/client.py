@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rewards.judge import READERS, JudgePrompt
+from rewards.judge import READERS, JudgePrompt, Purpose
 from rewards.types import JudgeReply
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import CallsConfig
 from videor2_rl.judge.breaker import Breaker
 from videor2_rl.judge.cache import ReplyCache, cache_key
-from videor2_rl.judge.connection import Connection, JudgeServer, Refused, Unavailable
+from videor2_rl.judge.connection import Connection, JudgeServer, NoVerdict, Refused, Unavailable
 from videor2_rl.judge.counts import CallCounts
 
 log = logging.getLogger(__name__)
@@ -43,9 +43,10 @@ class JudgeClient:
         self._server = server
         self._calls = calls
         self._notify = notify
-        self._connection = Connection(server, calls)
+        self._connection = Connection(server, calls, notify=notify)
         self._cache = None if calls.cache_dir is None else ReplyCache(Path(calls.cache_dir).expanduser())
-        self._structured = calls.structured
+        self._takes_schema: dict[Purpose, bool] = {}
+        """Of the purposes of which it is known."""
         self._jitter = random.Random()
         self._loop = asyncio.new_event_loop()
         self._permits = asyncio.Semaphore(concurrency)
@@ -55,7 +56,7 @@ class JudgeClient:
             failures=calls.breaker_failures,
             probe_every_s=calls.probe_every_s,
             patience_s=calls.patience_s,
-            probe=self._connection.probe,
+            probe=self._probe,
             notify=notify,
         )
 
@@ -69,7 +70,7 @@ class JudgeClient:
         if problem is not None:
             raise ConfigError(
                 f"judge: {self._server.base_url} does not complete a test request to model {self._server.model} "
-                f"({problem}); {self._server.mend}"
+                f"({problem.reason}); {problem.mend or self._server.mend}"
             )
 
     def ask(self, prompts: Sequence[JudgePrompt]) -> list[JudgeReply]:
@@ -91,11 +92,19 @@ class JudgeClient:
         self._loop.run_until_complete(self._connection.close())
         self._loop.close()
 
+    async def _probe(self) -> str | None:
+        problem = await self._connection.probe()
+        return None if problem is None else problem.reason
+
     async def _ask(self, prompts: Sequence[JudgePrompt]) -> list[JudgeReply]:
         sampling = {**self._connection.sampling, "structured": self._calls.structured}
         keys = [cache_key(prompt, model=self._server.model, sampling=sampling) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))
-        replies = {key: JudgeReply(text, None) for key in distinct if (text := self._cached(key)) is not None}
+        replies = {
+            key: JudgeReply(text, None)
+            for key, prompt in distinct.items()
+            if (text := self._cached(key, prompt)) is not None
+        }
         self.counts.cached += len(replies)
         tasks = {
             key: asyncio.create_task(self._call(key, prompt)) for key, prompt in distinct.items() if key not in replies
@@ -110,8 +119,10 @@ class JudgeClient:
         self._count(prompts, answers)
         return answers
 
-    def _cached(self, key: str) -> str | None:
-        return None if self._cache is None else self._cache.get(key)
+    def _cached(self, key: str, prompt: JudgePrompt) -> str | None:
+        text = None if self._cache is None else self._cache.get(key)
+        # What an earlier version could read and this one does not is asked again.
+        return None if text is None or READERS[prompt.purpose](text) is None else text
 
     def _count(self, prompts: Sequence[JudgePrompt], answers: Sequence[JudgeReply]) -> None:
         for prompt, answer in zip(prompts, answers, strict=True):
@@ -142,6 +153,9 @@ class JudgeClient:
             try:
                 text = await self._hedged(prompt)
             except Refused as error:
+                return JudgeReply(None, str(error))
+            except NoVerdict as error:
+                self._breaker.answered()
                 return JudgeReply(None, str(error))
             except Unavailable as error:
                 failed += 1
@@ -188,22 +202,33 @@ class JudgeClient:
             await _end(first, *([hedge] if hedge else []))
 
     async def _request(self, prompt: JudgePrompt) -> str:
-        self.counts.requests += 1
         started = time.perf_counter()
-        structured = self._structured
+        knows_schemas = self._takes_schema.get(prompt.purpose)
+        structured = self._calls.structured and prompt.schema is not None and knows_schemas is not False
         try:
-            text = await self._connection.send(prompt, structured=structured)
-        except Refused:
-            if not structured or prompt.schema is None:
+            text = await self._send(prompt, structured=structured)
+        except (Refused, Unavailable) as error:
+            # A server that has answered a schema before fails for another reason.
+            is_outage = isinstance(error, Unavailable) and (knows_schemas or not error.may_be_the_schema)
+            if not structured or is_outage:
                 raise
-            text = await self._connection.send(prompt, structured=False)
+            text = await self._send(prompt, structured=False)
             # It was the schema, then, and not the prompt.
-            if self._structured:
-                self._structured = False
-                self._notify(f"the judge at {self._server.base_url} takes no response_format: replies are free text")
+            if False not in self._takes_schema.values():
+                self._notify(
+                    f"the judge at {self._server.base_url} takes no response_format ({error}): replies are free text"
+                )
+            self._takes_schema[prompt.purpose] = False
+        else:
+            if structured:
+                self._takes_schema[prompt.purpose] = True
         self.counts.latency_s += time.perf_counter() - started
         self.counts.answered += 1
         return text
+
+    async def _send(self, prompt: JudgePrompt, *, structured: bool) -> str:
+        self.counts.requests += 1
+        return await self._connection.send(prompt, structured=structured)
 
 
 async def _end(*tasks: asyncio.Task[str] | asyncio.Task[JudgeReply]) -> None:

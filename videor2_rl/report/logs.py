@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.evaluation.log_rows import whole_response
+from videor2_rl.evaluation.logs import numbered_rows
 from videor2_rl.evaluation.official.reading import response_text
 from videor2_rl.evaluation.summary import SUMMARY_FILE, Interval
 from videor2_rl.report.choose import Kind, choose
@@ -61,7 +63,7 @@ def log_tables(summary: Mapping[str, Any]) -> list[Table]:
     # Text, not str: rich would take the brackets for its own markup.
     from rich.text import Text
 
-    table = plain_table(f"{summary['num_samples']} rows of {summary['num_files']} logs, mean and 95 % interval")
+    table = plain_table(f"{_extent(summary)}, mean and 95 % interval")
     table.add_column("", no_wrap=True)
     table.add_column("rows", justify="right")
     names = [(key, name) for (key, _), name in zip(COLUMNS, _SHORT, strict=True) if _is_scored(summary, key)]
@@ -85,7 +87,7 @@ def write_log_report(folder: Path, out: Path, console: Console) -> Path:
         ConfigError: a file is missing or broken.
     """
     summary = read_json(folder / SUMMARY_FILE)
-    if not isinstance(summary, dict) or "overall" not in summary:
+    if not isinstance(summary, dict) or not {"overall", "left_out"} <= summary.keys():
         raise ConfigError(f"{folder / SUMMARY_FILE} is not what evaluate logs= writes; write it again")
     readings = read_jsonl(folder / READINGS_FILE)
     shown, notes = shown_readings(readings)
@@ -95,7 +97,7 @@ def write_log_report(folder: Path, out: Path, console: Console) -> Path:
         fill(
             "logs.html.j2",
             title=f"Video-R2 RL: prediction logs in {folder.resolve().name}",
-            about=f"{summary['num_samples']} rows of {summary['num_files']} logs below {summary['card']['logs']}.",
+            about=f"{_extent(summary)}, below {summary['card']['logs']}.",
             read_by=summary["card"]["read_by"],
             scores=score_grid(summary),
             blocks=block_grid(summary),
@@ -110,6 +112,13 @@ def write_log_report(folder: Path, out: Path, console: Console) -> Path:
     for table in log_tables(summary):
         console.print(table)
     return page
+
+
+def _extent(summary: Mapping[str, Any]) -> str:
+    """What the figures are of, and what is not in them."""
+    left = summary["left_out"]
+    without = f"; left out: {left['num_files']} logs and {left['num_rows']} rows" if left["which"] else ""
+    return f"{summary['num_samples']} rows of {summary['num_files']} logs{without}"
 
 
 def score_grid(summary: Mapping[str, Any]) -> Grid:
@@ -146,15 +155,15 @@ def shown_readings(
 ) -> tuple[list[Kind[ShownReading]], list[str]]:
     """Rows chosen to be told apart, with their responses where the log is still there, and what is missing."""
     chosen = choose([(_reason(row), row) for row in readings], order=_REASONS, count=count, seed=seed)
-    logs: dict[str, list[dict[str, Any]]] = {}
+    logs: dict[str, dict[int, dict[str, Any]]] = {}
     missing: dict[str, str] = {}
     for kind in chosen:
         for row in kind.items:
             if row["file"] not in logs:
                 try:
-                    logs[row["file"]] = read_jsonl(Path(row["file"]))
+                    logs[row["file"]] = dict(numbered_rows(Path(row["file"]))[0])
                 except ConfigError as error:
-                    logs[row["file"]], missing[row["file"]] = [], str(error)
+                    logs[row["file"]], missing[row["file"]] = {}, str(error)
     shown = [
         Kind(kind.reason, kind.total, tuple(_shown(row, logs[row["file"]]) for row in kind.items)) for kind in chosen
     ]
@@ -176,9 +185,9 @@ def _reason(row: Mapping[str, Any]) -> str:
     return _REASONS[7 if row["same_answer"] else 3]
 
 
-def _shown(row: Mapping[str, Any], log: list[dict[str, Any]]) -> ShownReading:
-    has_text = row["row"] < len(log)
-    text = response_text(log[row["row"]]) if has_text else ""
+def _shown(row: Mapping[str, Any], log: Mapping[int, dict[str, Any]]) -> ShownReading:
+    logged = log.get(row["line"], {})
+    text = whole_response(logged) or response_text(logged)
     right = {None: ("not judged", "none"), 1.0: ("right", "good"), 0.0: ("wrong", "bad")}
     chips = [
         (f"{name} {right[row[key]][0]}", right[row[key]][1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from videor2_rl.config.errors import ConfigError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,18 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write `value` as indented JSON. NaN and infinity raise ValueError: JSON has neither."""
-    write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text_atomic(path, _json_text(value, indent=2) + "\n")
 
 
 def write_jsonl_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line. NaN and infinity raise ValueError: JSON has neither."""
-    write_text_atomic(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
+    write_text_atomic(path, "".join(_json_text(row) + "\n" for row in rows))
+
+
+def _json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON that can be written as UTF-8: a text with a lone surrogate in it is escaped as a whole."""
+    text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+    return json.dumps(value, indent=indent, allow_nan=False) if _SURROGATE.search(text) else text
 
 
 def parse_json(line: bytes) -> Any:
@@ -124,6 +133,19 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid JSON ({error}); write it again.") from None
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text in UTF-8, with or without a byte order mark; bytes that are no text become U+FFFD.
+
+    Raises:
+        ConfigError: the file is missing.
+    """
+    try:
+        # Split at "\n" only: str.splitlines would also cut at U+2028, which JSON allows inside a string.
+        return path.read_bytes().decode("utf-8-sig", errors="replace").split("\n")
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist.") from None
+
+
 def read_jsonl(path: Path, *, torn_last_line: bool = False) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file, in order; empty lines are passed over.
 
@@ -134,11 +156,7 @@ def read_jsonl(path: Path, *, torn_last_line: bool = False) -> list[dict[str, An
     Raises:
         ConfigError: the file is missing, or a line holds no JSON object.
     """
-    try:
-        # Split at "\n" only: str.splitlines would also cut at U+2028, which JSON allows inside a string.
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist.") from None
+    lines = read_lines(path)
     last = max((number for number, line in enumerate(lines) if line.strip()), default=-1)
     rows = []
     for number, line in enumerate(lines):

@@ -11,7 +11,6 @@ import pytest
 
 from rewards.judge import JudgePrompt
 from rewards.types import JudgeReply
-from videor2_rl.config.errors import ConfigError
 from videor2_rl.evaluation.judged import (
     NOT_ASKED,
     Replies,
@@ -73,22 +72,22 @@ class Scripted:
     ],
 )
 def test_stored_replies_are_those_of_the_row(vas: Any, first: str | None, retry: str | None) -> None:
-    found = stored_replies({"judge": {"think": "t", "answer": "a", "vas": vas, "other": 5}}, where="f, row 0")
+    found = stored_replies({"judge": {"think": "t", "answer": "a", "vas": vas, "other": 5}})
     assert (found.think, found.answer) == (said("t"), said("a"))
     assert found.vas == (None if first is None else said(first))
     assert found.vas_retry == (None if retry is None else said(retry))
 
 
 def test_a_row_without_replies_was_not_asked_about() -> None:
-    assert stored_replies({}, where="") == stored_replies({"judge": {}}, where="") == NOT_ASKED
+    assert stored_replies({}) == stored_replies({"judge": {}}) == NOT_ASKED
 
 
 @pytest.mark.parametrize(
     "judge", ["text", ["t"], {"think": 3}, {"answer": {}}, {"vas": []}, {"vas": ["a", "b", "c"]}, {"vas": [1]}]
 )
 def test_stored_replies_in_another_form_are_refused(judge: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^f, row 0: judge "):
-        stored_replies({"judge": judge}, where="f, row 0")
+    with pytest.raises(ValueError, match=r"^judge "):
+        stored_replies({"judge": judge})
 
 
 def test_only_a_reply_that_holds_no_score_is_asked_for_again() -> None:
@@ -160,3 +159,14 @@ def test_the_card_names_the_text_of_each_purpose() -> None:
     versions = judge_prompt_versions()
     assert set(versions) == {"conclusion", "answer", "vas"}
     assert all(version.startswith(f"{purpose}.v") for purpose, version in versions.items())
+
+
+def test_the_official_form_of_the_score_shows_the_whole_response_and_leaves_the_other_prompts_alone() -> None:
+    judge, plain = Scripted(), Scripted()
+    complete_replies([NOT_ASKED], [CASE], [{"input": "As logged?"}], judge=judge, vas_form="official")
+    complete_replies([NOT_ASKED], [CASE], [{"input": "As logged?"}], judge=plain)
+    *others, vas = judge.calls[0]
+    assert json.loads(vas.user) == {"input": "As logged?", "response": CASE.response}
+    assert (vas.purpose, vas.version, vas.schema) == ("vas", "vas_official.v1", None)
+    assert others == plain.calls[0][:-1]
+    assert judge_prompt_versions("official") == {**judge_prompt_versions(), "vas": "vas_official.v1"}

@@ -151,10 +151,11 @@ def test_a_summary_counts_what_it_leaves_out() -> None:
 def test_a_line_of_readings_has_both_blocks_apart_and_the_raw_replies() -> None:
     row: dict[str, Any] = {"doc_id": 7}
     given = replies(answer=said('{"answer": "A"}'), vas=DOWN)
-    line = result_row("f.jsonl", 2, row, evaluate_row(row, CASE, given), given)
+    line = result_row("f.jsonl", 2, 5, row, evaluate_row(row, CASE, given), given)
     assert line == {
         "file": "f.jsonl",
         "row": 2,
+        "line": 5,
         "doc_id": 7,
         "think": {"answer": "B", "status": "read"},
         "answer": {"answer": "A", "status": "read"},

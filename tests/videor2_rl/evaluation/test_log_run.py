@@ -34,7 +34,16 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logs_run(logs: Path, out: Path, judge: JudgeConfig = RULES) -> LogsRun:
-    return LogsRun(logs=str(logs), seed=0, output_dir=str(out), bootstrap_resamples=20, judge=judge)
+    return LogsRun(
+        logs=str(logs),
+        seed=0,
+        output_dir=str(out),
+        bootstrap_resamples=20,
+        vas_prompt="default",
+        mixer_alpha=0.7,
+        mixer_gamma=2.0,
+        judge=judge,
+    )
 
 
 def read(path: Path) -> Any:
@@ -178,11 +187,11 @@ def test_without_replies_our_rules_read_and_the_summary_says_so(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("samples_mlvu.jsonl", '{"doc": 5}', ("row 0", "doc", "mend")),
-        ("samples_mlvu.jsonl", "{", ("line 1", "not valid JSON")),
-        ("samples_mmvu.jsonl", '{"doc": {"choices": {"A": "x"}, "answer": 3}}', ("row 0", "mmvu")),
+        ("samples_mlvu.jsonl", '{"doc": 5}', ("line 1", "doc", "mend")),
+        ("samples_mlvu.jsonl", "{", ("line 1", "is cut off")),
+        ("samples_mmvu.jsonl", '{"doc": {"choices": {"A": "x"}, "answer": 3}}', ("line 1", "mmvu")),
         ("samples_other.jsonl", '{"doc": {}}', ("neither its name", "benchmark")),
-        ("samples_mlvu.jsonl", '{"doc": {"candidates": ["a", "b"]}, "judge": {"think": 3}}', ("row 0", "judge")),
+        ("samples_mlvu.jsonl", '{"doc": {"candidates": ["a", "b"]}, "judge": {"think": 3}}', ("line 1", "judge")),
         ("predictions.jsonl", "{}", ("no samples_*.jsonl",)),
     ],
 )

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from videor2_rl.evaluation.logs import OWN, SCORE_KEYS, own_case, read_logs
-from videor2_rl.evaluation.official.cases import CASES
+from videor2_rl.evaluation.logs import OWN, own_case, read_logs
 
 MLVU_ROW = {
     "doc": {"question": "Which?", "candidates": ["red", "green"], "answer": "A"},
@@ -42,26 +41,22 @@ def write(path: Path, *rows: dict[str, Any]) -> None:
 )
 def test_the_name_of_a_file_tells_its_benchmark_in_any_case(name: str, benchmark: str, tmp_path: Path) -> None:
     write(tmp_path / name)
-    (log,) = read_logs(tmp_path)
+    (log,) = read_logs(tmp_path).files
     assert (log.benchmark, log.stem) == (benchmark, name.removesuffix(".jsonl"))
 
 
 def test_any_row_s_score_tells_the_benchmark_where_the_name_does_not(tmp_path: Path) -> None:
     unscored = {key: value for key, value in MLVU_ROW.items() if key != "mlvu_percetion_score"}
     write(tmp_path / "samples.jsonl", unscored, MLVU_ROW)
-    (log,) = read_logs(tmp_path)
+    (log,) = read_logs(tmp_path).files
     assert log.benchmark == "mlvu"
-    assert (len(log.rows), [case.options for case in log.cases]) == (2, [("red", "green")] * 2)
-
-
-def test_every_benchmark_has_one_score_key_and_our_own_rows_another() -> None:
-    assert sorted(SCORE_KEYS.values()) == sorted([*CASES, OWN])
+    assert (len(log.rows), [row.case.options for row in log.rows]) == (2, [("red", "green")] * 2)
 
 
 def test_files_whose_name_says_nothing_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     for folder in ("b", "a/c", "."):
         write(tmp_path / folder / "samples.jsonl", MLVU_ROW)
-    assert [log.stem for log in read_logs(tmp_path)] == ["a_c_samples", "b_samples", "samples"]
+    assert [log.stem for log in read_logs(tmp_path).files] == ["a_c_samples", "b_samples", "samples"]
 
 
 def test_one_name_in_two_folders_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,15 +66,15 @@ def test_one_name_in_two_folders_is_warned_of(tmp_path: Path, caplog: pytest.Log
         read_logs(tmp_path)
         assert not caplog.records
         write(tmp_path / "b/samples_mlvu.jsonl", MLVU_ROW)
-        assert len(read_logs(tmp_path)) == 3
+        assert len(read_logs(tmp_path).files) == 3
     assert len(caplog.records) == 1
     assert "samples_mlvu.jsonl lies in 2 sub-folders" in caplog.text
 
 
 def test_a_row_of_ours_is_read_as_question_options_truth_blocks_and_logged_answer(tmp_path: Path) -> None:
     write(tmp_path / "samples.jsonl", OWN_ROW)
-    (log,) = read_logs(tmp_path)
-    (case,) = log.cases
+    (log,) = read_logs(tmp_path).files
+    case = log.rows[0].case
     assert log.benchmark == OWN
     assert (case.kind, case.doc_id, case.options, case.truth) == ("letter", 3, ("red", "green"), "B")
     assert (case.think, case.answer) == ("So it is red (A).", "red")

@@ -139,7 +139,18 @@ def test_clips_of_a_benchmark_are_found_in_its_folder(demo_dir: Path, tmp_path: 
 def log_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("logs") / "out"
     judge = RulesJudge("rules", "rules")
-    run_logs(LogsRun(logs=str(LOGS), seed=0, output_dir=str(out), bootstrap_resamples=50, judge=judge))
+    run_logs(
+        LogsRun(
+            logs=str(LOGS),
+            seed=0,
+            output_dir=str(out),
+            bootstrap_resamples=50,
+            vas_prompt="default",
+            mixer_alpha=0.7,
+            mixer_gamma=2.0,
+            judge=judge,
+        )
+    )
     return out
 
 

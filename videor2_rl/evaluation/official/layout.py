@@ -33,7 +33,7 @@ class OfficialLog:
     vas: Sequence[vas.Score | None]
 
 
-def write_tac(folder: Path, logs: Sequence[OfficialLog]) -> dict[str, Any]:
+def write_tac(folder: Path, logs: Sequence[OfficialLog], *, mixer: tac.Mixer = tac.PAPER_MIXER) -> dict[str, Any]:
     """Write tac/; returns the content of tac/summary.json, and under `summaries` that of each run's by its folder."""
     runs: list[dict[str, Any]] = []
     summaries: list[dict[str, Any]] = []
@@ -52,13 +52,13 @@ def write_tac(folder: Path, logs: Sequence[OfficialLog]) -> dict[str, Any]:
         summaries.append({"benchmark": benchmark, "summary_path": str(path), "summary": summary})
         # Of runs of one dataset the script takes the latest.
         datasets[dataset_name(path.parent.name)] = {
-            **tac.dataset_statistics(summary),
+            **tac.dataset_statistics(summary, mixer=mixer),
             "source_path": str(path.resolve()),
             "mtime": path.stat().st_mtime,
         }
     write_json_atomic(folder / "tac" / "all_summaries.json", {"runs": runs, "summaries": summaries})
     datasets = {name: datasets[name] for name in sorted(datasets, key=str.lower)}
-    aggregated = {"overall": tac.overall(datasets), "datasets": datasets}
+    aggregated = {"overall": tac.overall(datasets, mixer=mixer), "datasets": datasets}
     write_json_atomic(folder / "tac" / "summary.json", aggregated)
     return {
         **aggregated,

@@ -11,7 +11,20 @@ from videor2_rl.evaluation.official.cases import VSI_CHOICE_TYPES, VSI_NUMBER_TY
 from videor2_rl.evaluation.official.reading import find_letter, measure, vsi_letter
 
 MRA_START, MRA_END, MRA_INTERVAL = 0.5, 0.95, 0.05
-MIXER_ALPHA, MIXER_GAMMA = 0.7, 2.0
+
+
+@dataclass(frozen=True)
+class Mixer:
+    """How the summariser makes a magnitude of an agreement r: a (1 - r^g) + (1 - a) (1 - r)."""
+
+    alpha: float
+    gamma: float
+
+    def magnitude(self, agreement: float) -> float:
+        return self.alpha * (1.0 - agreement**self.gamma) + (1.0 - self.alpha) * (1.0 - agreement)
+
+
+PAPER_MIXER = Mixer(alpha=0.7, gamma=2.0)
 
 
 @dataclass(frozen=True)
@@ -160,7 +173,7 @@ def _share(count: float, total: int) -> float:
     return count / total if total else 0.0
 
 
-def dataset_statistics(summary: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_statistics(summary: Mapping[str, Any], *, mixer: Mixer = PAPER_MIXER) -> dict[str, Any]:
     """What the paper's summariser derives from one summary.json; None where it cannot be had."""
     answer, think = summary["answer_parsed_accuracy"], summary["thinking_parsed_accuracy"]
     agreement = summary["answer_to_thinking_correlation"]
@@ -172,7 +185,7 @@ def dataset_statistics(summary: Mapping[str, Any]) -> dict[str, Any]:
     total, answer_right = sum(counts.values()), counts[1, 1] + counts[1, 0]
     differing = counts[0, 1] + counts[1, 0]
     sign = float((think > answer) - (think < answer))
-    magnitude = MIXER_ALPHA * (1.0 - agreement**MIXER_GAMMA) + (1.0 - MIXER_ALPHA) * (1.0 - agreement)
+    magnitude = mixer.magnitude(agreement)
     return {
         "lmms_eval_accuracy": summary["lmms_eval_accuracy"],
         "answer_parsed_accuracy": answer,
@@ -200,10 +213,10 @@ AVERAGED = (
 )
 
 
-def overall(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def overall(datasets: Mapping[str, Mapping[str, Any]], *, mixer: Mixer = PAPER_MIXER) -> dict[str, Any]:
     """The summariser's means over datasets, each dataset counting once, those without a value left out."""
     averages: dict[str, Any] = {"num_datasets": len(datasets)}
     for name in AVERAGED:
         values = [float(dataset[name]) for dataset in datasets.values() if dataset[name] is not None]
         averages[f"average_{name}"] = sum(values) / len(values) if values else None
-    return {**averages, "mixer_hyperparams": {"alpha": MIXER_ALPHA, "gamma": MIXER_GAMMA}}
+    return {**averages, "mixer_hyperparams": {"alpha": mixer.alpha, "gamma": mixer.gamma}}
