@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn, kl_penalty
-from verl.utils.torch_functional import entropy_from_logits
 
-from videor2_rl.model.packing import MicroBatch, PackedBatch, response_mask, to_padded, token_log_probs
+from videor2_rl.model.packing import MicroBatch, PackedBatch, response_mask, to_padded
+from videor2_rl.model.token_scores import TokenScores
 from workers.learner.verl_config import UpdateSpec
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def add(parts: Sequence[LossSums]) -> LossSums:
 
 
 def policy_loss(
-    logits: Tensor, batch: PackedBatch, micro_batch: MicroBatch, *, spec: UpdateSpec, config: ActorConfig
+    scores: TokenScores, batch: PackedBatch, micro_batch: MicroBatch, *, spec: UpdateSpec, config: ActorConfig
 ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
     """Policy loss plus KL penalty.
 
     Args:
-        logits: [S, V].
+        scores: of the response tokens, at `spec.temperature`.
         batch: the packed groups.
         micro_batch: their advantages and log-probs; every response in it is in the loss.
         spec: what all ranks agree on.
@@ -55,7 +55,7 @@ def policy_loss(
     Returns:
         The loss, and its `LossSums` as tensors still on the device.
     """
-    lengths, device = batch.response_lengths, logits.device
+    lengths, device = batch.response_lengths, scores.log_probs.device
     groups = micro_batch.groups
     mask = response_mask(lengths, device=device) & micro_batch.counts
 
@@ -64,7 +64,7 @@ def policy_loss(
         # Some of verl's losses multiply by the mask, which would let a NaN through.
         return torch.where(mask, to_padded(torch.from_numpy(flat).to(device), lengths), 0.0)
 
-    log_probs = to_padded(token_log_probs(logits, batch.target_ids, temperature=spec.temperature), lengths)
+    log_probs = to_padded(scores.log_probs, lengths)
     old_log_probs = padded([group.old_log_probs for group in groups])
     per_response = torch.cat([torch.tensor(group.advantages) for group in groups]).to(device)
     advantages = torch.where(mask, per_response[:, None], 0.0)
@@ -85,15 +85,16 @@ def policy_loss(
         # verl averages this one loss over the micro-batch's responses instead of the global batch's.
         pg_loss = pg_loss * len(lengths) * spec.num_ranks / spec.batch_responses
     loss = pg_loss
-    token_values = {"ratio": (log_probs - old_log_probs).detach().exp()}
+    token_values = {
+        "ratio": (log_probs - old_log_probs).detach().exp(),
+        "entropy": to_padded(scores.entropy, lengths),
+    }
     if spec.algorithm.kl_coefficient > 0:
         ref_log_probs = padded([group.ref_log_probs for group in groups])
         kl = kl_penalty(log_probs, ref_log_probs, spec.algorithm.kl_estimator)  # type: ignore[arg-type]
         kl_loss = agg_loss(kl, mask.float(), spec.algorithm.loss_aggregation, **config.global_batch_info)
         loss = loss + spec.algorithm.kl_coefficient * kl_loss
         token_values["kl"] = kl.detach()
-    with torch.no_grad():
-        token_values["entropy"] = to_padded(entropy_from_logits(logits.float() / spec.temperature), lengths)
     if weights is not None:
         token_values["importance_weight"] = weights
     return loss, _policy_sums(loss, pg_loss, pg_metrics, token_values=token_values, mask=mask)
@@ -112,10 +113,14 @@ def _policy_sums(
 
 
 def sft_loss(
-    logits: Tensor, batch: PackedBatch, micro_batch: MicroBatch, *, batch_tokens: int, num_ranks: int
+    scores: TokenScores, batch: PackedBatch, micro_batch: MicroBatch, *, batch_tokens: int, num_ranks: int
 ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-    """Mean negative log-likelihood over the response tokens of the global batch, times `num_ranks`."""
-    nll = -token_log_probs(logits, batch.target_ids, temperature=1.0).sum() * float(micro_batch.counts)
+    """Mean negative log-likelihood over the response tokens of the global batch, times `num_ranks`.
+
+    Args:
+        scores: of the response tokens, at temperature 1.
+    """
+    nll = -scores.log_probs.sum() * float(micro_batch.counts)
     loss = nll / batch_tokens * num_ranks
     tokens = torch.tensor(len(batch.target_ids) if micro_batch.counts else 0)
     return loss, {"sums": {"loss": loss.detach(), "tokens": tokens}, "maxima": {}}

@@ -20,6 +20,7 @@ import conf
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import AlgorithmConfig, GrpoRun, LossAggregation
 from videor2_rl.model.packing import MicroBatch, PackedBatch, only_in_loss
+from videor2_rl.model.token_scores import TokenScores, token_scores
 from videor2_rl.types import PromptHandle, TrainGroup
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,11 @@ def a_group(rng: np.random.Generator, group_id: int, lengths: tuple[int, ...]) -
     )
 
 
+def scores_of(logits: Tensor, targets: Tensor, *, temperature: float) -> TokenScores:
+    """Those of a head whose logits are its hidden states."""
+    return token_scores(logits, torch.eye(logits.shape[1]), targets, temperature=temperature)
+
+
 def run(ranks: list[list[MicroBatch]], logits: dict[int, torch.Tensor], algorithm: AlgorithmConfig) -> Any:
     """Metrics and the gradient with respect to the logits, averaged over ranks as FSDP does."""
     from workers.learner import losses
@@ -57,11 +63,12 @@ def run(ranks: list[list[MicroBatch]], logits: dict[int, torch.Tensor], algorith
         parts = []
         for batch in batches:
             ids = [ids for group in batch.groups for ids in group.response_ids]
-            # The loss reads two fields of it.
+            # The losses read two fields of it.
             targets = torch.from_numpy(np.concatenate(ids))
             packed = cast(PackedBatch, SimpleNamespace(response_lengths=tuple(map(len, ids)), target_ids=targets))
             rows = torch.cat([leaves[group.group_id] for group in batch.groups])
-            loss, part = losses.policy_loss(rows, packed, batch, spec=spec, config=actor_config(spec))
+            scores = scores_of(rows, targets, temperature=spec.temperature)
+            loss, part = losses.policy_loss(scores, packed, batch, spec=spec, config=actor_config(spec))
             (loss / len(ranks)).backward()
             parts.append(part)
         sums.append(losses.to_sums(parts))
@@ -393,7 +400,8 @@ def test_the_sft_loss_is_the_mean_over_all_tokens_of_the_batch_however_it_is_spl
     def rank(targets: list[int], *, counts: bool = True) -> Any:
         rows = torch.tensor([[math.log(3), 0.0]] * len(targets), requires_grad=True)
         packed = cast(PackedBatch, SimpleNamespace(response_lengths=(len(targets),), target_ids=torch.tensor(targets)))
-        loss, part = losses.sft_loss(rows, packed, MicroBatch((group,), counts=counts), batch_tokens=3, num_ranks=2)
+        scores = scores_of(rows, packed.target_ids, temperature=1.0)
+        loss, part = losses.sft_loss(scores, packed, MicroBatch((group,), counts=counts), batch_tokens=3, num_ranks=2)
         loss.backward()
         return part, rows.grad
 
