@@ -18,6 +18,7 @@ from videor2_rl.run.files import FileSum, file_sum
 from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.stopping import Stopping
 from videor2_rl.run.tracking import Tracker
+from videor2_rl.training.gap import refuse_gap
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
 from videor2_rl.training.protocols import Workers
 from videor2_rl.training.trainer import (
@@ -126,8 +127,12 @@ class Fakes:
     ) -> dict[str, float]:
         self.calls.append("update")
         assert all(group.prompt.visual == f"embeddings of {group.prompt.clip_key}" for group in groups)
+        gap = {}
+        if groups[0].old_log_probs is None:
+            refuse_gap(self.gap, limit=algorithm.max_log_prob_gap)
+            gap = {"rollout/log_prob_gap_max": self.gap}
         self.weight += 1
-        return {"actor/loss": self.weight, "actor/packed_tokens": 10.0}
+        return {"actor/loss": self.weight, "actor/packed_tokens": 10.0, **gap}
 
     def publish_weights(self, policy_version: int) -> WeightSnapshot:
         assert policy_version == self.weight

@@ -233,7 +233,8 @@ class AlgorithmConfig(Section):
     importance_cap: float | None
     """Weigh each token by learner / rollout probability, at most this (truncated importance sampling). None: off."""
     max_log_prob_gap: float
-    """The run stops when vLLM and the learner disagree by more than this many nats on any token."""
+    """The run stops when vLLM and the learner disagree by more than this many nats on any token; with one update a
+    batch, on any that is in the loss."""
 
     def with_steps(self, num_samples: int) -> AlgorithmConfig:
         """The same with its number of steps, if that is 0: an epoch, without a last step of fewer prompts."""

@@ -17,13 +17,10 @@ from videor2_rl.config.sections import AlgorithmConfig, GrpoRun
 from videor2_rl.dataset import SampleOrder
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of
+from videor2_rl.training.gap import check_gap
 from videor2_rl.training.protocols import Workers
 from videor2_rl.training.upkeep import Progress, StepOutcome, Upkeep
 from videor2_rl.types import Group, LogProbs, PromptHandle, SamplingSpec, TrainGroup, VideoSample
-
-
-class LogProbGapError(RuntimeError):
-    """vLLM and the learner give the same tokens different probabilities: they do not hold the same policy."""
 
 
 def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, start: Progress, upkeep: Upkeep) -> None:
@@ -89,21 +86,33 @@ def with_log_probs(
 ) -> tuple[list[TrainGroup], list[LogProbs], list[LogProbs]]:
     """The groups with log-probs of the learner before the update and of the reference, and both as they came.
 
-    Without a reference there are none of its own.
+    Without a reference there are none of its own, and none of the learner where its update finds them itself.
 
     Raises:
         LogProbGapError: as `check_gap`.
     """
     temperature = run.rollout.temperature
-    with timer.phase("old_log_probs"):
-        old = workers.learner.log_probs(train_groups, temperature=temperature)
-        check_gap(groups, old, limit=run.algorithm.max_log_prob_gap)
-        filled = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
+    filled, old = list(train_groups), []
+    if not update_gives_old_log_probs(train_groups, run=run):
+        with timer.phase("old_log_probs"):
+            old = workers.learner.log_probs(train_groups, temperature=temperature)
+            check_gap(groups, old, limit=run.algorithm.max_log_prob_gap)
+            filled = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
     if workers.reference is None:
         return filled, old, []
     with timer.phase("ref_log_probs"):
         ref = workers.reference.log_probs(filled, temperature=temperature)
     return [replace(g, ref_log_probs=r.at_temperature) for g, r in zip(filled, ref, strict=True)], old, ref
+
+
+def update_gives_old_log_probs(groups: Sequence[TrainGroup], *, run: GrpoRun) -> bool:
+    """Whether the log-probs before the update are those of its own forward pass: it is the only one of its batch.
+
+    An adapter's dropout would change them.
+    """
+    lora = run.model.lora
+    has_dropout = lora.rank > 0 and lora.dropout > 0
+    return len(update_batches(groups, algorithm=run.algorithm)) == 1 and not has_dropout
 
 
 def sampling_of(run: GrpoRun) -> SamplingSpec:
@@ -143,7 +152,6 @@ def with_advantages(
     lengths = np.array([len(rollout.token_ids) for group in groups for rollout in group.rollouts], dtype=np.int64)
     outcomes = Outcomes(rewards, group_ids, lengths, accuracies, reward_range)
     advantages = advantages_of(outcomes, algorithm.advantage)
-    corrected = algorithm.importance_cap is not None
     train_groups = []
     for group, prompt in zip(groups, prompts, strict=True):
         rows = group_ids == group.group_id
@@ -158,7 +166,7 @@ def with_advantages(
                 advantages=advantages[rows],
                 in_loss=in_loss,
                 accuracies=accuracies[rows],
-                rollout_log_probs=tuple(rollout.log_probs for rollout in group.rollouts) if corrected else None,
+                rollout_log_probs=tuple(rollout.log_probs for rollout in group.rollouts),
             )
         )
     return train_groups
@@ -171,28 +179,6 @@ def _reward(score: Scored) -> float:
 def _accuracy(score: Scored) -> float:
     value = score.terms["accuracy"].value
     return np.nan if value is None else value
-
-
-def check_gap(groups: Sequence[Group], learner: Sequence[LogProbs], *, limit: float) -> None:
-    """Compare what the engine and the learner say of the same tokens, at temperature 1.
-
-    Raises:
-        LogProbGapError: they differ by more than `limit` nats on some token.
-    """
-    gap = max(
-        (
-            float(np.abs(rollout.log_probs - raw).max())
-            for group, log_probs in zip(groups, learner, strict=True)
-            for rollout, raw in zip(group.rollouts, log_probs.raw, strict=True)
-        ),
-        default=0.0,
-    )
-    # Not `gap > limit`: NaN must stop the run too.
-    if not gap <= limit:
-        raise LogProbGapError(
-            f"rollout workers and learner disagree by {gap:.2e} nats on a token, more than "
-            f"algorithm.max_log_prob_gap={limit}: they do not hold the same policy or see the same input"
-        )
 
 
 def update_batches(groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig) -> list[list[TrainGroup]]:

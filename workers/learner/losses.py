@@ -48,7 +48,8 @@ def policy_loss(
     Args:
         scores: of the response tokens, at `spec.temperature`.
         batch: the packed groups.
-        micro_batch: their advantages and log-probs; every response in it is in the loss.
+        micro_batch: their advantages and log-probs; every response in it is in the loss. Without old log-probs these
+            scores are the old ones too, and those of the rollouts must be there to be compared with.
         spec: what all ranks agree on.
         config: `verl_config.actor_config(spec)`.
 
@@ -65,11 +66,12 @@ def policy_loss(
         return torch.where(mask, to_padded(torch.from_numpy(flat).to(device), lengths), 0.0)
 
     log_probs = to_padded(scores.log_probs, lengths)
-    old_log_probs = padded([group.old_log_probs for group in groups])
+    is_old = groups[0].old_log_probs is None
+    old_log_probs = log_probs.detach() if is_old else padded([group.old_log_probs for group in groups])
     per_response = torch.cat([torch.tensor(group.advantages) for group in groups]).to(device)
     advantages = torch.where(mask, per_response[:, None], 0.0)
     weights = None
-    if groups[0].rollout_log_probs is not None:
+    if spec.algorithm.importance_cap is not None and groups[0].rollout_log_probs is not None:
         gap = old_log_probs - padded([group.rollout_log_probs for group in groups])
         weights = gap.exp().clamp(max=spec.algorithm.importance_cap)
     pg_loss, pg_metrics = get_policy_loss_fn(spec.algorithm.policy_loss)(
@@ -97,6 +99,12 @@ def policy_loss(
         token_values["kl"] = kl.detach()
     if weights is not None:
         token_values["importance_weight"] = weights
+    if is_old:
+        # In float64, so that small gaps are not rounded.
+        sampled = padded([group.rollout_log_probs for group in groups]).double()
+        difference = to_padded(scores.raw_log_probs, lengths) - sampled
+        token_values["log_prob_gap"] = difference.abs()
+        token_values["kl_to_learner"] = difference.expm1() - difference
     return loss, _policy_sums(loss, pg_loss, pg_metrics, token_values=token_values, mask=mask)
 
 
@@ -109,7 +117,20 @@ def _policy_sums(
     # verl gives means over the micro-batch's tokens; what a loss does not clip it does not report.
     for name, key in (("clip_frac", "actor/pg_clipfrac"), ("dual_clip_frac", "actor/pg_clipfrac_lower")):
         sums[name] = tokens * pg_metrics.get(key, 0.0)
-    return {"sums": sums, "maxima": {"ratio": torch.where(mask, token_values["ratio"], 0.0).max()}}
+    maxima = {}
+    for name in ("ratio", "log_prob_gap"):
+        if name in token_values:
+            # As infinity a NaN outlives every comparison.
+            values = torch.where(token_values[name].isnan(), torch.inf, token_values[name])
+            maxima[name] = torch.where(mask, values, 0.0).max()
+    return {"sums": sums, "maxima": maxima}
+
+
+def largest_gap(parts: Sequence[dict[str, dict[str, Tensor]]]) -> float:
+    """The largest `log_prob_gap` of all micro-batches on all ranks, in nats; a collective."""
+    largest = torch.stack([part["maxima"]["log_prob_gap"] for part in parts]).max()
+    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return float(largest)
 
 
 def sft_loss(
@@ -144,6 +165,8 @@ def update_metrics(ranks: Sequence[LossSums]) -> dict[str, float]:
 
     `loss` and `pg_loss` as differentiated; `ratio_mean`, `kl`, `entropy`, `importance_weight`, `clip_frac` and
     `dual_clip_frac` are means over the response tokens in the loss, `ratio_max` their maximum, `tokens` their count.
+    Where the update was the first to compute the policy's log-probs, also their gap to the engine's, named as by
+    `videor2_rl.training.metrics.gap_metrics`, over the same tokens; a NaN makes its maximum infinite.
     """
     total = add(ranks)
     sums = dict(total.sums)
@@ -151,6 +174,10 @@ def update_metrics(ranks: Sequence[LossSums]) -> dict[str, float]:
     metrics = {f"actor/{name}": sums.pop(name) / len(ranks) for name in ("loss", "pg_loss")}
     metrics["actor/ratio_mean"] = sums.pop("ratio") / tokens
     metrics["actor/ratio_max"] = total.maxima["ratio"]
+    if "log_prob_gap" in sums:
+        metrics["rollout/log_prob_gap_max"] = total.maxima["log_prob_gap"]
+        metrics["rollout/log_prob_gap_mean"] = sums.pop("log_prob_gap") / tokens
+        metrics["rollout/kl_to_learner"] = sums.pop("kl_to_learner") / tokens
     metrics |= {f"actor/{name}": value / tokens for name, value in sums.items()}
     return metrics | {"actor/tokens": tokens}
 

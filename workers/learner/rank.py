@@ -115,9 +115,15 @@ class LearnerWorker(TrainingWorker):
 
     @register(dispatch_mode=SHARES, blocking=False)
     def update(self, share: list[MicroBatch], spec: UpdateSpec) -> tuple[LossSums, dict[str, float]]:
-        """One policy optimiser step; this rank's sums, and what is equal on all ranks."""
+        """One policy optimiser step; this rank's sums, and what is equal on all ranks.
+
+        Where the groups have no old log-probs and the gap to those of the rollouts is beyond its limit, on any rank,
+        there is no step, and nothing that is equal on all ranks.
+        """
         loss_function = partial(losses.policy_loss, spec=spec, config=actor_config(spec))
-        return self._step(share, loss_function, temperature=spec.temperature)
+        is_first_pass = share[0].groups[0].old_log_probs is None
+        gap_limit = spec.algorithm.max_log_prob_gap if is_first_pass else None
+        return self._step(share, loss_function, temperature=spec.temperature, gap_limit=gap_limit)
 
     @register(dispatch_mode=SHARES, blocking=False)
     def sft_step(self, share: list[MicroBatch], batch_tokens: int, num_ranks: int) -> tuple[LossSums, dict[str, float]]:
@@ -136,13 +142,17 @@ class LearnerWorker(TrainingWorker):
         return losses.to_sums(results)
 
     def _step(
-        self, share: list[MicroBatch], loss_function: Any, *, temperature: float
+        self, share: list[MicroBatch], loss_function: Any, *, temperature: float, gap_limit: float | None = None
     ) -> tuple[LossSums, dict[str, float]]:
         learning_rate = self.engine.lr_scheduler.get_last_lr()[0]
         started = time.perf_counter()
         with self.engine.train_mode():
             self.engine.optimizer_zero_grad()
             results = self.engine.forward_backward_batch(_resolved(share), loss_function, temperature=temperature)
+            # Not `gap > limit`: a gap that is not a number must stop the step too.
+            if gap_limit is not None and not losses.largest_gap(results) <= gap_limit:
+                self.engine.optimizer_zero_grad()
+                return losses.to_sums(results), {}
             grad_norm = self.engine.optimizer_step()
         lengths = [group.num_tokens for batch in share for group in batch.groups]
         # verl's table has one figure for every CPU.

@@ -21,7 +21,7 @@ from videor2_rl.app import compose_run
 from videor2_rl.config.sections import AlgorithmConfig, GrpoRun, LossAggregation
 from videor2_rl.model.packing import MicroBatch, PackedBatch, only_in_loss
 from videor2_rl.model.token_scores import TokenScores, token_scores
-from videor2_rl.types import PromptHandle, TrainGroup
+from videor2_rl.types import Group, LogProbs, PromptHandle, Rollout, TrainGroup
 
 pytestmark = pytest.mark.slow
 
@@ -254,6 +254,62 @@ def test_loss_and_gradient_are_those_of_the_papers_formula(
         torch.testing.assert_close(gradient[group_id].double(), values, rtol=1e-3, atol=2e-7)
     if algorithm.policy_loss not in ("gpg", "sapo"):
         assert 0 < metrics["actor/clip_frac"] + metrics["actor/dual_clip_frac"] < 1
+
+
+@pytest.mark.parametrize("name", [*NAMED, *OTHER_LOSSES])
+def test_without_old_log_probs_the_policy_is_its_own_old_one(
+    near: list[TrainGroup], logits: dict[int, Tensor], name: str
+) -> None:
+    """In two passes on each of two ranks: loss, gradient, importance weights, and the gap to the rollouts."""
+    from videor2_rl.training.metrics import gap_metrics
+
+    algorithm = algorithm_of(name)
+    present, learner, engine = [], [], []
+    for group in near:
+        assert group.rollout_log_probs is not None
+        lengths = [len(ids) for ids in group.response_ids]
+        targets = torch.from_numpy(np.concatenate(group.response_ids))
+        scores = scores_of(logits[group.group_id], targets, temperature=0.7)
+        old, raw = (
+            tuple(part.numpy() for part in values.split(lengths)) for values in (scores.log_probs, scores.raw_log_probs)
+        )
+        # GSPO's weighted form has another gradient than the formula below.
+        sampled = group.rollout_log_probs if name in WEIGHTED else None
+        present.append(replace(group, old_log_probs=old, rollout_log_probs=sampled))
+        learner.append(LogProbs(group.group_id, old, raw))
+        rollouts = zip(group.response_ids, group.rollout_log_probs, strict=True)
+        engine.append(Group(group.group_id, "s", tuple(Rollout(ids, lps, "", "stop", 0) for ids, lps in rollouts)))
+    ours = [replace(group, old_log_probs=None) for group in near]
+    filler = MicroBatch((replace(ours[0], rollout_log_probs=nan_like(ours[0].rollout_log_probs)),), counts=False)
+    ranks = [[MicroBatch((ours[2],)), MicroBatch((ours[0],))], [MicroBatch((ours[1],)), filler]]
+    cap = algorithm.importance_cap if name in WEIGHTED else None
+    metrics, gradient = run(ranks, logits, replace(algorithm, importance_cap=cap))
+
+    pg_loss, loss, expected = by_formula(present, logits, algorithm)
+    assert metrics["actor/pg_loss"] == pytest.approx(pg_loss, rel=1e-5, abs=1e-6)
+    assert metrics["actor/loss"] == pytest.approx(loss, rel=1e-5, abs=1e-6)
+    assert metrics["actor/ratio_mean"] == metrics["actor/ratio_max"] == 1
+    assert metrics["actor/clip_frac"] == metrics["actor/dual_clip_frac"] == 0
+    for group_id, values in expected.items():
+        assert values.abs().max() > 0
+        torch.testing.assert_close(gradient[group_id].double(), values, rtol=1e-4, atol=2e-7)
+    gap = gap_metrics(engine, learner)
+    assert gap["rollout/log_prob_gap_max"] > 0.1
+    assert {key: metrics[key] for key in gap} == pytest.approx(gap, rel=1e-6)
+
+
+def nan_like(values: Any) -> tuple[np.ndarray, ...]:
+    return tuple(np.full_like(value, np.nan) for value in values)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_gap_that_is_not_a_number_is_the_largest(
+    near: list[TrainGroup], logits: dict[int, Tensor], place: int
+) -> None:
+    ours = [replace(group, old_log_probs=None) for group in near]
+    ours[place] = replace(ours[place], rollout_log_probs=nan_like(ours[place].rollout_log_probs))
+    metrics, _ = run([[MicroBatch((group,)) for group in ours]], logits, ALGORITHM)
+    assert metrics["rollout/log_prob_gap_max"] == math.inf
 
 
 @pytest.mark.parametrize("advantage", [-1.0, 1.0])
