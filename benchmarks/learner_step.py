@@ -1,4 +1,4 @@
-"""CPU time of one GRPO step's learning: reference log-probs, old log-probs, loss, gradients, optimiser.
+"""CPU time of one GRPO step's learning: reference log-probs, loss, gradients, optimiser.
 
     python -m benchmarks.learner_step [--trl PYTHON]
 
@@ -11,6 +11,7 @@ embeddings computed once and in every pass; with --trl, an interpreter that has 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import socket
 import statistics
@@ -143,7 +144,10 @@ def step(workers: Workers, groups: list[Any], case: Case) -> float:
     from workers.learner.verl_config import UpdateSpec
 
     tokens = sum(len(ids) for group in groups for ids in group.response_ids)
-    spec = UpdateSpec(workers.run.algorithm, 0.9, tokens, len(groups) * GROUP_SIZE, 1, None)
+    algorithm = replace(
+        workers.run.algorithm, max_log_prob_gap_mean=math.inf, max_log_prob_gap_tail=math.inf, importance_cap=None
+    )
+    spec = UpdateSpec(algorithm, 0.9, tokens, len(groups) * GROUP_SIZE, 1, None)
     started = time.process_time()
     if case.reuses:
         with workers.policy.engine.eval_mode():
@@ -153,10 +157,10 @@ def step(workers: Workers, groups: list[Any], case: Case) -> float:
     if not case.is_packed:
         groups = [one for group in groups for one in separate(group)]
     ref = workers.reference.log_probs(share(workers, groups), 0.9)
-    old = workers.policy.log_probs(share(workers, groups), 0.9)
+    # The update's own pass gives the old log-probs, and compares the rollouts' with them: here the reference's.
     ready = [
-        replace(group, old_log_probs=o.at_temperature, ref_log_probs=r.at_temperature)
-        for group, o, r in zip(groups, old, ref, strict=True)
+        replace(group, ref_log_probs=r.at_temperature, rollout_log_probs=r.raw)
+        for group, r in zip(groups, ref, strict=True)
     ]
     workers.policy.update(share(workers, ready), spec)
     return time.process_time() - started

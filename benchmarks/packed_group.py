@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from videor2_rl.model.packed_attention import PACKED_GROUPS, Segment, register_packed_attention
-from videor2_rl.model.packing import token_log_probs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,12 +76,12 @@ def make_model() -> Any:
 def separate(model: Any, prompt: Tensor, responses: Tensor) -> Tensor:
     """[G, R] log-probs, the responses as a batch of ordinary sequences: transformers' SDPA, logits where needed."""
     model.set_attn_implementation("sdpa")
-    group_size, length = responses.shape
+    group_size = len(responses)
     ids = torch.cat([prompt.expand(group_size, -1), responses], dim=1)
     positions = torch.arange(ids.shape[1]).expand(3, group_size, -1)
     predict = torch.arange(len(prompt) - 1, ids.shape[1] - 1)
     logits = model(input_ids=ids, position_ids=positions, logits_to_keep=predict, use_cache=False).logits
-    return token_log_probs(logits.flatten(0, 1), responses.flatten(), temperature=1.0).view(group_size, length)
+    return log_probs_of(logits, responses)
 
 
 def packed(model: Any, prompt: Tensor, responses: Tensor) -> Tensor:
@@ -99,7 +99,12 @@ def packed(model: Any, prompt: Tensor, responses: Tensor) -> Tensor:
         packed_segments=(Segment(0, start, (length,) * group_size),),
         use_cache=False,
     ).logits[0]
-    return token_log_probs(logits, responses.flatten(), temperature=1.0).view(group_size, length)
+    return log_probs_of(logits, responses)
+
+
+def log_probs_of(logits: Tensor, responses: Tensor) -> Tensor:
+    """[G, R], of logits with G x R rows in all."""
+    return -F.cross_entropy(logits.flatten(0, -2), responses.flatten(), reduction="none").view_as(responses)
 
 
 def cpu_seconds(model: Any, log_probs: Callable[..., Tensor], prompt: Tensor, responses: Tensor) -> float:

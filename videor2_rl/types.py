@@ -159,11 +159,12 @@ class TrainGroup:
     accuracies: NDArray[np.float32] | None = None
     """[G] values of the accuracy term, NaN where it has none; for `filter_zero_variance`."""
     old_log_probs: tuple[NDArray[np.float32], ...] | None = None
-    """G arrays of [T_g], of the learner before the update, at the training temperature."""
+    """G arrays of [T_g], of the learner before the update, at the training temperature. None: those of the update's own
+    forward pass."""
     ref_log_probs: tuple[NDArray[np.float32], ...] | None = None
     """G arrays of [T_g], of the frozen reference, at the training temperature."""
     rollout_log_probs: tuple[NDArray[np.float32], ...] | None = None
-    """G arrays of [T_g], as sampled by the engine; for importance sampling of stale rollouts."""
+    """G arrays of [T_g], as `Rollout.log_probs`; for the gap to the learner, and to weigh stale rollouts."""
 
     @property
     def num_tokens(self) -> int:

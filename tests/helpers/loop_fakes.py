@@ -18,6 +18,7 @@ from videor2_rl.run.files import FileSum, file_sum
 from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.stopping import Stopping
 from videor2_rl.run.tracking import Tracker
+from videor2_rl.training.gap import check_gap, gap_metrics, gap_of, part_of_gap
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
 from videor2_rl.training.protocols import Workers
 from videor2_rl.training.trainer import (
@@ -122,12 +123,17 @@ class Fakes:
         return {"data/encodings_per_clip": 1.0}
 
     def update(
-        self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
+        self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float, is_tempered: bool = False
     ) -> dict[str, float]:
         self.calls.append("update")
         assert all(group.prompt.visual == f"embeddings of {group.prompt.clip_key}" for group in groups)
+        gap = {}
+        if groups[0].old_log_probs is None:
+            found = gap_of([part_of_gap([np.array([0.0, self.gap])], [(0, "s0", 0, np.arange(2))])])
+            check_gap(found, algorithm)
+            gap = gap_metrics(found)
         self.weight += 1
-        return {"actor/loss": self.weight, "actor/packed_tokens": 10.0}
+        return {"actor/loss": self.weight, "actor/packed_tokens": 10.0, **gap}
 
     def publish_weights(self, policy_version: int) -> WeightSnapshot:
         assert policy_version == self.weight

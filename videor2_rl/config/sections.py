@@ -251,7 +251,7 @@ class AlgorithmConfig(Section):
     max_log_prob_gap_mean: float
     max_log_prob_gap_tail: float
     """The run stops when vLLM's and the learner's log-probs of the sampled tokens differ by more nats than this in the
-    mean, or at the 99.9 % quantile."""
+    mean, or at the 99.9 % quantile; with one update a batch, of those in the loss."""
 
     @property
     def cap(self) -> float | None:

@@ -162,14 +162,16 @@ def activation_bytes(
     """Of one forward and backward pass over a packed sequence.
 
     Kept for each layer: its input alone with checkpointing, else what its backward pass reads: two norms' inputs,
-    queries, keys, values, the attention's output, and the MLP's three wide products. The logits of the response
-    positions are there in the model's dtype and three times in float32 (log-softmax and its gradient).
+    queries, keys, values, the attention's output, and the MLP's three wide products. Logits of the response tokens are
+    there for one slice of the vocabulary at a time, twice in float32.
     """
+    from videor2_rl.model.token_scores import SLICE_LOGITS
+
     width = width_of(model)
     layer = tokens * (6 * shape.hidden + 2 * shape.key_value_width + 4 * shape.intermediate) * width
     kept = shape.num_layers * tokens * shape.hidden * width + layer if gradient_checkpointing else 0
     kept = kept or shape.num_layers * layer
-    logits = response_tokens * shape.vocabulary * (width + 3 * _FLOAT32)
+    logits = min(response_tokens * shape.vocabulary, SLICE_LOGITS) * 2 * _FLOAT32
     return kept + logits
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from videor2_rl.model.packed_attention import Segment
 from videor2_rl.model.prompt import normalize_patches
@@ -142,17 +141,6 @@ def _predict_index(segment: Segment) -> NDArray[np.int64]:
         index[-1][0] = segment.response_start - 1
         start += length
     return np.concatenate(index)
-
-
-def token_log_probs(logits: Tensor, target_ids: Tensor, *, temperature: float) -> Tensor:
-    """Log-probs of the target tokens under softmax(logits / temperature), in float32.
-
-    Args:
-        logits: [S, V].
-        target_ids: [S].
-        temperature: above 0.
-    """
-    return -F.cross_entropy(logits.float() / temperature, target_ids, reduction="none")
 
 
 def to_padded(values: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -75,28 +75,70 @@ def measure_gap(groups: Sequence[Group], learner: Sequence[LogProbs], *, is_temp
             places.append((group, response))
             # float64, so that small gaps are not rounded.
             differences.append(np.asarray(values, np.float64) - np.asarray(rollout.log_probs, np.float64))
+    return gap_of([part_of_gap(differences, [_place(group, response) for group, response in places])])
+
+
+@dataclass(frozen=True)
+class GapPart:
+    """The differences of some responses, those of a rank for one, and where the largest is."""
+
+    differences: NDArray[np.float64]
+    """[N] learner - engine, in nats."""
+    worst: tuple[int, str, int, int, int]
+    """Group id, sample id, response, position and token id of the largest."""
+
+
+def part_of_gap(
+    differences: Sequence[NDArray[np.float64]], places: Sequence[tuple[int, str, int, NDArray[np.int64]]]
+) -> GapPart | None:
+    """Of responses one after the other; None without a token.
+
+    Args:
+        differences: [T] of each response.
+        places: group id, sample id, place in the group and token ids of each.
+    """
     flat = np.concatenate(differences) if differences else np.empty(0)
     if not len(flat):
         return None
-    sizes = np.abs(flat)
-    # A NaN counts as the largest.
-    worst = int(np.argmax(np.where(np.isnan(sizes), np.inf, sizes)))
+    worst = int(np.argmax(_ranked(flat)))
     starts = np.cumsum([0, *(len(values) for values in differences)])
-    place = int(np.searchsorted(starts, worst, side="right")) - 1
-    group, response = places[place]
-    position = worst - int(starts[place])
+    index = int(np.searchsorted(starts, worst, side="right")) - 1
+    group_id, sample_id, response, token_ids = places[index]
+    position = worst - int(starts[index])
+    return GapPart(flat, (group_id, sample_id, response, position, int(token_ids[position])))
+
+
+def gap_of(parts: Sequence[GapPart | None]) -> Gap | None:
+    """The parts together; None where no token was sampled."""
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    flat = np.concatenate([part.differences for part in present])
+    sizes = np.abs(flat)
+    group_id, sample_id, response, position, token_id = max(
+        present, key=lambda part: float(_ranked(part.differences).max())
+    ).worst
     return Gap(
         mean=float(sizes.mean()),
         tail=float(np.quantile(sizes, TAIL, method="higher")),
         largest=float(sizes.max()),
-        group_id=group.group_id,
-        sample_id=group.sample_id,
+        group_id=group_id,
+        sample_id=sample_id,
         response=response,
         position=position,
-        token_id=int(group.rollouts[response].token_ids[position]),
+        token_id=token_id,
         # Infinity less infinity is no number, and should be none.
         kl=float((np.expm1(flat) - flat).mean()) if np.isfinite(flat).all() else float("nan"),
     )
+
+
+def _ranked(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sizes, a NaN as the largest."""
+    return np.where(np.isnan(differences), np.inf, np.abs(differences))
+
+
+def _place(group: Group, response: int) -> tuple[int, str, int, NDArray[np.int64]]:
+    return group.group_id, group.sample_id, response, group.rollouts[response].token_ids
 
 
 def check_gap(gap: Gap | None, algorithm: AlgorithmConfig) -> None:
@@ -116,6 +158,15 @@ def check_gap(gap: Gap | None, algorithm: AlgorithmConfig) -> None:
                 f"{gap.response}, token {gap.position} (id {gap.token_id}). They do not hold the same policy, or do "
                 "not see the same input"
             )
+
+
+def exceeds(gap: Gap | None, algorithm: AlgorithmConfig) -> bool:
+    """Whether `check_gap` would raise."""
+    try:
+        check_gap(gap, algorithm)
+    except LogProbGapError:
+        return True
+    return False
 
 
 def gap_metrics(gap: Gap | None) -> dict[str, float]:

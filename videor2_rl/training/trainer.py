@@ -73,7 +73,9 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
         with upkeep.undivided():
             with timer.phase("update"):
                 updates = [
-                    workers.learner.update(part, algorithm=algorithm, temperature=temperature)
+                    workers.learner.update(
+                        part, algorithm=algorithm, temperature=temperature, is_tempered=run.rollout.is_tempered
+                    )
                     for part in update_batches(train_groups, algorithm=algorithm)
                 ]
             with timer.phase("sync_weights"):
@@ -89,21 +91,33 @@ def with_log_probs(
 ) -> tuple[list[TrainGroup], list[LogProbs], list[LogProbs]]:
     """The groups with log-probs of the learner before the update and of the reference, and both as they came.
 
-    Without a reference there are none of its own.
+    Without a reference there are none of its own, and none of the learner where its update finds them itself.
 
     Raises:
         LogProbGapError: as `check_gap`.
     """
     temperature = run.rollout.temperature
-    with timer.phase("old_log_probs"):
-        old = workers.learner.log_probs(train_groups, temperature=temperature)
-        check_gap(measure_gap(groups, old, is_tempered=run.rollout.is_tempered), run.algorithm)
-        filled = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
+    filled, old = list(train_groups), []
+    if not update_gives_old_log_probs(train_groups, run=run):
+        with timer.phase("old_log_probs"):
+            old = workers.learner.log_probs(train_groups, temperature=temperature)
+            check_gap(measure_gap(groups, old, is_tempered=run.rollout.is_tempered), run.algorithm)
+            filled = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
     if workers.reference is None:
         return filled, old, []
     with timer.phase("ref_log_probs"):
         ref = workers.reference.log_probs(filled, temperature=temperature)
     return [replace(g, ref_log_probs=r.at_temperature) for g, r in zip(filled, ref, strict=True)], old, ref
+
+
+def update_gives_old_log_probs(groups: Sequence[TrainGroup], *, run: GrpoRun) -> bool:
+    """Whether the log-probs before the update are those of its own forward pass: it is the only one of its batch.
+
+    An adapter's dropout would change them.
+    """
+    lora = run.model.lora
+    has_dropout = lora.rank > 0 and lora.dropout > 0
+    return len(update_batches(groups, algorithm=run.algorithm)) == 1 and not has_dropout
 
 
 def sampling_of(run: GrpoRun) -> SamplingSpec:
@@ -143,7 +157,6 @@ def with_advantages(
     lengths = np.array([len(rollout.token_ids) for group in groups for rollout in group.rollouts], dtype=np.int64)
     outcomes = Outcomes(rewards, group_ids, lengths, accuracies, reward_range)
     advantages = advantages_of(outcomes, algorithm.advantage)
-    corrected = algorithm.cap is not None
     train_groups = []
     for group, prompt in zip(groups, prompts, strict=True):
         rows = group_ids == group.group_id
@@ -158,7 +171,7 @@ def with_advantages(
                 advantages=advantages[rows],
                 in_loss=in_loss,
                 accuracies=accuracies[rows],
-                rollout_log_probs=tuple(rollout.log_probs for rollout in group.rollouts) if corrected else None,
+                rollout_log_probs=tuple(rollout.log_probs for rollout in group.rollouts),
             )
         )
     return train_groups

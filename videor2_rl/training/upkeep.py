@@ -53,6 +53,7 @@ class StepOutcome:
     scored: Sequence[Sequence[Scored]]
     train_groups: Sequence[TrainGroup]
     old_log_probs: Sequence[LogProbs]
+    """Empty where the update found them itself: their gap is then among its metrics."""
     ref_log_probs: Sequence[LogProbs]
     """Empty without a reference."""
     updates: Sequence[Mapping[str, float]]

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from videor2_rl.config.sections import AlgorithmConfig, LearnerConfig, ModelConfig
 from videor2_rl.model.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
 from videor2_rl.run.files import FileSum
+from videor2_rl.training.gap import check_gap, gap_metrics
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers.learner.verl_config import UpdateSpec, check_algorithm, learner_worker_config
 from workers.learner.visual_store import VisualStore, encode_shares
@@ -284,15 +285,19 @@ class Learner:
         )
 
     def update(
-        self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
+        self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float, is_tempered: bool = False
     ) -> dict[str, float]:
         """One optimiser step on the responses in the loss; metrics named `actor/...`.
 
         Args:
-            groups: with advantages, old log-probs and, where the KL coefficient is above 0, reference log-probs;
-                `rollout_log_probs` on all or on none, at the training temperature like the old ones.
+            groups: with advantages and, where the KL coefficient is above 0, reference log-probs. Old log-probs on all
+                or on none: those of the update's own forward pass are the old ones then, and the rollouts' must be
+                there. Where `algorithm.importance_cap` is set, these weigh the loss, at the training temperature.
+            is_tempered: the rollouts' log-probs are of the softmax at `temperature`, else of that at 1.
 
         Raises:
+            LogProbGapError: without old log-probs, the rollouts' are too far from the learner's on the tokens in the
+                loss (`check_gap`); the weights are what they were.
             ValueError: no response is in the loss.
             ConfigError: the algorithm would not be normalised over the global batch.
         """
@@ -305,6 +310,7 @@ class Learner:
         spec = UpdateSpec(
             algorithm=algorithm,
             temperature=temperature,
+            is_tempered=is_tempered,
             batch_tokens=sum(lengths),
             batch_responses=len(lengths),
             num_ranks=self._ranks.num_ranks,
@@ -313,9 +319,13 @@ class Learner:
         results = self._ranks.run("update", shares, spec, what="the policy update")
         from workers.learner.losses import update_metrics
 
-        shared = {f"actor/{name}": value for name, value in results[0][1].items()}
+        common = dict(results[0][1])
+        gap = common.pop("gap", None)
+        check_gap(gap, algorithm)
+        metrics = {**update_metrics([sums for sums, _ in results]), **gap_metrics(gap)}
+        shared = {f"actor/{name}": value for name, value in common.items()}
         packed = sum(group.num_tokens for share in shares for batch in share if batch.counts for group in batch.groups)
-        return {**update_metrics([sums for sums, _ in results]), **shared, "actor/packed_tokens": float(packed)}
+        return {**metrics, **shared, "actor/packed_tokens": float(packed)}
 
     def sft_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
         """One optimiser step on the mean negative log-likelihood of all response tokens; metrics named `sft/...`."""

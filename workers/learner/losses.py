@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn, kl_penalty
-from verl.utils.torch_functional import entropy_from_logits
 
-from videor2_rl.model.packing import MicroBatch, PackedBatch, response_mask, to_padded, token_log_probs
+from videor2_rl.model.packing import MicroBatch, PackedBatch, response_mask, to_padded
+from videor2_rl.model.token_scores import TokenScores
+from videor2_rl.training.gap import Gap, GapPart, gap_of, part_of_gap
 from workers.learner.verl_config import UpdateSpec
 
 if TYPE_CHECKING:
@@ -41,21 +42,22 @@ def add(parts: Sequence[LossSums]) -> LossSums:
 
 
 def policy_loss(
-    logits: Tensor, batch: PackedBatch, micro_batch: MicroBatch, *, spec: UpdateSpec, config: ActorConfig
-) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+    scores: TokenScores, batch: PackedBatch, micro_batch: MicroBatch, *, spec: UpdateSpec, config: ActorConfig
+) -> tuple[Tensor, dict[str, Any]]:
     """Policy loss plus KL penalty.
 
     Args:
-        logits: [S, V].
+        scores: of the response tokens, at `spec.temperature`.
         batch: the packed groups.
-        micro_batch: their advantages and log-probs; every response in it is in the loss.
+        micro_batch: their advantages and log-probs; every response in it is in the loss. Without old log-probs these
+            scores are the old ones too, and those of the rollouts must be there to be compared with.
         spec: what all ranks agree on.
         config: `verl_config.actor_config(spec)`.
 
     Returns:
         The loss, and its `LossSums` as tensors still on the device.
     """
-    lengths, device = batch.response_lengths, logits.device
+    lengths, device = batch.response_lengths, scores.log_probs.device
     groups = micro_batch.groups
     mask = response_mask(lengths, device=device) & micro_batch.counts
 
@@ -64,12 +66,13 @@ def policy_loss(
         # Some of verl's losses multiply by the mask, which would let a NaN through.
         return torch.where(mask, to_padded(torch.from_numpy(flat).to(device), lengths), 0.0)
 
-    log_probs = to_padded(token_log_probs(logits, batch.target_ids, temperature=spec.temperature), lengths)
-    old_log_probs = padded([group.old_log_probs for group in groups])
+    log_probs = to_padded(scores.log_probs, lengths)
+    is_old = groups[0].old_log_probs is None
+    old_log_probs = log_probs.detach() if is_old else padded([group.old_log_probs for group in groups])
     per_response = torch.cat([torch.tensor(group.advantages) for group in groups]).to(device)
     advantages = torch.where(mask, per_response[:, None], 0.0)
     weights = None
-    if groups[0].rollout_log_probs is not None:
+    if spec.algorithm.importance_cap is not None and groups[0].rollout_log_probs is not None:
         gap = old_log_probs - padded([group.rollout_log_probs for group in groups])
         weights = gap.exp().clamp(max=spec.algorithm.cap)
     pg_loss, pg_metrics = get_policy_loss_fn(spec.algorithm.policy_loss)(
@@ -85,18 +88,36 @@ def policy_loss(
         # verl averages this one loss over the micro-batch's responses instead of the global batch's.
         pg_loss = pg_loss * len(lengths) * spec.num_ranks / spec.batch_responses
     loss = pg_loss
-    token_values = {"ratio": (log_probs - old_log_probs).detach().exp()}
+    token_values = {
+        "ratio": (log_probs - old_log_probs).detach().exp(),
+        "entropy": to_padded(scores.entropy, lengths),
+    }
     if spec.algorithm.kl_coefficient > 0:
         ref_log_probs = padded([group.ref_log_probs for group in groups])
         kl = kl_penalty(log_probs, ref_log_probs, spec.algorithm.kl_estimator)  # type: ignore[arg-type]
         kl_loss = agg_loss(kl, mask.float(), spec.algorithm.loss_aggregation, **config.global_batch_info)
         loss = loss + spec.algorithm.kl_coefficient * kl_loss
         token_values["kl"] = kl.detach()
-    with torch.no_grad():
-        token_values["entropy"] = to_padded(entropy_from_logits(logits.float() / spec.temperature), lengths)
     if weights is not None:
         token_values["importance_weight"] = weights
+    if is_old:
+        own = scores.log_probs if spec.is_tempered else scores.raw_log_probs
+        found = _gap(own, micro_batch) if micro_batch.counts else None
+        return loss, {**_policy_sums(loss, pg_loss, pg_metrics, token_values=token_values, mask=mask), "gap": found}
     return loss, _policy_sums(loss, pg_loss, pg_metrics, token_values=token_values, mask=mask)
+
+
+def _gap(own: Tensor, micro_batch: MicroBatch) -> GapPart | None:
+    """Of the learner's log-probs [S] of the responses' tokens to those that the engine sampled with."""
+    flat = own.detach().double().cpu().numpy()
+    differences, places, start = [], [], 0
+    for group in micro_batch.groups:
+        assert group.rollout_log_probs is not None
+        for response, (ids, sampled) in enumerate(zip(group.response_ids, group.rollout_log_probs, strict=True)):
+            differences.append(flat[start : start + len(ids)] - np.asarray(sampled, np.float64))
+            places.append((group.group_id, group.prompt.sample_id, response, ids))
+            start += len(ids)
+    return part_of_gap(differences, places)
 
 
 def _policy_sums(
@@ -108,14 +129,29 @@ def _policy_sums(
     # verl gives means over the micro-batch's tokens; what a loss does not clip it does not report.
     for name, key in (("clip_frac", "actor/pg_clipfrac"), ("dual_clip_frac", "actor/pg_clipfrac_lower")):
         sums[name] = tokens * pg_metrics.get(key, 0.0)
-    return {"sums": sums, "maxima": {"ratio": torch.where(mask, token_values["ratio"], 0.0).max()}}
+    maxima = {}
+    # As infinity a NaN outlives every comparison.
+    ratio = torch.where(token_values["ratio"].isnan(), torch.inf, token_values["ratio"])
+    maxima["ratio"] = torch.where(mask, ratio, 0.0).max()
+    return {"sums": sums, "maxima": maxima}
+
+
+def gap_on_all_ranks(parts: Sequence[dict[str, Any]]) -> Gap | None:
+    """The gap over all micro-batches of all ranks; a collective, some kilobytes a rank."""
+    gathered: list[list[GapPart | None]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(gathered, [part["gap"] for part in parts])
+    return gap_of([part for rank in gathered for part in rank])
 
 
 def sft_loss(
-    logits: Tensor, batch: PackedBatch, micro_batch: MicroBatch, *, batch_tokens: int, num_ranks: int
+    scores: TokenScores, batch: PackedBatch, micro_batch: MicroBatch, *, batch_tokens: int, num_ranks: int
 ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-    """Mean negative log-likelihood over the response tokens of the global batch, times `num_ranks`."""
-    nll = -token_log_probs(logits, batch.target_ids, temperature=1.0).sum() * float(micro_batch.counts)
+    """Mean negative log-likelihood over the response tokens of the global batch, times `num_ranks`.
+
+    Args:
+        scores: of the response tokens, at temperature 1.
+    """
+    nll = -scores.log_probs.sum() * float(micro_batch.counts)
     loss = nll / batch_tokens * num_ranks
     tokens = torch.tensor(len(batch.target_ids) if micro_batch.counts else 0)
     return loss, {"sums": {"loss": loss.detach(), "tokens": tokens}, "maxima": {}}

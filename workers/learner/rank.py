@@ -23,10 +23,13 @@ from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.model.packing import MicroBatch, PackedBatch, token_log_probs
+from videor2_rl.config.sections import AlgorithmConfig
+from videor2_rl.model.packing import MicroBatch, PackedBatch
+from videor2_rl.model.token_scores import TokenScores
 from videor2_rl.model.weights import expected_weights
 from videor2_rl.run.files import FileSum
 from videor2_rl.run.shards import StoredTensors
+from videor2_rl.training.gap import exceeds
 from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
 from workers.learner import losses
 from workers.learner.engines.fsdp import PackedFSDPEngine
@@ -102,40 +105,57 @@ class LearnerWorker(TrainingWorker):
     def log_probs(self, share: list[MicroBatch], temperature: float, use_adapter: bool = True) -> list[LogProbs]:
         """Log-probs of every group in the share that counts, in order; without the LoRA adapter, of the start."""
 
-        def collect(logits: Tensor, batch: PackedBatch, micro_batch: MicroBatch) -> tuple[None, list[LogProbs]]:
-            at_temperature = token_log_probs(logits, batch.target_ids, temperature=temperature)
-            raw = token_log_probs(logits, batch.target_ids, temperature=1.0)
-            return None, _by_group(at_temperature, raw, batch=batch, micro_batch=micro_batch)
+        def collect(scores: TokenScores, batch: PackedBatch, micro_batch: MicroBatch) -> tuple[None, list[LogProbs]]:
+            return None, _by_group(scores, batch=batch, micro_batch=micro_batch)
 
         adapter = nullcontext() if use_adapter else self.engine.without_adapter()
         with self.engine.eval_mode(), adapter:
-            results = self.engine.forward_backward_batch(_resolved(share), collect, forward_only=True)
+            results = self.engine.forward_backward_batch(
+                _resolved(share), collect, temperature=temperature, forward_only=True
+            )
         counted = zip(share, results, strict=True)
         return [log_probs for micro_batch, result in counted if micro_batch.counts for log_probs in result]
 
     @register(dispatch_mode=SHARES, blocking=False)
-    def update(self, share: list[MicroBatch], spec: UpdateSpec) -> tuple[LossSums, dict[str, float]]:
-        """One policy optimiser step; this rank's sums, and what is equal on all ranks."""
-        return self._step(share, partial(losses.policy_loss, spec=spec, config=actor_config(spec)))
+    def update(self, share: list[MicroBatch], spec: UpdateSpec) -> tuple[LossSums, dict[str, Any]]:
+        """One policy optimiser step; this rank's sums, and what is equal on all ranks.
+
+        Where the groups have no old log-probs, the gap to those of the rollouts, on all ranks together, is among the
+        latter; beyond its limits there is no step, and nothing else.
+        """
+        loss_function = partial(losses.policy_loss, spec=spec, config=actor_config(spec))
+        is_first_pass = share[0].groups[0].old_log_probs is None
+        limits = spec.algorithm if is_first_pass else None
+        return self._step(share, loss_function, temperature=spec.temperature, limits=limits)
 
     @register(dispatch_mode=SHARES, blocking=False)
     def sft_step(self, share: list[MicroBatch], batch_tokens: int, num_ranks: int) -> tuple[LossSums, dict[str, float]]:
         """One supervised optimiser step; returns as `update`."""
-        return self._step(share, partial(losses.sft_loss, batch_tokens=batch_tokens, num_ranks=num_ranks))
+        loss_function = partial(losses.sft_loss, batch_tokens=batch_tokens, num_ranks=num_ranks)
+        return self._step(share, loss_function, temperature=1.0)
 
     @register(dispatch_mode=SHARES, blocking=False)
     def sft_loss(self, share: list[MicroBatch], batch_tokens: int, num_ranks: int) -> LossSums:
         """The supervised loss without gradients."""
         loss_function = partial(losses.sft_loss, batch_tokens=batch_tokens, num_ranks=num_ranks)
         with self.engine.eval_mode():
-            return losses.to_sums(self.engine.forward_backward_batch(_resolved(share), loss_function, True))
+            results = self.engine.forward_backward_batch(
+                _resolved(share), loss_function, temperature=1.0, forward_only=True
+            )
+        return losses.to_sums(results)
 
-    def _step(self, share: list[MicroBatch], loss_function: Any) -> tuple[LossSums, dict[str, float]]:
+    def _step(
+        self, share: list[MicroBatch], loss_function: Any, *, temperature: float, limits: AlgorithmConfig | None = None
+    ) -> tuple[LossSums, dict[str, Any]]:
         learning_rate = self.engine.lr_scheduler.get_last_lr()[0]
         started = time.perf_counter()
         with self.engine.train_mode():
             self.engine.optimizer_zero_grad()
-            results = self.engine.forward_backward_batch(_resolved(share), loss_function)
+            results = self.engine.forward_backward_batch(_resolved(share), loss_function, temperature=temperature)
+            gap = None if limits is None else losses.gap_on_all_ranks(results)
+            if limits is not None and exceeds(gap, limits):
+                self.engine.optimizer_zero_grad()
+                return losses.to_sums(results), {"gap": gap}
             grad_norm = self.engine.optimizer_step()
         lengths = [group.num_tokens for batch in share for group in batch.groups]
         # verl's table has one figure for every CPU.
@@ -144,7 +164,8 @@ class LearnerWorker(TrainingWorker):
         self.engine.lr_scheduler_step()
         # verl leaves the weights as they are when the gradient is not finite.
         skipped = float(not np.isfinite(grad_norm))
-        return losses.to_sums(results), {"grad_norm": grad_norm, "lr": learning_rate, "skipped_update": skipped, **rate}
+        common = {"grad_norm": grad_norm, "lr": learning_rate, "skipped_update": skipped, **rate}
+        return losses.to_sums(results), common if limits is None else {**common, "gap": gap}
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def publish_weights(self, policy_version: int) -> WeightSnapshot | None:
@@ -251,11 +272,11 @@ def utilisation(counter: FlopsCounter | None, lengths: Sequence[int], seconds: f
     return {"mfu": reached / possible} if np.isfinite(possible) and reached > 0 else {}
 
 
-def _by_group(at_temperature: Tensor, raw: Tensor, *, batch: PackedBatch, micro_batch: MicroBatch) -> list[LogProbs]:
-    """[S] values -> one LogProbs per group."""
+def _by_group(scores: TokenScores, *, batch: PackedBatch, micro_batch: MicroBatch) -> list[LogProbs]:
+    """One LogProbs per group."""
     responses = zip(
-        (values.cpu().numpy() for values in at_temperature.split(list(batch.response_lengths))),
-        (values.cpu().numpy() for values in raw.split(list(batch.response_lengths))),
+        (values.cpu().numpy() for values in scores.log_probs.split(list(batch.response_lengths))),
+        (values.cpu().numpy() for values in scores.raw_log_probs.split(list(batch.response_lengths))),
         strict=True,
     )
     results = []

@@ -162,6 +162,8 @@ class UpdateSpec:
     num_ranks: int
     max_response_tokens: int | None
     """The constant that "seq-mean-token-sum-norm" divides by; None with the other aggregations."""
+    is_tempered: bool = False
+    """The rollouts' log-probs are of the softmax at `temperature`, else of that at 1."""
 
 
 def check_algorithm(algorithm: AlgorithmConfig, *, max_response_tokens: int | None) -> None:

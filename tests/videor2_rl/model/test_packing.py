@@ -22,8 +22,8 @@ from videor2_rl.model.packing import (
     response_mask,
     split_groups,
     to_padded,
-    token_log_probs,
 )
+from videor2_rl.model.token_scores import score_tokens
 from videor2_rl.types import Prompt, PromptHandle, TrainGroup
 
 VIDEO_TOKEN, VOCABULARY = 10, 96
@@ -141,9 +141,8 @@ def packed_log_probs(
     register_packed_attention()
     model.set_attn_implementation({"text_config": PACKED_GROUPS, "vision_config": "sdpa"})
     batch = pack(prompts, responses, pixel_norm=NORM)
-    logits = model(**batch.model_inputs()).logits[0]
-    assert logits.shape == (sum(batch.response_lengths), VOCABULARY)
-    return list(token_log_probs(logits, batch.target_ids, temperature=1.0).split(list(batch.response_lengths)))
+    scores = score_tokens(model, batch, temperature=1.0)
+    return list(scores.log_probs.split(list(batch.response_lengths)))
 
 
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -283,11 +282,6 @@ def test_empty_responses_and_empty_batches_are_refused() -> None:
         pack([], [], pixel_norm=NORM)
     with pytest.raises(ValueError, match="at least one group"):
         even_micro_batches([[], []], max_tokens=10)
-
-
-def test_token_log_probs_divide_the_logits_by_the_temperature() -> None:
-    logits = torch.tensor([[0.0, 2.0]])
-    assert token_log_probs(logits, torch.tensor([1]), temperature=2.0).item() == pytest.approx(-np.log(1 + np.exp(-1)))
 
 
 def test_padding_puts_zeros_after_each_response() -> None:

@@ -35,7 +35,7 @@ from videor2_rl.types import (
 def test_a_step_asks_its_parts_in_the_order_of_the_algorithm(tmp_path: Path) -> None:
     fakes = Fakes()
     run_loop(configure(tmp_path, "algorithm.num_steps=1", "data.shuffle=false"), fakes)
-    expected = ["prepare", "encode", "generate v0 s0,s1", "score", "log_probs", "log_probs", "update", "sync v1"]
+    expected = ["prepare", "encode", "generate v0 s0,s1", "score", "log_probs", "update", "sync v1"]
     expected += ["save", "finish_save"]
     assert fakes.calls == expected
 
@@ -43,7 +43,61 @@ def test_a_step_asks_its_parts_in_the_order_of_the_algorithm(tmp_path: Path) -> 
 def test_without_a_kl_term_no_reference_is_asked(tmp_path: Path) -> None:
     fakes = Fakes()
     run_loop(configure(tmp_path, "algorithm.num_steps=1", "algorithm.kl_coefficient=0"), fakes)
-    assert fakes.calls.count("log_probs") == 1
+    assert "log_probs" not in fakes.calls
+
+
+@pytest.mark.parametrize(
+    ("overrides", "passes"),
+    [
+        ([], 0),
+        (["model.lora.rank=4"], 0),
+        (["model.lora.dropout=0.1"], 0),
+        (["model.lora.rank=4", "model.lora.dropout=0.1"], 1),
+        (["algorithm.updates_per_batch=2"], 1),
+    ],
+)
+def test_old_log_probs_take_a_pass_of_their_own_only_where_the_update_does_not_give_them(
+    tmp_path: Path, overrides: list[str], passes: int
+) -> None:
+    trained: list[TrainGroup] = []
+
+    class Recording(Fakes):
+        def update(
+            self,
+            groups: Sequence[TrainGroup],
+            *,
+            algorithm: AlgorithmConfig,
+            temperature: float,
+            is_tempered: bool = False,
+        ) -> dict[str, float]:
+            trained.extend(groups)
+            return super().update(groups, algorithm=algorithm, temperature=temperature)
+
+    fakes = Recording(gap=0.0625)
+    run_loop(configure(tmp_path, "algorithm.num_steps=1", "algorithm.kl_coefficient=0", *overrides), fakes)
+    assert fakes.calls.count("log_probs") == passes
+    assert [group.old_log_probs is not None for group in trained] == [passes == 1] * 2
+    assert all(group.rollout_log_probs is not None for group in trained)
+    [row] = read_metrics(tmp_path)
+    assert row["rollout/log_prob_gap_max"] == 0.0625
+    assert ("timing_s/old_log_probs" in row) == (passes == 1)
+
+
+def test_the_gap_is_measured_in_a_step_that_trains_on_nothing_too(tmp_path: Path) -> None:
+    """All responses are equally accurate, and such groups are left out."""
+
+    class Equal(Fakes):
+        def score(
+            self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+        ) -> list[list[Scored]]:
+            return [[scored(1.0) for _ in group.rollouts] for group in groups]
+
+    overrides = ["algorithm.num_steps=1", "algorithm.kl_coefficient=0", "algorithm.filter_zero_variance=true"]
+    run_loop(configure(tmp_path / "near", *overrides), Equal(gap=0.0625))
+    [row] = read_metrics(tmp_path / "near")
+    assert row["rollout/log_prob_gap_max"] == 0.0625 and "actor/loss" not in row
+    with pytest.raises(LogProbGapError):
+        run_loop(configure(tmp_path / "far", *overrides), Equal(gap=0.75))
 
 
 def test_each_step_samples_with_the_weights_of_the_update_before(tmp_path: Path) -> None:
@@ -159,13 +213,19 @@ def test_the_update_gets_tempered_log_probs_of_learner_and_reference(tmp_path: P
             ]
 
         def update(
-            self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float
+            self,
+            groups: Sequence[TrainGroup],
+            *,
+            algorithm: AlgorithmConfig,
+            temperature: float,
+            is_tempered: bool = False,
         ) -> dict[str, float]:
             assert temperature == 0.5
             trained.extend(groups)
             return super().update(groups, algorithm=algorithm, temperature=temperature)
 
-    run_loop(configure(tmp_path, "algorithm.num_steps=1", "rollout.temperature=0.5"), Tempered())
+    updates = ["algorithm.num_steps=1", "algorithm.updates_per_batch=2"]
+    run_loop(configure(tmp_path, *updates, "rollout.temperature=0.5"), Tempered())
     assert len(trained) == 2
     for group in trained:
         assert group.old_log_probs is not None and group.ref_log_probs is not None
@@ -176,10 +236,11 @@ def test_the_update_gets_tempered_log_probs_of_learner_and_reference(tmp_path: P
 
 
 def test_a_gap_between_engine_and_learner_stops_the_run_before_the_update(tmp_path: Path) -> None:
-    fakes = Fakes(gap=0.6)
-    with pytest.raises(LogProbGapError, match=r"mean 3\.00e-01 nats, more than algorithm.max_log_prob_gap_mean=0.05"):
-        run_loop(configure(tmp_path), fakes)
-    assert "update" not in fakes.calls
+    for updates in (1, 2):
+        fakes = Fakes(gap=0.6)
+        with pytest.raises(LogProbGapError, match=r"mean 3\.00e-01 nats, more than algorithm.max_log_prob_gap_mean"):
+            run_loop(configure(tmp_path / str(updates), f"algorithm.updates_per_batch={updates}"), fakes)
+        assert fakes.weight == 0 and "sync v1" not in fakes.calls
 
 
 def test_a_failed_verdict_leaves_baseline_and_loss(tmp_path: Path) -> None:
@@ -232,7 +293,6 @@ def test_the_filter_looks_at_accuracy_and_not_at_what_other_terms_pay(tmp_path: 
 
 def test_each_group_keeps_its_own_rewards_accuracies_and_rollouts(tmp_path: Path) -> None:
     algorithm = configure(tmp_path, "algorithm.advantage=dr_grpo").algorithm
-    algorithm = replace(algorithm, importance_cap=2.0)
     groups = [
         Group(9, "a", (rollout(log_probs=[-1.0]), rollout(log_probs=[-2.0, -3.0]))),
         Group(4, "b", (rollout(log_probs=[-4.0]), rollout(log_probs=[-5.0]))),
@@ -251,10 +311,6 @@ def test_each_group_keeps_its_own_rewards_accuracies_and_rollouts(tmp_path: Path
     assert first.rollout_log_probs is not None
     assert [values.tolist() for values in first.rollout_log_probs] == [[-1.0], [-2.0, -3.0]]
     assert [ids.tolist() for ids in first.response_ids] == [[0], [0, 1]]
-    uncorrected = with_advantages(
-        groups, prompts, scores, algorithm=replace(algorithm, importance_cap=None), reward_range=(0.0, 4.0)
-    )
-    assert [group.rollout_log_probs for group in uncorrected] == [None, None]
 
 
 def test_rollouts_are_sampled_as_configured(tmp_path: Path) -> None:

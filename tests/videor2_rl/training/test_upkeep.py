@@ -32,7 +32,7 @@ def test_a_checkpoint_is_written_while_the_next_step_samples_and_scores(tmp_path
     run_loop(run, fakes)
     steps = [call.split()[0] for call in fakes.calls]
     second = steps.index("save")
-    during = ["prepare", "encode", "generate", "score", "log_probs"]
+    during = ["prepare", "encode", "generate", "score"]
     assert steps[second:] == ["save", *during, "finish_save", "update", "sync", "save", "finish_save"]
 
 
@@ -90,8 +90,8 @@ def test_a_killed_run_goes_on_with_the_same_metrics_and_samples(tmp_path: Path, 
 
 
 def test_a_steps_row_holds_what_its_parts_tell(tmp_path: Path) -> None:
-    run = configure(tmp_path, "algorithm.num_steps=3", "logging.rollouts=true", "algorithm.kl_coefficient=0.1")
-    run_loop(run, Fakes())
+    several = ["algorithm.num_steps=3", "algorithm.updates_per_batch=2", "algorithm.kl_coefficient=0.1"]
+    run_loop(configure(tmp_path, *several, "logging.rollouts=true"), Fakes())
     rows = read_metrics(tmp_path)
     # Two prompts a step of eight samples.
     assert [row["data/epoch"] for row in rows] == [0.25, 0.5, 0.75]

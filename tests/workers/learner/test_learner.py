@@ -17,6 +17,7 @@ from packed_prompts import LENGTHS
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.run.files import file_sum
+from videor2_rl.training.gap import LogProbGapError
 from videor2_rl.types import TrainGroup
 
 if TYPE_CHECKING:
@@ -100,14 +101,18 @@ def ready(one_rank: Learner, model: ModelConfig, groups: list[TrainGroup]) -> li
 
 
 @pytest.fixture(autouse=True)
-def start_state(one_rank: Learner, two_ranks: Learner, tmp_path_factory: pytest.TempPathFactory) -> None:
+def start_state(one_rank: Learner, two_ranks: Learner, tmp_path_factory: pytest.TempPathFactory) -> dict[Learner, Path]:
     """Every test begins with the checkpoint's weights and a fresh optimiser, by saving and restoring."""
-    for name, learner in (("one", one_rank), ("two", two_ranks)):
-        folder = tmp_path_factory.getbasetemp() / f"start_{name}"
+    folders = {
+        learner: tmp_path_factory.getbasetemp() / f"start_{name}"
+        for name, learner in (("one", one_rank), ("two", two_ranks))
+    }
+    for learner, folder in folders.items():
         if folder.exists():
             learner.load(folder)
         else:
             save(learner, folder)
+    return folders
 
 
 def save(learner: Learner, folder: Path) -> None:
@@ -350,6 +355,61 @@ def test_unsplittable_losses_are_refused(one_rank: Learner, ready: list[TrainGro
         update(one_rank, ready, policy_loss="kl_cov")
     with pytest.raises(ConfigError, match="max_response_tokens"):
         update(one_rank, ready, loss_aggregation="seq-mean-token-sum-norm")
+
+
+def with_rollouts(learner: Learner, groups: list[TrainGroup], *, moved: float = 0.0) -> list[TrainGroup]:
+    """Without old log-probs, and with rollouts that say what the learner says; of one token, `moved` nats less."""
+    found = learner.log_probs(groups, temperature=0.9)
+    sampled = [[values.copy() for values in log_probs.raw] for log_probs in found]
+    sampled[3][2][-1] -= np.float32(moved)
+    return [
+        replace(group, old_log_probs=None, rollout_log_probs=tuple(values))
+        for group, values in zip(groups, sampled, strict=True)
+    ]
+
+
+def test_an_update_without_old_log_probs_takes_them_from_its_own_pass(
+    one_rank: Learner, two_ranks: Learner, ready: list[TrainGroup], start_state: dict[Learner, Path]
+) -> None:
+    for learner in (one_rank, two_ranks):
+        own = with_rollouts(learner, ready, moved=5e-5)
+        expected, weights = update(learner, ready, importance_cap=None), weights_of(learner)
+        learner.load(start_state[learner])
+        metrics = update(learner, own, importance_cap=None)
+        assert metrics.pop("rollout/log_prob_gap_max") == pytest.approx(5e-5, rel=0.1)
+        assert metrics.pop("rollout/log_prob_gap_mean") < 1e-5
+        assert metrics.pop("rollout/log_prob_gap_tail") == pytest.approx(5e-5, rel=0.1)
+        place = [
+            int(metrics.pop(f"rollout/log_prob_gap_max_{what}")) for what in ("group", "response", "position", "token")
+        ]
+        ids = own[3].response_ids[2]
+        assert place == [own[3].group_id, 2, len(ids) - 1, ids[-1]]
+        assert 0 <= metrics.pop("rollout/kl_to_learner") < 1e-9
+        assert metrics["actor/ratio_mean"] == metrics["actor/ratio_max"] == 1
+        assert metrics == pytest.approx(expected, rel=1e-5, abs=2e-6)
+        for name, value in weights_of(learner).items():
+            if not name.endswith("k_proj.bias"):
+                assert np.mean(np.abs(value - weights[name]) > 1e-5) < 5e-4, name
+
+
+@pytest.mark.parametrize("moved", [2e-4, np.nan])
+def test_a_gap_beyond_its_limit_on_one_token_of_one_rank_stops_the_update_before_anything_moves(
+    one_rank: Learner,
+    two_ranks: Learner,
+    ready: list[TrainGroup],
+    start_state: dict[Learner, Path],
+    moved: float,
+) -> None:
+    for learner in (one_rank, two_ranks):
+        own, before = with_rollouts(learner, ready, moved=moved), weights_of(learner)
+        with pytest.raises(LogProbGapError, match=r"largest (2\.0.e-04|nan) at sample"):
+            update(learner, own)
+        for name, value in weights_of(learner).items():
+            np.testing.assert_array_equal(value, before[name])
+        # The next update is the one that it would have been: no gradient, moment or rate is left of the refused one.
+        found = update(learner, ready)
+        learner.load(start_state[learner])
+        assert update(learner, ready) == found
 
 
 def test_the_second_update_of_a_batch_is_measured_from_the_policy_that_generated(

@@ -20,7 +20,9 @@ import conf
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import AlgorithmConfig, GrpoRun, LossAggregation
 from videor2_rl.model.packing import MicroBatch, PackedBatch, only_in_loss
-from videor2_rl.types import PromptHandle, TrainGroup
+from videor2_rl.model.token_scores import TokenScores, token_scores
+from videor2_rl.training.gap import gap_metrics, gap_of, measure_gap
+from videor2_rl.types import Group, LogProbs, PromptHandle, Rollout, TrainGroup
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +45,11 @@ def a_group(rng: np.random.Generator, group_id: int, lengths: tuple[int, ...]) -
     )
 
 
+def scores_of(logits: Tensor, targets: Tensor, *, temperature: float) -> TokenScores:
+    """Those of a head whose logits are its hidden states."""
+    return token_scores(logits, torch.eye(logits.shape[1]), targets, temperature=temperature)
+
+
 def run(ranks: list[list[MicroBatch]], logits: dict[int, torch.Tensor], algorithm: AlgorithmConfig) -> Any:
     """Metrics and the gradient with respect to the logits, averaged over ranks as FSDP does."""
     from workers.learner import losses
@@ -52,20 +59,24 @@ def run(ranks: list[list[MicroBatch]], logits: dict[int, torch.Tensor], algorith
     lengths = [len(ids) for group in counted for ids in group.response_ids]
     spec = UpdateSpec(algorithm, 0.7, sum(lengths), len(lengths), num_ranks=len(ranks), max_response_tokens=16)
     leaves = {group_id: values.clone().requires_grad_() for group_id, values in logits.items()}
-    sums = []
+    sums, gaps = [], []
     for batches in ranks:
         parts = []
         for batch in batches:
             ids = [ids for group in batch.groups for ids in group.response_ids]
-            # The loss reads two fields of it.
+            # The losses read two fields of it.
             targets = torch.from_numpy(np.concatenate(ids))
             packed = cast(PackedBatch, SimpleNamespace(response_lengths=tuple(map(len, ids)), target_ids=targets))
             rows = torch.cat([leaves[group.group_id] for group in batch.groups])
-            loss, part = losses.policy_loss(rows, packed, batch, spec=spec, config=actor_config(spec))
+            scores = scores_of(rows, targets, temperature=spec.temperature)
+            loss, part = losses.policy_loss(scores, packed, batch, spec=spec, config=actor_config(spec))
             (loss / len(ranks)).backward()
             parts.append(part)
         sums.append(losses.to_sums(parts))
-    return losses.update_metrics(sums), {group_id: leaf.grad for group_id, leaf in leaves.items()}
+        gaps += [part.get("gap") for part in parts]
+    # On real ranks these are gathered.
+    metrics = {**losses.update_metrics(sums), **gap_metrics(gap_of(gaps))}
+    return metrics, {group_id: leaf.grad for group_id, leaf in leaves.items()}
 
 
 @pytest.fixture
@@ -249,6 +260,61 @@ def test_loss_and_gradient_are_those_of_the_papers_formula(
         assert 0 < metrics["actor/clip_frac"] + metrics["actor/dual_clip_frac"] < 1
 
 
+@pytest.mark.parametrize("name", [*NAMED, *OTHER_LOSSES])
+def test_without_old_log_probs_the_policy_is_its_own_old_one(
+    near: list[TrainGroup], logits: dict[int, Tensor], name: str
+) -> None:
+    """In two passes on each of two ranks: loss, gradient, importance weights, and the gap to the rollouts."""
+    algorithm = algorithm_of(name)
+    present, learner, engine = [], [], []
+    for group in near:
+        assert group.rollout_log_probs is not None
+        lengths = [len(ids) for ids in group.response_ids]
+        targets = torch.from_numpy(np.concatenate(group.response_ids))
+        scores = scores_of(logits[group.group_id], targets, temperature=0.7)
+        old, raw = (
+            tuple(part.numpy() for part in values.split(lengths)) for values in (scores.log_probs, scores.raw_log_probs)
+        )
+        # GSPO's weighted form has another gradient than the formula below.
+        sampled = group.rollout_log_probs if name in WEIGHTED else None
+        present.append(replace(group, old_log_probs=old, rollout_log_probs=sampled))
+        learner.append(LogProbs(group.group_id, old, raw))
+        rollouts = zip(group.response_ids, group.rollout_log_probs, strict=True)
+        engine.append(Group(group.group_id, "s", tuple(Rollout(ids, lps, "", "stop", 0) for ids, lps in rollouts)))
+    ours = [replace(group, old_log_probs=None) for group in near]
+    filler = MicroBatch((replace(ours[0], rollout_log_probs=nan_like(ours[0].rollout_log_probs)),), counts=False)
+    ranks = [[MicroBatch((ours[2],)), MicroBatch((ours[0],))], [MicroBatch((ours[1],)), filler]]
+    cap = algorithm.importance_cap if name in WEIGHTED else None
+    metrics, gradient = run(ranks, logits, replace(algorithm, importance_cap=cap))
+
+    pg_loss, loss, expected = by_formula(present, logits, algorithm)
+    assert metrics["actor/pg_loss"] == pytest.approx(pg_loss, rel=1e-5, abs=1e-6)
+    assert metrics["actor/loss"] == pytest.approx(loss, rel=1e-5, abs=1e-6)
+    assert metrics["actor/ratio_mean"] == metrics["actor/ratio_max"] == 1
+    assert metrics["actor/clip_frac"] == metrics["actor/dual_clip_frac"] == 0
+    for group_id, values in expected.items():
+        assert values.abs().max() > 0
+        torch.testing.assert_close(gradient[group_id].double(), values, rtol=1e-4, atol=2e-7)
+    gap = gap_metrics(measure_gap(engine, learner, is_tempered=False))
+    assert gap["rollout/log_prob_gap_max"] > 0.1
+    assert {key: metrics[key] for key in gap} == pytest.approx(gap, rel=1e-6)
+
+
+def nan_like(values: Any) -> tuple[np.ndarray, ...]:
+    return tuple(np.full_like(value, np.nan) for value in values)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_gap_that_is_not_a_number_is_the_largest(
+    near: list[TrainGroup], logits: dict[int, Tensor], place: int
+) -> None:
+    ours = [replace(group, old_log_probs=None) for group in near]
+    ours[place] = replace(ours[place], rollout_log_probs=nan_like(ours[place].rollout_log_probs))
+    metrics, _ = run([[MicroBatch((group,)) for group in ours]], logits, ALGORITHM)
+    assert math.isnan(metrics["rollout/log_prob_gap_max"])
+    assert metrics["rollout/log_prob_gap_max_group"] == ours[place].group_id
+
+
 @pytest.mark.parametrize("advantage", [-1.0, 1.0])
 def test_a_ratio_cap_bounds_the_loss_where_the_advantage_is_negative(advantage: float) -> None:
     """A token four times as probable as when it was sampled."""
@@ -393,7 +459,8 @@ def test_the_sft_loss_is_the_mean_over_all_tokens_of_the_batch_however_it_is_spl
     def rank(targets: list[int], *, counts: bool = True) -> Any:
         rows = torch.tensor([[math.log(3), 0.0]] * len(targets), requires_grad=True)
         packed = cast(PackedBatch, SimpleNamespace(response_lengths=(len(targets),), target_ids=torch.tensor(targets)))
-        loss, part = losses.sft_loss(rows, packed, MicroBatch((group,), counts=counts), batch_tokens=3, num_ranks=2)
+        scores = scores_of(rows, packed.target_ids, temperature=1.0)
+        loss, part = losses.sft_loss(scores, packed, MicroBatch((group,), counts=counts), batch_tokens=3, num_ranks=2)
         loss.backward()
         return part, rows.grad
 

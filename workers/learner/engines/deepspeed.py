@@ -94,8 +94,13 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
     def to(self, device: str, model: bool = True, optimizer: bool = True, grad: bool = True) -> None:
         """DeepSpeed places its own state; verl's moves are for FSDP's."""
 
-    def forward_backward_batch(
-        self, data: Sequence[MicroBatch], loss_function: LossFunction, forward_only: bool = False
+    def forward_backward_batch(  # type: ignore[override]
+        self,
+        data: Sequence[MicroBatch],
+        loss_function: LossFunction,
+        *,
+        temperature: float,
+        forward_only: bool = False,
     ) -> list[Any]:
         """As `PackedFSDPEngine.forward_backward_batch`."""
         results = []
@@ -103,7 +108,7 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
             with torch.set_grad_enabled(not forward_only):
                 if not forward_only:
                     self.module.set_gradient_accumulation_boundary(index == len(data) - 1)
-                loss, result = self.forward_step(micro_batch, loss_function, forward_only)
+                loss, result = self.forward_step(micro_batch, loss_function, temperature=temperature)
                 if loss is not None and not forward_only:
                     self.module.backward(loss)
             results.append(result)

@@ -22,6 +22,7 @@ from videor2_rl.config.sections import LoraConfig
 from videor2_rl.model.family import part_of
 from videor2_rl.model.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.model.packing import MicroBatch, PackedBatch, PixelNorm, pack
+from videor2_rl.model.token_scores import TokenScores, score_tokens
 from videor2_rl.model.visual import encode_clip, smallest_clip, without_tower
 from videor2_rl.run.shards import Fragment, StoredTensors
 from workers.learner.engines.lora import add_adapters, parameter_groups, plain_weights
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 MODEL_TYPE = "packed_groups"
 """Our engines' name in verl's registry, where "language_model" on CUDA is taken."""
 
-LossFunction = Callable[["Tensor", PackedBatch, MicroBatch], tuple["Tensor | None", Any]]
-"""(logits [S, V], the packed sequence, its groups) -> the loss, None where there is none, and any result."""
+LossFunction = Callable[[TokenScores, PackedBatch, MicroBatch], tuple["Tensor | None", Any]]
+"""(scores of the S response tokens, the packed sequence, its groups) -> the loss, None where there is none, and any
+result."""
 
 
 @dataclass
@@ -115,14 +117,20 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         )
         return build_optimizer(groups, self.optimizer_config)
 
-    def forward_backward_batch(
-        self, data: Sequence[MicroBatch], loss_function: LossFunction, forward_only: bool = False
+    def forward_backward_batch(  # type: ignore[override]
+        self,
+        data: Sequence[MicroBatch],
+        loss_function: LossFunction,
+        *,
+        temperature: float,
+        forward_only: bool = False,
     ) -> list[Any]:
         """Run micro-batches, accumulating gradients unless `forward_only`; the loss function's results in order.
 
         Args:
             data: equally many on every rank, their prompts resolved (`PromptHandle.ref` is the Prompt).
             loss_function: its losses add up to this rank's loss; FSDP averages the gradients over ranks.
+            temperature: of the scores that it gets.
             forward_only: no gradients.
         """
         results = []
@@ -130,14 +138,14 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             is_last = index == len(data) - 1
             sync = nullcontext() if forward_only else self._gradient_sync_context(is_last_micro_batch=is_last)
             with sync, torch.set_grad_enabled(not forward_only):
-                loss, result = self.forward_step(micro_batch, loss_function, forward_only)
+                loss, result = self.forward_step(micro_batch, loss_function, temperature=temperature)
                 if loss is not None and not forward_only:
                     loss.backward()
             results.append(result)
         return results
 
-    def forward_step(
-        self, micro_batch: MicroBatch, loss_function: LossFunction, forward_only: bool
+    def forward_step(  # type: ignore[override]
+        self, micro_batch: MicroBatch, loss_function: LossFunction, *, temperature: float
     ) -> tuple[Tensor | None, Any]:
         """One forward pass through the root module, whose hooks gather the sharded weights."""
         embeddings = [group.prompt.visual for group in micro_batch.groups if group.prompt.visual is not None]
@@ -149,8 +157,8 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             video_embeddings=embeddings or None,
         )
         with without_tower(self.module) if embeddings else nullcontext():
-            logits = self.module(**batch.model_inputs()).logits[0]
-        return loss_function(logits, batch, micro_batch)
+            scores = score_tokens(self.module, batch, temperature=temperature)
+        return loss_function(scores, batch, micro_batch)
 
     def encode(self, prompt: Prompt | None) -> Tensor:
         """The visual embeddings of a prompt's clip, on the CPU; a collective, None only takes part."""
