@@ -138,5 +138,9 @@ def _is_plausible(data: bytes, encoding: str) -> bool:
     if encoding in _LETTERS:
         # Another encoding of the same script gives capitals inside words.
         is_cased = not any(a.islower() and b.isupper() for a, b in pairwise(text))
-        return is_cased and sum(letter in _LETTERS[encoding] for letter in letters) >= 0.4 * len(letters)
+        # Hebrew bytes are Greek letters too, but never those with an accent.
+        is_accented = encoding != "cp1253" or any(letter in "άέήίόύώ" for letter in letters)
+        return (
+            is_cased and is_accented and sum(letter in _LETTERS[encoding] for letter in letters) >= 0.4 * len(letters)
+        )
     return False

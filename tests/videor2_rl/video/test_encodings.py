@@ -55,7 +55,8 @@ def test_unicode_is_known_with_and_without_a_mark(text: str, encoding: str, mark
 
 
 @pytest.mark.parametrize(
-    ("text", "encoding"), [("等一下", "gb18030"), ("잠깐", "cp949"), ("شكرا", "cp1256"), ("Да", "cp1251")]
+    ("text", "encoding"),
+    [("等一下", "gb18030"), ("잠깐", "cp949"), ("شكرا", "cp1256"), ("Да", "cp1251"), ("אל תיגע בכפתור", "cp1255")],
 )
 def test_a_few_letters_of_another_script_are_not_guessed(text: str, encoding: str) -> None:
     assert decoded(srt(text).encode(encoding)) is None
