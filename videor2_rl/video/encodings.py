@@ -48,7 +48,9 @@ _COMMON = MappingProxyType(
     }
 )
 """The most frequent characters of Chinese (simplified, traditional) and Korean, for texts too short for more."""
-_LETTERS = MappingProxyType({"cp1251": "оеаинтсрвл", "koi8_r": "оеаинтсрвл", "cp1253": "αοιετσνηυρ"})
+_LETTERS = MappingProxyType(
+    {"cp1251": "оеаинтсрвл", "koi8_r": "оеаинтсрвл", "cp1253": "αοιετσνηυρ", "cp1255": "יוהלארמתבש"}
+)
 """The most frequent ones: two of five letters at least, by themselves three of five."""
 
 
@@ -133,6 +135,9 @@ def _is_plausible(data: bytes, encoding: str) -> bool:
         return len(re.findall(r"[\u3041-\u30fc\u4e00-\u9fff]", joined)) == len(letters) and (
             len(re.findall(r"[\u3041-\u3096]", joined)) >= 0.3 * len(letters)
         )
+    if encoding == "cp1255" and not all("א" <= letter <= "ת" for letter in text if ord(letter) >= 0x80):
+        # Capitals of Cyrillic and Greek would be its vowel points, which subtitles do without.
+        return False
     if encoding in _COMMON:
         return sum(letter in _COMMON[encoding] for letter in letters) >= _COMMON_SHARE * len(letters)
     if encoding in _LETTERS:
