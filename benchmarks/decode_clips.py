@@ -58,6 +58,8 @@ CONFIG = VideoConfig(
     num_workers=1,
     cpus_per_worker=1,
     decoder="auto",
+    font=None,
+    subtitle_encoding=None,
 )
 
 

@@ -92,4 +92,6 @@ def video_config(tmp_path: Path) -> VideoConfig:
         num_workers=1,
         cpus_per_worker=1,
         decoder="auto",
+        font=None,
+        subtitle_encoding=None,
     )

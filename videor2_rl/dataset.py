@@ -17,6 +17,8 @@ from videor2_rl.layouts.reading import read_row
 from videor2_rl.layouts.row import Row, RowError
 from videor2_rl.types import VideoSample
 
+_SUBTITLES = (".srt", ".vtt", ".ass", ".ssa")
+"""Subtitle files' suffixes, in the order in which they are looked for."""
 _OPTION = re.compile(r"(?:(?<=\s)|^)\(?([A-Z])[.):]\s+")
 
 
@@ -122,11 +124,12 @@ def _without_letter(option: str) -> str:
 
 
 def _subtitles(video: str, data: DataConfig) -> str | None:
-    """The clip's `.srt`: the same relative path in the subtitles folder where there is one, else beside the clip."""
+    """The clip's subtitles: of the same relative path in the subtitles folder, else beside the clip."""
     for folder in (data.subtitles_dir, data.media_dir):
-        path = None if folder is None else (Path(folder) / video).with_suffix(".srt").absolute()
-        if path is not None and path.is_file():
-            return str(path)
+        for suffix in _SUBTITLES if folder is not None else ():
+            path = (Path(folder or "") / video).with_suffix(suffix).absolute()
+            if path.is_file():
+                return str(path)
     return None
 
 

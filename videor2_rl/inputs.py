@@ -18,6 +18,7 @@ from videor2_rl.dataset import load_samples
 from videor2_rl.types import VideoSample
 from videor2_rl.video.decode import duration_s
 from videor2_rl.video.errors import VideoError
+from videor2_rl.video.subtitle_check import check_drawing, look_at_subtitles
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def check_folders(data: DataConfig) -> None:
         )
     if data.subtitles_dir is not None and not Path(data.subtitles_dir).is_dir():
         raise ConfigError(
-            f"data.subtitles_dir: there is no folder {data.subtitles_dir}; give the folder of .srt files, or null "
+            f"data.subtitles_dir: there is no folder {data.subtitles_dir}; give the folder of subtitle files, or null "
             "to look for them beside the clips"
         )
 
@@ -57,9 +58,10 @@ def check_rows(samples: Sequence[VideoSample], file: str, *, run: GrpoRun | SftR
     """Enough clips are there and enough rows have time keys that can be read; what else is worth saying is logged.
 
     Raises:
-        ConfigError: more than `data.max_skipped_frac` of the rows cannot be used.
+        ConfigError: more than `data.max_skipped_frac` of the rows cannot be used, or subtitles not be drawn.
     """
     data = run.data
+    check_drawing(run.video)
     counted, files = list(samples), file
     if isinstance(run, SftRun) and data.validation_file is not None:
         # They share the run's limit.
@@ -74,6 +76,14 @@ def check_rows(samples: Sequence[VideoSample], file: str, *, run: GrpoRun | SftR
         found, clips = count_subtitles(samples)
         level = logging.WARNING if found == 0 and data.subtitles_dir is not None else logging.INFO
         logger.log(level, "%s: %d of %d clips have subtitles", file, found, clips)
+        subtitles = look_at_subtitles(samples, run.video, limit=CLIPS_MEASURED)
+        for faults, text in (
+            (subtitles.faults, subtitles.fault_text()),
+            (subtitles.unreadable, subtitles.unreadable_text()),
+            (subtitles.boxes, subtitles.box_text()),
+        ):
+            if faults:
+                logger.warning("%s: %s", file, text)
 
 
 def check_clips(samples: Sequence[VideoSample], file: str, *, data: DataConfig) -> None:

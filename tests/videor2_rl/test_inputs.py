@@ -73,7 +73,7 @@ def test_a_media_folder_that_is_not_there_is_refused_by_every_app(
 
 def test_a_subtitles_folder_that_is_not_there_is_refused(grpo: GrpoRun) -> None:
     message = refusal(replace(grpo, data=replace(grpo.data, subtitles_dir="/nope")))
-    assert message.startswith("data.subtitles_dir: there is no folder /nope; give the folder of .srt files")
+    assert message.startswith("data.subtitles_dir: there is no folder /nope; give the folder of subtitle files")
 
 
 def test_too_many_missing_clips_are_refused_at_once(grpo: GrpoRun, tmp_path: Path) -> None:

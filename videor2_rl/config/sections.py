@@ -66,7 +66,7 @@ class DataConfig(Section):
     media_dir: str
     """Clips are named relative to it."""
     subtitles_dir: str | None
-    """`.srt` files under the clips' relative paths; a clip without one there may have it beside it."""
+    """Subtitle files under the clips' relative paths; a clip without one there may have it beside it."""
     shuffle: bool
     max_skipped_frac: float
     """A run stops when more than this share (0-1) of the samples asked for could not be used."""
@@ -103,6 +103,10 @@ class VideoConfig(Section):
     decoder: Literal["auto", "pyav", "decord"]
     """auto: decord for files whose pictures it is proven to count right, else PyAV; decord: other files are skipped as
     unreadable. All give the same frames."""
+    font: str | None
+    """Font file (.ttf, .otf, .ttc) for subtitles, null for DejaVu Sans; what it lacks, the system's fonts draw."""
+    subtitle_encoding: str | None
+    """Of subtitle files, as Python names it (gb18030, cp1251); null finds out for each file."""
 
 
 @dataclass(frozen=True)

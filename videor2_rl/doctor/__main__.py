@@ -143,6 +143,7 @@ def examine(app: str, overrides: Sequence[str], machine: Machine, *, num_samples
     from videor2_rl.model.family import check_frames
     from videor2_rl.model.folder import check_checkpoint, existing_folder, read_model_json
     from videor2_rl.model.weights import check_weights
+    from videor2_rl.video.subtitle_check import check_drawing
 
     run = _composed(app, overrides)
     make_data(run.data)
@@ -155,6 +156,7 @@ def examine(app: str, overrides: Sequence[str], machine: Machine, *, num_samples
         else:
             read_model_json(existing_folder(folder, key=key, holding="config.json") / "config.json", key=key)
         check_frames(replace(run.model, path=folder), run.video)
+    check_drawing(run.video)
     run = replace(run, model=replace(run.model, path=folders[0][1]))
     samples = _samples(run)
     machine = machine_for(run, machine)

@@ -25,6 +25,7 @@ from videor2_rl.doctor.sizing import (
     width_of,
 )
 from videor2_rl.inputs import (
+    CLIPS_MEASURED,
     OUTSIDE,
     UNREADABLE,
     KeyFault,
@@ -34,6 +35,7 @@ from videor2_rl.inputs import (
     unreadable_keys,
 )
 from videor2_rl.types import VideoSample
+from videor2_rl.video.subtitle_check import look_at_subtitles
 
 
 def clip_needs(data: DataConfig, *looks: tuple[int, Sequence[str]]) -> Need:
@@ -72,6 +74,12 @@ def row_needs(run: AnyRun, samples: Sequence[VideoSample], outside: Sequence[Key
         needs.append(
             Need("clips with subtitles", found, None, "clips", f"{found} of {clips} clips have subtitles to be drawn")
         )
+        check = look_at_subtitles(samples, run.video, limit=CLIPS_MEASURED)
+        needs += [
+            Need("subtitle files without a cue", len(check.faults), None, "files", check.fault_text()),
+            Need("unreadable subtitle times", len(check.unreadable), None, "files", check.unreadable_text()),
+            Need("subtitles with boxes", len(check.boxes), None, "files", check.box_text()),
+        ]
     return needs
 
 

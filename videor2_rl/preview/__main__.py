@@ -58,12 +58,14 @@ def preview(app: str, output: Path, overrides: Sequence[str], *, count: int, ids
     from videor2_rl.preview.page import render
     from videor2_rl.preview.rows import chosen, shown_row
     from videor2_rl.run.files import write_text_atomic
+    from videor2_rl.video.subtitle_check import check_drawing
 
     run = _run(app, list(overrides))
     if isinstance(run, EvaluateRun):
         run = replace(run, model=replace(run.model, path=next(iter(run.evaluation.folders.values()))))
     check_checkpoint(run.model.path, key="model.path")
     check_frames(run.model, run.video)
+    check_drawing(run.video)
     if not isinstance(run, EvaluateRun) or run.evaluation.benchmark is None:
         check_folders(run.data)
     samples, file = _samples(run)

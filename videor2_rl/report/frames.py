@@ -140,6 +140,8 @@ def video_config(settings: Mapping[str, Any] | None, *, beside: Path) -> VideoCo
         "num_workers": 1,
         "cpus_per_worker": 1.0,
         "decoder": "auto",
+        "font": None,
+        "subtitle_encoding": None,
         **{key: value for key, value in settings.items() if key in known},
     }
     if values.keys() != known:

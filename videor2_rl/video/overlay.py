@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.video.fonts import Face, dejavu, files_for, load
 from videor2_rl.video.subtitles import Cue, active_text
 
 _TIME_SIZE = (0.05, 16, 72)
@@ -26,9 +23,17 @@ _RED, _WHITE, _BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 
 
 def draw_overlays(
-    frames: NDArray[np.uint8], times_s: NDArray[np.float64], *, timestamps: bool, cues: tuple[Cue, ...]
+    frames: NDArray[np.uint8],
+    times_s: NDArray[np.float64],
+    *,
+    timestamps: bool,
+    cues: tuple[Cue, ...],
+    font: str | None = None,
 ) -> NDArray[np.uint8]:
     """[F, H, W, 3] frames with their times top left and the active subtitles bottom centre.
+
+    Args:
+        font: the subtitles' font file; None is DejaVu Sans. Others draw what it lacks.
 
     Raises:
         ConfigError: the frames are too narrow for a legible time.
@@ -42,7 +47,7 @@ def draw_overlays(
             _draw_time(image, time_text(float(time_s)))
         text = active_text(cues, float(time_s))
         if text:
-            image = _with_subtitle(image, text)
+            image = _with_subtitle(image, text, font)
         drawn.append(np.asarray(image))
     return np.stack(drawn)
 
@@ -90,9 +95,9 @@ def _fitting_font(image: Image.Image, text: str) -> ImageFont.FreeTypeFont:
     )
 
 
-def _with_subtitle(image: Image.Image, text: str) -> Image.Image:
+def _with_subtitle(image: Image.Image, text: str, font_file: str | None) -> Image.Image:
     """The image with `text` in a translucent box; long texts are set smaller, and cut at the smallest size."""
-    font, lines = _layout(image, text)
+    font, lines = _layout(image, text, files_for(text, font_file))
     line_height = round(font.size * 1.25)
     padding = max(1, round(font.size / 4))
     width = max(font.getlength(line) for line in lines)
@@ -103,14 +108,14 @@ def _with_subtitle(image: Image.Image, text: str) -> Image.Image:
     draw.rectangle((left - padding, top, left + width + padding, image.height - padding), fill=(*_BLACK, _BOX_OPACITY))
     for number, line in enumerate(lines):
         x = (image.width - font.getlength(line)) / 2
-        draw.text((x, top + padding / 2 + number * line_height), line, font=font, fill=(*_WHITE, 255))
+        font.draw(draw, (x, top + padding / 2 + number * line_height), line, fill=(*_WHITE, 255))
     return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
-def _layout(image: Image.Image, text: str) -> tuple[ImageFont.FreeTypeFont, list[str]]:
+def _layout(image: Image.Image, text: str, files: tuple[str, ...]) -> tuple[Face, list[str]]:
     size = max(_LEAST_SIZE, _nominal_size(image, _SUBTITLE_SIZE))
     while True:
-        font = _font(size)
+        font = Face(files, size)
         lines = _wrap(text, font, width=_SUBTITLE_WIDTH * image.width)
         most = max(1, int(_SUBTITLE_HEIGHT * image.height / (size * 1.25)))
         if len(lines) <= most or size == _LEAST_SIZE:
@@ -118,7 +123,7 @@ def _layout(image: Image.Image, text: str) -> tuple[ImageFont.FreeTypeFont, list
         size -= 1
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, *, width: float) -> list[str]:
+def _wrap(text: str, font: Face, *, width: float) -> list[str]:
     """Lines of at most `width` pixels, broken at spaces, and inside a word only where it is wider than a line."""
     lines = [""]
     for word in text.split():
@@ -140,9 +145,6 @@ def _nominal_size(image: Image.Image, rule: tuple[float, int, int]) -> int:
     return min(max(round(share * min(image.size)), least), most)
 
 
-@lru_cache(maxsize=64)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it, found without importing matplotlib."""
-    spec = find_spec("matplotlib")
-    assert spec is not None and spec.origin is not None, "matplotlib is a dependency"
-    return ImageFont.truetype(str(Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"), size)
+    """The time's font."""
+    return load(dejavu(), size)

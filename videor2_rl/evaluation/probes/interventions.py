@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -12,9 +11,8 @@ from numpy.typing import NDArray
 
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import Clip, VideoSample
-from videor2_rl.video.load import load_clip
+from videor2_rl.video.load import cues_of, load_clip
 from videor2_rl.video.overlay import draw_overlays
-from videor2_rl.video.subtitles import parse_srt
 
 Frames = NDArray[np.uint8]
 
@@ -50,8 +48,11 @@ def altered_clip(sample: VideoSample, config: VideoConfig, intervention: str, *,
     """
     bare, _ = load_clip(sample, replace(config, timestamps=False, subtitles=False))
     frames = INTERVENTIONS[intervention](bare.frames, seed)
-    cues = parse_srt(Path(sample.subtitles).read_bytes()) if config.subtitles and sample.subtitles else ()
     drawn = draw_overlays(
-        np.ascontiguousarray(frames.transpose(0, 2, 3, 1)), bare.timestamps_s, timestamps=config.timestamps, cues=cues
+        np.ascontiguousarray(frames.transpose(0, 2, 3, 1)),
+        bare.timestamps_s,
+        timestamps=config.timestamps,
+        cues=cues_of(sample, config),
+        font=config.font,
     )
     return replace(bare, key=f"{bare.key}-{intervention}", frames=np.ascontiguousarray(drawn.transpose(0, 3, 1, 2)))
