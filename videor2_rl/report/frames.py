@@ -134,11 +134,12 @@ def video_config(settings: Mapping[str, Any] | None, *, beside: Path) -> VideoCo
     if settings is None:
         return None
     known = {field.name for field in dataclasses.fields(VideoConfig)}
-    # What shapes no frame need not be said.
+    # What shapes no frame need not be said; records without a rule are from before there was a choice.
     values = {
         "cache_dir": "",
         "num_workers": 1,
         "cpus_per_worker": 1.0,
+        "rule": "player",
         **{key: value for key, value in settings.items() if key in known},
     }
     if values.keys() != known:

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import Clip, VideoSample
-from videor2_rl.video.cache import ClipStats, cached, clip_key, file_hash, load_or_make
+from videor2_rl.video.cache import ClipStats, Made, cached, clip_key, file_hash, load_or_make
 from videor2_rl.video.decode import decode
 from videor2_rl.video.errors import VideoError
+from videor2_rl.video.official.clip import official_clip, read_cues
+from videor2_rl.video.official.subtitles import Cue as OfficialCue
 from videor2_rl.video.overlay import draw_overlays
+from videor2_rl.video.sampling import sample_fps
 from videor2_rl.video.subtitles import Cue, parse_srt
 
 _RECIPE = 2
@@ -30,7 +33,7 @@ def load_clip(sample: VideoSample, config: VideoConfig) -> tuple[Clip, ClipStats
     """
     started = time.perf_counter()
     cache_dir = Path(config.cache_dir)
-    subtitles = Path(sample.subtitles) if config.subtitles and sample.subtitles else None
+    subtitles = drawn_subtitles(sample, config)
     key = clip_key(
         {
             "recipe": _RECIPE,
@@ -65,11 +68,28 @@ def seen_frames(
     clip = None if key is None else cached(Path(config.cache_dir), key)
     if clip is not None:
         return clip.frames, clip.timestamps_s
-    subtitles = Path(sample.subtitles) if config.subtitles and sample.subtitles else None
     try:
-        return _make(sample, config, subtitles)
+        made = _make(sample, config, drawn_subtitles(sample, config))
+        return made.frames, made.times_s
     except OSError as error:
         raise VideoError("unreadable", f"{sample.video}: {error.strerror}") from None
+
+
+def drawn_subtitles(sample: VideoSample, config: VideoConfig) -> Path | None:
+    """The `.srt` that is drawn on the sample's frames; the paper's code knows none beside the clip."""
+    if not config.subtitles or sample.subtitles is None:
+        return None
+    if config.rule == "video_r2_official" and sample.subtitles_beside:
+        return None
+    return Path(sample.subtitles)
+
+
+def drawn_cues(sample: VideoSample, config: VideoConfig) -> tuple[Cue, ...] | tuple[OfficialCue, ...]:
+    """The subtitles that may be drawn on the sample's frames, in order of their start."""
+    file = drawn_subtitles(sample, config)
+    if file is None:
+        return ()
+    return read_cues(file) if config.rule == "video_r2_official" else parse_srt(file.read_bytes())
 
 
 def _hash(video: Path, cache_dir: Path) -> str:
@@ -81,11 +101,12 @@ def _hash(video: Path, cache_dir: Path) -> str:
         raise VideoError("unreadable", f"{video}: {error.strerror}") from None
 
 
-def _make(
-    sample: VideoSample, config: VideoConfig, subtitles: Path | None
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Frames [F, 3, H, W] and times [F]."""
+def _make(sample: VideoSample, config: VideoConfig, subtitles: Path | None) -> Made:
+    if config.rule == "video_r2_official":
+        return official_clip(
+            sample.video, config, start_s=sample.clip_start_s, end_s=sample.clip_end_s, subtitles=subtitles
+        )
     frames, times_s = decode(sample.video, config, start_s=sample.clip_start_s, end_s=sample.clip_end_s)
     cues: tuple[Cue, ...] = parse_srt(subtitles.read_bytes()) if subtitles else ()
     drawn = draw_overlays(frames, times_s, timestamps=config.timestamps, cues=cues)
-    return np.ascontiguousarray(drawn.transpose(0, 3, 1, 2)), times_s
+    return Made(np.ascontiguousarray(drawn.transpose(0, 3, 1, 2)), times_s, sample_fps(times_s))
