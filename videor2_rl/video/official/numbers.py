@@ -63,8 +63,8 @@ def frame_indices(first: int, last: int, count: int) -> NDArray[np.int64]:
 def sample_fps(count: int, available: int, video_fps: float) -> float:
     """What the processor is told: the share of frames taken times the average rate.
 
-    The spacing of the frames is (available - 1) / (count - 1), so this is not their true rate: of 4 frames out of 100
-    it is a quarter too high.
+    The frames stand (available - 1) / (count - 1) pictures apart, so this is not their true rate: of 4 frames it is a
+    third too high.
     """
     return count / available * video_fps
 
