@@ -46,6 +46,7 @@ CLIPS: list[tuple[str, str, str, dict[str, str]]] = [
 
 
 CONFIG = VideoConfig(
+    rule="player",
     fps=4.0,
     min_frames=4,
     max_frames=32,

@@ -80,6 +80,7 @@ def model_config(tiny_model_dir: Path) -> ModelConfig:
 def video_config(tmp_path: Path) -> VideoConfig:
     """What the demo uses, with a cache of the test's own."""
     return VideoConfig(
+        rule="player",
         fps=1.0,
         min_frames=4,
         max_frames=16,

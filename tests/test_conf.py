@@ -1,5 +1,6 @@
 """Every shipped configuration composes into dataclasses; mistakes are named before anything starts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,6 +93,20 @@ def test_the_papers_grpo_settings() -> None:
     assert (run.learner.learning_rate, run.learner.weight_decay) == (1e-6, 0.01)
     assert (run.video.fps, run.video.max_frames, run.video.max_pixels) == (2.0, 32, 360 * 420)
     assert run.model.freeze_vision_tower and run.model.freeze_merger and not run.model.freeze_language_model
+
+
+def test_the_papers_runs_have_the_papers_frames_and_all_else_has_ours() -> None:
+    frames = {}
+    for name, (app, run_type) in EXPERIMENTS.items():
+        video = compose_run(app, run_type, [f"experiment={name}", *PATHS]).video
+        if video.rule == "video_r2_official":
+            frames[name] = (video.fps, video.min_frames, video.max_frames, video.min_pixels, video.max_pixels)
+    assert frames == {
+        "video_r2_7b_grpo": (2.0, 4, 32, 128 * 28 * 28, 360 * 420),
+        "video_r2_7b_sft": (1.0, 4, 128, 128 * 28 * 28, 360 * 420),
+    }
+    alone = compose_run("grpo", GrpoRun, [*PATHS, "video=video_r2_official"]).video
+    assert alone == replace(compose_run("grpo", GrpoRun, PATHS).video, rule="video_r2_official", min_pixels=100352)
 
 
 def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> None:

@@ -103,6 +103,7 @@ def parse_options(question: str) -> tuple[str, ...]:
 
 def _sample(row: Row, default_id: str, *, data: DataConfig) -> VideoSample:
     given = parse_options(row.question) if row.options is None else tuple(map(_without_letter, row.options))
+    subtitles, is_beside = _subtitles(row.video, data)
     return VideoSample(
         sample_id=default_id if row.id is None else row.id,
         video=str((Path(data.media_dir) / row.video).absolute()),
@@ -111,7 +112,8 @@ def _sample(row: Row, default_id: str, *, data: DataConfig) -> VideoSample:
         temporal_grounding=row.temporal_grounding,
         problem_type=row.problem_type,
         options=given,
-        subtitles=_subtitles(row.video, data),
+        subtitles=subtitles,
+        subtitles_beside=is_beside,
         clip_start_s=row.video_start_s,
         clip_end_s=row.video_end_s,
         system_prompt=row.system_prompt,
@@ -123,14 +125,15 @@ def _without_letter(option: str) -> str:
     return re.sub(r"^\(?[A-Z][.):]\s+", "", option.strip())
 
 
-def _subtitles(video: str, data: DataConfig) -> str | None:
-    """The clip's subtitles: of the same relative path in the subtitles folder, else beside the clip."""
-    for folder in (data.subtitles_dir, data.media_dir):
+def _subtitles(video: str, data: DataConfig) -> tuple[str | None, bool]:
+    """The clip's subtitles: of the same relative path in the subtitles folder, else beside the clip; and whether it is
+    the latter."""
+    for folder, is_beside in ((data.subtitles_dir, False), (data.media_dir, True)):
         for suffix in _SUBTITLES if folder is not None else ():
             path = (Path(folder or "") / video).with_suffix(suffix).absolute()
             if path.is_file():
-                return str(path)
-    return None
+                return str(path), is_beside
+    return None, False
 
 
 def target_of(sample: VideoSample) -> Target:

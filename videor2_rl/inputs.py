@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from rewards.text.times import parse_time_key
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, SftRun, VideoConfig
 from videor2_rl.dataset import load_samples
 from videor2_rl.types import VideoSample
 from videor2_rl.video.decode import duration_s
 from videor2_rl.video.errors import VideoError
+from videor2_rl.video.load import drawn_subtitles
 from videor2_rl.video.subtitle_check import check_drawing, look_at_subtitles
 
 logger = logging.getLogger(__name__)
@@ -73,10 +74,12 @@ def check_rows(samples: Sequence[VideoSample], file: str, *, run: GrpoRun | SftR
         log_faults(file, outside_of_files(samples, limit=CLIPS_MEASURED), OUTSIDE)
     log_faults(file, unreadable_keys(samples), UNREADABLE)
     if run.video.subtitles:
-        found, clips = count_subtitles(samples)
+        found, clips = count_subtitles(samples, run.video)
         level = logging.WARNING if found == 0 and data.subtitles_dir is not None else logging.INFO
         logger.log(level, "%s: %d of %d clips have subtitles", file, found, clips)
-        subtitles = look_at_subtitles(samples, run.video, limit=CLIPS_MEASURED)
+        # The paper's own reading says of each file what it draws when the clip is made.
+        looked_at = samples if run.video.rule == "player" else ()
+        subtitles = look_at_subtitles(looked_at, run.video, limit=CLIPS_MEASURED)
         for faults, text in (
             (subtitles.faults, subtitles.fault_text()),
             (subtitles.unreadable, subtitles.unreadable_text()),
@@ -191,9 +194,9 @@ def log_faults(file: str, faults: Sequence[KeyFault], what: tuple[str, str]) -> 
         logger.warning("%s: %s", file, fault_text(faults, what))
 
 
-def count_subtitles(samples: Sequence[VideoSample]) -> tuple[int, int]:
-    """Clips that have subtitles, and clips."""
-    has = {sample.video: sample.subtitles is not None for sample in samples}
+def count_subtitles(samples: Sequence[VideoSample], video: VideoConfig) -> tuple[int, int]:
+    """Clips that have subtitles to be drawn, and clips."""
+    has = {sample.video: drawn_subtitles(sample, video) is not None for sample in samples}
     return sum(has.values()), len(has)
 
 

@@ -35,6 +35,8 @@ class VideoSample:
     """Texts of options A, B, C, ... where the question offers options."""
     subtitles: str | None = None
     """Absolute path of the clip's `.srt`, None where there is none."""
+    subtitles_beside: bool = False
+    """They lie beside the clip and not in the subtitles folder; `video.rule=video_r2_official` draws no such ones."""
     clip_start_s: float | None = None
     clip_end_s: float | None = None
     system_prompt: str | None = None
@@ -52,9 +54,11 @@ class Clip:
     frames: NDArray[np.uint8]
     """[F, 3, H, W] uint8."""
     timestamps_s: NDArray[np.float64]
-    """[F] true presentation times in seconds from the start of the file."""
+    """[F] true presentation times in seconds from the start of the file; under `video.rule=video_r2_official` index /
+    average rate."""
     sample_fps: float
-    """Sampled frames per second: (F - 1) / (last - first timestamp)."""
+    """Sampled frames per second, as the processor is told: (F - 1) / (last - first timestamp); the official
+    rule counts otherwise."""
 
 
 @dataclass(frozen=True)

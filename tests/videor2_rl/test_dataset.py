@@ -75,9 +75,14 @@ def test_subtitles_lie_in_their_own_folder_or_beside_the_clip(tmp_path: Path) ->
     assert load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")[0].subtitles is None
     beside.touch()
     assert load(tmp_path, [row()])[0].subtitles == str(beside)
-    assert load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")[0].subtitles == str(beside)
+    (found,) = load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")
+    assert found.subtitles == str(beside) and found.subtitles_beside
     own.touch()
-    assert load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")[0].subtitles == str(own)
+    (within,) = load(tmp_path, [row()], subtitles_dir=tmp_path / "subtitles")
+    assert within.subtitles == str(own) and not within.subtitles_beside
+    # One folder for both, named as the one of subtitles.
+    (within,) = load(tmp_path, [row()], subtitles_dir=tmp_path / "media")
+    assert within.subtitles == str(beside) and not within.subtitles_beside
     assert load(tmp_path, [row()])[0].subtitles == str(beside)
 
 

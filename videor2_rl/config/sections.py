@@ -81,6 +81,9 @@ DEFAULT_IMPORTANCE_CAP = 2.0
 class VideoConfig(Section):
     """How frames are sampled, sized and drawn on."""
 
+    rule: Literal["player", "video_r2_official"]
+    """player: frames by their true times, drawn on at the size the model sees. video_r2_official: as the code of
+    arXiv:2511.23478 makes them (`videor2_rl.video.official`)."""
     fps: float
     """Frames sampled per second of video."""
     min_frames: int

@@ -255,8 +255,9 @@ def sample_sizes(
     from videor2_rl.doctor.lengths import lengths_of
     from videor2_rl.doctor.sizing import SampleSize
     from videor2_rl.inputs import outside_keys
-    from videor2_rl.video.decode import decode, probe
+    from videor2_rl.video.decode import probe
     from videor2_rl.video.errors import VideoError
+    from videor2_rl.video.load import seen_frames
 
     builder = lengths_of(run.model)
     sizes: list[SampleSize] = []
@@ -269,7 +270,7 @@ def sample_sizes(
             times_s, height, width = probe(sample.video, run.video, **bounds)
             if len(seconds) < 8:
                 started = time.perf_counter()
-                decode(sample.video, run.video, **bounds)
+                seen_frames(sample, run.video)
                 seconds.append(time.perf_counter() - started)
         except VideoError as error:
             skipped.append(str(error))

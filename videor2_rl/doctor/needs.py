@@ -70,7 +70,7 @@ def row_needs(run: AnyRun, samples: Sequence[VideoSample], outside: Sequence[Key
             Need("time keys outside their clips", len(outside), None, "keys", f"of the samples looked at, {texts[1]}"),
         ]
     if run.video.subtitles:
-        found, clips = count_subtitles(samples)
+        found, clips = count_subtitles(samples, run.video)
         needs.append(
             Need("clips with subtitles", found, None, "clips", f"{found} of {clips} clips have subtitles to be drawn")
         )

@@ -58,6 +58,7 @@ def sample_result(
         clip_start_s=sample.clip_start_s,
         clip_end_s=sample.clip_end_s,
         subtitles=sample.subtitles,
+        subtitles_beside=sample.subtitles_beside,
         claims=tuple(claims),
         references=tuple(references),
         failed={metric: reasons[term] for metric, term in TERM_OF.items() if term in reasons},

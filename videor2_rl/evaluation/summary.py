@@ -67,6 +67,7 @@ class SampleResult:
     clip_end_s: float | None = None
     subtitles: str | None = None
     """The clip's `.srt`."""
+    subtitles_beside: bool = False
     failed: Mapping[str, str] = field(default_factory=dict)
     """Metric -> why its judging failed, for those that are None because of it; the other Nones abstained."""
 
@@ -242,6 +243,7 @@ def sample_row(result: SampleResult, *, doc_id: int) -> dict[str, Any]:
             "clip_start_s": result.clip_start_s,
             "clip_end_s": result.clip_end_s,
             "subtitles": result.subtitles,
+            "subtitles_beside": result.subtitles_beside,
         },
         "target": result.target,
         "input": result.question,

@@ -19,7 +19,7 @@ from videor2_rl.inputs import outside_keys
 from videor2_rl.model.prompt import PromptBuilder
 from videor2_rl.types import Clip, Prompt, VideoSample
 from videor2_rl.video.errors import VideoError
-from videor2_rl.video.load import cues_of, load_clip
+from videor2_rl.video.load import drawn_cues, load_clip
 
 _LOSSLESS_PIXELS = 200 * 200
 """Frames up to this size are shown as PNG: there every pixel counts and costs little."""
@@ -158,7 +158,7 @@ def _cues(sample: VideoSample, video: VideoConfig, *, start_s: float, end_s: flo
     """The subtitles within the clip, where they are drawn."""
     return tuple(
         _on_line(f"{cue.start_s:.1f}-{cue.end_s:.1f} s", cue.text, (cue.start_s, cue.end_s), start_s, end_s, "")
-        for cue in cues_of(sample, video)
+        for cue in drawn_cues(sample, video)
         if cue.end_s >= start_s and cue.start_s <= end_s
     )
 

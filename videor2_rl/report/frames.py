@@ -134,7 +134,7 @@ def video_config(settings: Mapping[str, Any] | None, *, beside: Path) -> VideoCo
     if settings is None:
         return None
     known = {field.name for field in dataclasses.fields(VideoConfig)}
-    # What shapes no frame need not be said.
+    # What shapes no frame need not be said; records without a rule are from before there was a choice.
     values = {
         "cache_dir": "",
         "num_workers": 1,
@@ -142,6 +142,7 @@ def video_config(settings: Mapping[str, Any] | None, *, beside: Path) -> VideoCo
         "decoder": "auto",
         "font": None,
         "subtitle_encoding": None,
+        "rule": "player",
         **{key: value for key, value in settings.items() if key in known},
     }
     if values.keys() != known:

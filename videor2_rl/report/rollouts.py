@@ -187,6 +187,7 @@ def _clip_of(row: Mapping[str, Any]) -> VideoSample:
         question="",
         solution="",
         subtitles=doc.get("subtitles"),
+        subtitles_beside=doc.get("subtitles_beside", False),
         clip_start_s=doc.get("clip_start_s"),
         clip_end_s=doc.get("clip_end_s"),
     )

@@ -2,7 +2,7 @@
 
 It saves work and nothing else: where it cannot be written, clips are made anew each time, and callers are told why.
 
-<cache_dir>/clips/ab/<key>.npz       frames and times
+<cache_dir>/clips/ab/<key>.npz       frames, times and rate
 <cache_dir>/clips/ab/<key>.decodes   one byte for every time the clip was decoded
 <cache_dir>/files/ab/<name>          hash of a file, by path, size and modification time
 """
@@ -24,10 +24,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videor2_rl.types import Clip
-from videor2_rl.video.sampling import sample_fps
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 """What numpy raises on an entry cut short by a full disk or a crash of the machine."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What decoding gives."""
+
+    frames: NDArray[np.uint8]
+    """[F, 3, H, W]"""
+    times_s: NDArray[np.float64]
+    """[F]"""
+    sample_fps: float
+    """As `Clip.sample_fps`."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +70,8 @@ def clip_key(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def load_or_make(
-    cache_dir: Path, key: str, make: Callable[[], tuple[NDArray[np.uint8], NDArray[np.float64]]]
-) -> Stored:
-    """The clip stored under `key`, or `make()`'s frames [F, 3, H, W] and times [F], stored for everyone.
+def load_or_make(cache_dir: Path, key: str, make: Callable[[], Made]) -> Stored:
+    """The clip stored under `key`, or what `make()` gives, stored for everyone.
 
     Of several processes that miss the same key at once, one calls `make` and the others wait for it.
     """
@@ -74,11 +83,11 @@ def load_or_make(
         clip = _load(entry, key)
         if clip is not None:
             return Stored(clip, _count(entry), is_cached=True, cache_fault=None)
-        frames, times_s = make()
+        made = make()
         if fault is None:
-            fault = _store(entry, frames, times_s)
+            fault = _store(entry, made)
         decodes = _count(entry) if fault is None else 1
-        return Stored(_clip(key, frames, times_s), decodes, is_cached=False, cache_fault=fault)
+        return Stored(_clip(key, made), decodes, is_cached=False, cache_fault=fault)
 
 
 @contextlib.contextmanager
@@ -96,12 +105,17 @@ def _sole_maker(entry: Path) -> Iterator[str | None]:
         yield fault
 
 
-def _store(entry: Path, frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> str | None:
+def _store(entry: Path, made: Made) -> str | None:
     """Count the clip and store it; why that could not be done, else None."""
     try:
         with entry.with_suffix(".decodes").open("ab") as file:
             file.write(b".")
-        _publish(entry, lambda file: np.savez(file, frames=frames, timestamps_s=times_s))
+        _publish(
+            entry,
+            lambda file: np.savez(
+                file, frames=made.frames, timestamps_s=made.times_s, sample_fps=np.float64(made.sample_fps)
+            ),
+        )
     except OSError as error:
         return _fault(error)
     return None
@@ -152,13 +166,13 @@ def file_hash(path: Path, cache_dir: Path) -> str:
 def _load(entry: Path, key: str) -> Clip | None:
     try:
         with np.load(entry) as arrays:
-            return _clip(key, arrays["frames"], arrays["timestamps_s"])
+            return _clip(key, Made(arrays["frames"], arrays["timestamps_s"], float(arrays["sample_fps"])))
     except _DAMAGED:
         return None
 
 
-def _clip(key: str, frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> Clip:
-    return Clip(key=key, frames=frames, timestamps_s=times_s, sample_fps=sample_fps(times_s))
+def _clip(key: str, made: Made) -> Clip:
+    return Clip(key=key, frames=made.frames, timestamps_s=made.times_s, sample_fps=made.sample_fps)
 
 
 def _publish(path: Path, write: Callable[[Any], object]) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.video.errors import VideoError
+from videor2_rl.video.official.clip import official_probe
 from videor2_rl.video.sampling import choose_frames, choose_size
 from videor2_rl.video.sources import Source, sources
 from videor2_rl.video.timeline import opened
@@ -16,7 +17,8 @@ from videor2_rl.video.timeline import opened
 def decode(
     path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Sampled and resized frames [F, H, W, 3] uint8, and when a player shows them: times [F] in seconds.
+    """Sampled and resized frames [F, H, W, 3] uint8, and when a player shows them: times [F] in seconds; of
+    `video.rule=player`.
 
     Raises:
         VideoError: with the reason.
@@ -34,12 +36,14 @@ def decode(
 def probe(
     path: str, config: VideoConfig, *, start_s: float | None, end_s: float | None
 ) -> tuple[NDArray[np.float64], int, int]:
-    """Times [F] in seconds, height and width of the frames that `decode` would give, for the cost of one frame; of all
-    frames where only decoding tells the times.
+    """Times [F] in seconds, height and width of the frames that `load_clip` would give, for the cost of one frame; of
+    all frames where only decoding tells the times.
 
     Raises:
         VideoError: with the reason.
     """
+    if config.rule == "video_r2_official":
+        return official_probe(path, config, start_s=start_s, end_s=end_s)
     source = next(sources(path, config.decoder, start_s=start_s, end_s=end_s))
     return source.times_s[_choose(source, config, start_s=start_s, end_s=end_s)], *_size(source, config)
 

@@ -243,6 +243,7 @@ def test_a_row_holds_the_sample_the_response_and_what_led_to_its_scores() -> Non
             "clip_start_s": None,
             "clip_end_s": None,
             "subtitles": None,
+            "subtitles_beside": False,
         },
         "target": "<answer>A</answer>",
         "input": "Which?",

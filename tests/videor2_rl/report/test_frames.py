@@ -172,7 +172,7 @@ def test_the_page_stays_below_three_megabytes(tmp_path: Path, clip: VideoSample,
     key = "ab" * 32
     cache = tmp_path / "cache"
     (cache / "clips" / "ab").mkdir(parents=True)
-    np.savez(cache / "clips" / "ab" / f"{key}.npz", frames=noise, timestamps_s=np.arange(32.0))
+    np.savez(cache / "clips" / "ab" / f"{key}.npz", frames=noise, timestamps_s=np.arange(32.0), sample_fps=1.0)
     run = demo_folder / "grpo"
     claims = [
         {"start_s": float(s), "end_s": float(s), "text": "x " * 20, "reference": None, "outcome": "time"}

@@ -1,7 +1,6 @@
 """Encodings are told, or not guessed."""
 
 # Letters of other scripts are what this is about.
-# ruff: noqa: RUF001
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from videor2_rl.config.sections import VideoConfig
 from videor2_rl.types import Clip, VideoSample
-from videor2_rl.video.load import cues_of, load_clip
+from videor2_rl.video.load import cues_of, drawn_subtitles, load_clip
+from videor2_rl.video.official.clip import official_clip
 from videor2_rl.video.overlay import draw_overlays
 
 Frames = NDArray[np.uint8]
@@ -46,6 +47,8 @@ def altered_clip(sample: VideoSample, config: VideoConfig, intervention: str, *,
     Raises:
         VideoError: the clip cannot be used.
     """
+    if config.rule == "video_r2_official":
+        return _official(sample, config, intervention, seed=seed)
     bare, _ = load_clip(sample, replace(config, timestamps=False, subtitles=False))
     frames = INTERVENTIONS[intervention](bare.frames, seed)
     drawn = draw_overlays(
@@ -56,3 +59,17 @@ def altered_clip(sample: VideoSample, config: VideoConfig, intervention: str, *,
         font=config.font,
     )
     return replace(bare, key=f"{bare.key}-{intervention}", frames=np.ascontiguousarray(drawn.transpose(0, 3, 1, 2)))
+
+
+def _official(sample: VideoSample, config: VideoConfig, intervention: str, *, seed: int) -> Clip:
+    """There the true pictures are altered at their full size: overlays are drawn before the resize."""
+    key = load_clip(sample, config)[0].key
+    made = official_clip(
+        sample.video,
+        config,
+        start_s=sample.clip_start_s,
+        end_s=sample.clip_end_s,
+        subtitles=drawn_subtitles(sample, config),
+        alter=lambda pictures: INTERVENTIONS[intervention](pictures, seed),
+    )
+    return Clip(f"{key}-{intervention}", made.frames, made.times_s, made.sample_fps)
