@@ -42,6 +42,7 @@ def refusal(folder: Path) -> str:
 def test_the_checkpoints_own_weights_are_whole(tiny_model_dir: Path, tiny_qwen3_vl_dir: Path) -> None:
     for folder in (tiny_model_dir, tiny_qwen3_vl_dir):
         check_weights(str(folder), key="model.path")
+        assert len(expected_weights(str(folder)).shapes) == len(load_file(folder / "model.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,7 @@ def test_a_weight_of_another_shape_is_named(checkpoint: Path) -> None:
 def test_more_weights_than_the_model_needs_pass(checkpoint: Path) -> None:
     rewrite(checkpoint, lambda tensors: {**tensors, "value_head.weight": torch.zeros(1, 4)})
     check_weights(str(checkpoint), key="model.path")
+    assert "value_head.weight" in load_file(checkpoint / "model.safetensors")
 
 
 def shard(folder: Path) -> list[Path]:
