@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -129,9 +130,15 @@ def write_numbered(
                 frame.pts, frame.time_base = tick, Fraction(1, RATE)
                 file.mux(stream.encode(frame))
             file.mux(stream.encode())
+        _as_before()
         return path
 
     return write
+
+
+def _as_before() -> None:
+    """SVT-AV1 leaves root's process at real-time priority; every child would inherit it and starve the others."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @pytest.fixture
