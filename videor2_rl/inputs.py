@@ -134,7 +134,7 @@ def check_time_keys(samples: Sequence[VideoSample], file: str, *, data: DataConf
         raise ConfigError(
             f"{file}: {len(blind)} of {len(grounded)} rows with a temporal_grounding have no key that can be read as a "
             f"time, more than data.max_skipped_frac={data.max_skipped_frac}; first: row {blind[0].sample_id}, key "
-            f"{key!r}; write MM:SS, HH:MM:SS, seconds or a range of them (docs/data.md), or leave temporal_grounding out"
+            f"{key!r}; write MM:SS, HH:MM:SS, seconds or a range of them (docs/data.md), or leave the column out"
         )
 
 
