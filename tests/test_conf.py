@@ -185,6 +185,19 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
             ["learner.sequence_parallel_size=2"],
             "learner.sequence_parallel_size: found 2, and the attention over packed",
         ),
+        (
+            ["model=qwen2_5_vl_lora", "model.lora.dora=true", "learner=deepspeed_zero3"],
+            "model.lora.dora: found true with learner.backend=deepspeed_zero3",
+        ),
+        (
+            ["rollout.tensor_parallel_size=2"],
+            "rollout.gpus_per_worker: found 1 with rollout.tensor_parallel_size=2; a worker's model is split over all "
+            "of its GPUs, so give rollout.gpus_per_worker=2 rollout.tensor_parallel_size=2",
+        ),
+        (["rollout.gpus_per_worker=2"], "rollout.gpus_per_worker: found 2 with rollout.tensor_parallel_size=1"),
+        (["rollout.gpus_per_worker=1.5"], "rollout.gpus_per_worker: found 1.5"),
+        (["learner.gpus_per_rank=0.5"], "learner.gpus_per_rank: found 0.5 on cluster.device=cuda"),
+        (["reference.gpus_per_rank=0"], "reference.gpus_per_rank: found 0 on cluster.device=cuda"),
         (["algorithm.clip_low=2"], "algorithm.clip_low, clip_high: found 2.0, 0.2"),
         (["algorithm.ratio_cap=1"], "algorithm.ratio_cap: found 1.0 with algorithm.policy_loss=vanilla"),
         (["algorithm=gspo", "algorithm.ratio_cap=3"], "algorithm.ratio_cap: found 3.0 with algorithm.policy_loss=gspo"),
@@ -197,6 +210,16 @@ def test_a_bad_value_is_named_with_its_mend(overrides: list[str], sentence: str)
         compose_run("grpo", GrpoRun, [*PATHS, *overrides])
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_rollout_workers_gpus_follow_its_tensor_parallel_size() -> None:
+    for accepted in (
+        ["rollout.tensor_parallel_size=2", "rollout.gpus_per_worker=2"],
+        ["rollout.gpus_per_worker=0.5"],
+        ["cluster=cpu", "model.dtype=float32", "rollout.tensor_parallel_size=2"],
+        ["algorithm.kl_coefficient=0", "reference.gpus_per_rank=0"],
+    ):
+        compose_run("grpo", GrpoRun, [*PATHS, *accepted])
 
 
 @pytest.mark.parametrize(

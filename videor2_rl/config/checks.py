@@ -6,7 +6,7 @@ from rewards.judge import needs_judge
 from rewards.types import RewardConfig
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
-from videor2_rl.config.resources import parts_of
+from videor2_rl.config.resources import has_reference, parts_of
 from videor2_rl.config.sections import (
     AlgorithmConfig,
     EvaluateRun,
@@ -81,9 +81,16 @@ def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
             run.cluster.device == "cuda" or part.gpus == 0 or part.name == "judge",
             f"{part.key}: each {part.name} asks for {part.gpus:g} GPU on cluster.device=cpu; set its GPUs to 0",
         )
+    if run.cluster.device == "cuda":
+        _check_gpus(run)
     if not isinstance(run, EvaluateRun):
         _check_learner(run.learner)
         _check_lora(run.model)
+        require(
+            not (run.model.lora.rank > 0 and run.model.lora.dora and run.learner.backend == "deepspeed_zero3"),
+            "model.lora.dora: found true with learner.backend=deepspeed_zero3, and DoRA reads whole weights where "
+            "ZeRO-3 has shards; give learner=fsdp2 or learner=deepspeed_zero2, or model.lora.dora=false",
+        )
     if not isinstance(run, SftRun):
         _check_rollout(run.rollout)
         _check_reward(run.reward)
@@ -104,6 +111,26 @@ def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
             f"evaluation.checkpoints: found {list(run.evaluation.checkpoints)}; "
             "give evaluation.checkpoints=[NAME:FOLDER]",
         )
+
+
+def _check_gpus(run: GrpoRun | SftRun | EvaluateRun) -> None:
+    """vLLM splits a model over exactly the GPUs that its worker is given, and verl gives each rank a whole one."""
+    if not isinstance(run, SftRun):
+        gpus, ranks = run.rollout.gpus_per_worker, run.rollout.tensor_parallel_size
+        require(
+            gpus == ranks or (ranks == 1 and 0 < gpus < 1),
+            f"rollout.gpus_per_worker: found {gpus:g} with rollout.tensor_parallel_size={ranks}; a worker's model is "
+            f"split over all of its GPUs, so give rollout.gpus_per_worker={ranks} "
+            f"rollout.tensor_parallel_size={ranks}",
+        )
+    if not isinstance(run, EvaluateRun):
+        _check_whole_gpu(run.learner.gpus_per_rank, "learner.gpus_per_rank")
+    if isinstance(run, GrpoRun) and has_reference(run):
+        _check_whole_gpu(run.reference.gpus_per_rank, "reference.gpus_per_rank")
+
+
+def _check_whole_gpu(gpus: float, key: str) -> None:
+    require(gpus == 1, f"{key}: found {gpus:g} on cluster.device=cuda, and each rank computes on one GPU; give 1")
 
 
 def _check_reward(reward: RewardConfig) -> None:

@@ -56,8 +56,10 @@ def _candidates(run: AnyRun, need: Need) -> Iterator[tuple[str, AnyRun]]:
         if run.cluster.device == "cpu":
             yield "rollout.kv_cache_gib=1", replace(run, rollout=replace(rollout, kv_cache_gib=1))
         for ranks in _doublings(rollout.tensor_parallel_size, up_to=8):
-            changed = replace(rollout, tensor_parallel_size=ranks)
-            yield f"rollout.tensor_parallel_size={ranks}", replace(run, rollout=changed)
+            changed, text = replace(rollout, tensor_parallel_size=ranks), f"rollout.tensor_parallel_size={ranks}"
+            if run.cluster.device == "cuda":
+                changed, text = replace(changed, gpus_per_worker=ranks), f"{text} rollout.gpus_per_worker={ranks}"
+            yield text, replace(run, rollout=changed)
     elif need.name == "reference rank memory" and isinstance(run, GrpoRun):
         for ranks in _doublings(run.reference.num_ranks, up_to=64):
             changed_reference = replace(run.reference, num_ranks=ranks)

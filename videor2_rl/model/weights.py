@@ -8,13 +8,16 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.model.folder import is_lfs_pointer, read_model_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PREFIXES = {
     "base_model.model.": "these are the weights of a PEFT model: merge its adapter (merge_and_unload) and save that",
@@ -92,6 +95,37 @@ def check_weights(path: str, *, key: str) -> None:
             f"{key}: {len(misshapen)} weights in {path} have another shape than its config.json says, first {name}: "
             f"{list(found[name])} instead of {list(expected.shapes[name])}; give weights and config.json of one model"
         )
+
+
+class StoredWeights:
+    """A folder's weights under their model's names, each read when it is asked for; `check_weights` comes before."""
+
+    def __init__(self, path: str) -> None:
+        namer, key = _namer(path), "model.path"
+        files = [(file, _stored(file, key=key)) for file in _files(Path(path), key=key)]
+        self._places = {namer(name): (file, name) for file, shapes in files for name in shapes}
+        self._open = {file: _opened(file) for file, _ in files}
+
+    def read(self, name: str) -> Tensor:
+        """In the dtype that it is stored in, in host memory.
+
+        Raises:
+            KeyError: the files hold no such weight.
+        """
+        file, stored_name = self._places[name]
+        return self._open[file](stored_name)
+
+
+def _opened(file: Path) -> Callable[[str], Tensor]:
+    """Name -> tensor of one file, which is mapped into memory and not read as a whole."""
+    if file.suffix == ".bin":
+        import torch
+
+        tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        return tensors.__getitem__
+    from safetensors import safe_open
+
+    return safe_open(file, framework="pt").get_tensor  # type: ignore[no-any-return]
 
 
 def fetch_again(path: str) -> str:

@@ -5,6 +5,7 @@ Runs inside Ray; `workers.learner.learner` and `workers.learner.reference` are t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -67,6 +68,17 @@ SHARES = {"dispatch_fn": _one_share_each, "collect_fn": _references}
 EVERY_RANK = {"dispatch_fn": _same_for_all, "collect_fn": _references}
 
 
+def threads_beside_a_gpu(num_cpus: int, *, num_gpus: float) -> int:
+    """A GPU's share of its node's CPUs: loading, casting, and with `learner.cpu_offload` the optimiser run on them."""
+    return max(1, num_cpus // max(1, int(num_gpus)))
+
+
+def node_gpus() -> float:
+    """GPUs of the Ray node that this process is on, whoever holds them."""
+    here = ray.get_runtime_context().get_node_id()
+    return next(node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["NodeID"] == here)
+
+
 class LearnerWorker(TrainingWorker):
     """A rank; methods that take micro-batches must be called on all ranks with equally many."""
 
@@ -74,7 +86,10 @@ class LearnerWorker(TrainingWorker):
     _saving: Future[dict[str, FileSum]]
 
     def __init__(self, config: TrainingWorkerConfig) -> None:
-        if get_device_name() == "cpu" and not torch.distributed.is_initialized():
+        if get_device_name() != "cpu":
+            # Ray gives a process as many threads as it counts CPUs for it, which on a GPU is one.
+            torch.set_num_threads(threads_beside_a_gpu(len(os.sched_getaffinity(0)), num_gpus=node_gpus()))
+        elif not torch.distributed.is_initialized():
             from workers.learner.engines.cpu_platform import init_cpu_process_group
 
             init_cpu_process_group()

@@ -23,7 +23,13 @@ def test_the_demo_fits_two_cpus() -> None:
 
 
 def test_every_part_is_counted() -> None:
-    sizes = ["rollout.num_workers=4", "rollout.gpus_per_worker=2", "learner.num_ranks=8", "reference.num_ranks=3"]
+    sizes = [
+        "rollout.num_workers=4",
+        "rollout.gpus_per_worker=2",
+        "rollout.tensor_parallel_size=2",
+        "learner.num_ranks=8",
+        "reference.num_ranks=3",
+    ]
     sizes += ["reward_workers.num_workers=5", "reward_workers.cpus_per_worker=0.5", "video.num_workers=6"]
     judge = ["judge=managed", "judge.model_path=j", "judge.num_gpus=2"]
     run = compose_run("grpo", GrpoRun, [*PAPER, *sizes, *judge])

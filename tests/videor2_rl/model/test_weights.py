@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.model.folder import check_checkpoint
-from videor2_rl.model.weights import check_weights, expected_weights
+from videor2_rl.model.weights import StoredWeights, check_weights, expected_weights
 from videor2_rl.run.files import apply_umask
 
 Tensors = dict[str, torch.Tensor]
@@ -152,6 +152,26 @@ def test_weights_in_torchs_own_format_are_read(checkpoint: Path) -> None:
     assert "save its .module" in refusal(checkpoint)
     file.write_bytes(file.read_bytes()[:1000])
     assert f"{file} cannot be read" in refusal(checkpoint)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_weights_are_read_one_by_one_under_the_models_names(suffix: str, checkpoint: Path) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    tensors = load_file(checkpoint / "model.safetensors")
+    published = {
+        n.replace("model.visual.", "visual.").replace("model.language_model.", "model."): tensors[n] for n in tensors
+    }
+    rewrite(checkpoint, lambda _: published)
+    loaded = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+    if suffix == "bin":
+        (checkpoint / "model.safetensors").unlink()
+        torch.save(published, checkpoint / "pytorch_model.bin")
+    stored = StoredWeights(str(checkpoint))
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(stored.read(name).float(), parameter)
+    with pytest.raises(KeyError):
+        stored.read("value_head.weight")
 
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123\n"

@@ -17,8 +17,9 @@ from verl.workers.engine import EngineRegistry
 
 from videor2_rl.model.packing import MicroBatch
 from videor2_rl.run.shards import Fragment, StoredTensors
-from workers.learner.engines.fsdp import MODEL_TYPE, LossFunction, PackedFSDPEngine, PackedFSDPEngineConfig
+from workers.learner.engines.fsdp import ATTENTION, MODEL_TYPE, LossFunction, PackedFSDPEngine, PackedFSDPEngineConfig
 from workers.learner.engines.lora import plain_weights
+from workers.learner.engines.partitioned import load_partitioned
 from workers.learner.engines.state import Piece, restore_state, state_of
 
 if TYPE_CHECKING:
@@ -58,16 +59,25 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
             deepspeed.ops.__compatible_ops__ = {}
         module = self._build_module()
         optimizer = None if self.engine_config.forward_only else self._build_optimizer(module)
-        # A forward pass alone has nothing to shard but weights: ZeRO-3, or none.
-        stage = self.engine_config.zero_stage
-        if optimizer is None and stage < 3:
-            stage = 0
         self.module, self.optimizer, _, _ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=self._deepspeed_config(stage), dist_init_required=False
+            model=module, optimizer=optimizer, config=self._deepspeed_config(), dist_init_required=False
         )
         self.lr_scheduler = None if optimizer is None else self._build_lr_scheduler(optimizer)
 
-    def _deepspeed_config(self, stage: int) -> dict[str, Any]:
+    def _load_checkpoint(self) -> nn.Module:
+        """The model in the dtype in which DeepSpeed keeps weights: whole on every rank, with ZeRO-3 in shards."""
+        from transformers import AutoModelForImageTextToText
+
+        path, dtype = self.model_config.path, self.compute_dtype
+        if self.engine_config.zero_stage == 3:
+            return load_partitioned(path, dtype, ATTENTION, deepspeed_config=self._deepspeed_config())
+        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=ATTENTION)
+
+    def _deepspeed_config(self) -> dict[str, Any]:
+        # A forward pass alone has nothing to shard but weights: ZeRO-3, or none.
+        stage = self.engine_config.zero_stage
+        if self.engine_config.forward_only and stage < 3:
+            stage = 0
         zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "contiguous_gradients": True}
         if self.engine_config.offload_policy:
             zero["offload_optimizer"] = {"device": "cpu"}

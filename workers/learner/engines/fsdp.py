@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 MODEL_TYPE = "packed_groups"
 """Our engines' name in verl's registry, where "language_model" on CUDA is taken."""
 
+ATTENTION = {"": "sdpa", "text_config": PACKED_GROUPS, "vision_config": "sdpa"}
+"""As transformers takes it, a choice for each part of a model."""
+
 LossFunction = Callable[[TokenScores, PackedBatch, MicroBatch], tuple["Tensor | None", Any]]
 """(scores of the S response tokens, the packed sequence, its groups) -> the loss, None where there is none, and any
 result."""
@@ -75,20 +78,12 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         self.pixel_norm = PixelNorm(tuple(video_processor.image_mean), tuple(video_processor.image_std))
 
     def _build_module(self) -> nn.Module:
-        """The checkpoint as transformers loads it.
+        """The checkpoint with what trains, and with adapters where they are asked for.
 
         verl's own version would also replace the model's forward by one that computes logits for every token.
         """
-        from transformers import AutoModelForImageTextToText
-
         register_packed_attention()
-        tied = self.model_config.hf_config.tie_word_embeddings
-        with get_init_weight_context_manager(use_meta_tensor=not tied, mesh=self.device_mesh)():
-            module = AutoModelForImageTextToText.from_pretrained(
-                self.model_config.path,
-                dtype=PrecisionType.to_dtype(self.engine_config.model_dtype),
-                attn_implementation={"": "sdpa", "text_config": PACKED_GROUPS, "vision_config": "sdpa"},
-            )
+        module = self._load_checkpoint()
         if self.model_config.enable_gradient_checkpointing:
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         freeze(
@@ -98,6 +93,18 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             language_model=self.engine_config.freeze_language_model,
         )
         return module if self.engine_config.lora is None else add_adapters(module, self.engine_config.lora)
+
+    def _load_checkpoint(self) -> nn.Module:
+        """The model in host memory; where weights are not tied on rank 0 alone, from which FSDP2 hands out shards."""
+        from transformers import AutoModelForImageTextToText
+
+        tied = self.model_config.hf_config.tie_word_embeddings
+        with get_init_weight_context_manager(use_meta_tensor=not tied, mesh=self.device_mesh)():
+            return AutoModelForImageTextToText.from_pretrained(
+                self.model_config.path,
+                dtype=PrecisionType.to_dtype(self.engine_config.model_dtype),
+                attn_implementation=ATTENTION,
+            )
 
     def _build_fsdp_module(self, module: nn.Module) -> nn.Module:
         # verl keeps a forward-only model in pinned host memory and copies it to the GPU layer by layer; without a
@@ -129,15 +136,14 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
 
         Args:
             data: equally many on every rank, their prompts resolved (`PromptHandle.ref` is the Prompt).
-            loss_function: its losses add up to this rank's loss; FSDP averages the gradients over ranks.
+            loss_function: its losses add up to this rank's loss; FSDP averages the gradients over ranks, after every
+                micro-batch: kept until the last one, they would be whole on every rank.
             temperature: of the scores that it gets.
             forward_only: no gradients.
         """
         results = []
-        for index, micro_batch in enumerate(data):
-            is_last = index == len(data) - 1
-            sync = nullcontext() if forward_only else self._gradient_sync_context(is_last_micro_batch=is_last)
-            with sync, torch.set_grad_enabled(not forward_only):
+        for micro_batch in data:
+            with torch.set_grad_enabled(not forward_only):
                 loss, result = self.forward_step(micro_batch, loss_function, temperature=temperature)
                 if loss is not None and not forward_only:
                     loss.backward()

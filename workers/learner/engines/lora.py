@@ -59,6 +59,8 @@ def add_adapters(model: nn.Module, lora: LoraConfig) -> nn.Module:
             use_dora=lora.dora,
             bias="none",
         ),
+        # In the model's dtype: ZeRO-3 takes one dtype alone, and keeps float32 masters of what trains.
+        autocast_adapter_dtype=False,
     )
     for parameter in trainable_elsewhere:
         parameter.requires_grad_(True)

@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +32,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("backends")
     make_model(folder / "model", seed=0)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    ranks = []
-    for rank in range(2):
-        command = [sys.executable, str(PROGRAM), str(rank), port, str(folder / "model"), str(folder)]
-        command += [*FULL, *ADAPTED, *SGD, *BFLOAT16]
-        with open(folder / f"rank_{rank}.log", "w") as log:
-            ranks.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=programs.environment()))
-    try:
-        codes = [process.wait(timeout=800) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert codes == [0, 0], (folder / "rank_0.log").read_text()[-3000:]
+    cases = [*FULL, *ADAPTED, *SGD, *BFLOAT16]
+    programs.run_ranks(PROGRAM, str(folder / "model"), str(folder), *cases, num_ranks=2, logs=folder)
     return folder
 
 

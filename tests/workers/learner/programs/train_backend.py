@@ -141,41 +141,42 @@ def one_step(worker: Any, share: list[Any], groups: list[Any], *, stage: str) ->
     return {"loss": sums.sums["loss"], **shared}
 
 
-def make_worker(model_folder: str, *, case: str) -> Any:
+def make_worker(model_folder: str, *, case: str, num_ranks: int = 2) -> Any:
     from videor2_rl.config.sections import LoraConfig, OptimizerConfig
     from workers.learner.rank import LearnerWorker
     from workers.learner.verl_config import learner_worker_config
 
-    backend, _, variant = case.partition("-")
-    adapter = variant if variant in ADAPTERS else ""
-    options = {"momentum": 0.9} if variant == "sgd" else {}
+    backend, *variants = case.split("-")
+    adapter = next((variant for variant in variants if variant in ADAPTERS), "")
+    is_sgd, is_bfloat16 = "sgd" in variants, "bf16" in variants
+    options = {"momentum": 0.9} if is_sgd else {}
     targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     lora = LoraConfig(rank=8 if adapter else 0, alpha=16, dropout=0.0, targets=targets, dora=adapter == "dora")
     learner = learner_config(
         backend=backend,
-        num_ranks=2,
-        learning_rate=0.03 if variant == "sgd" else 1e-4,
-        merger_learning_rate=5e-5 if variant in ("", "bf16") else None,
+        num_ranks=num_ranks,
+        learning_rate=0.03 if is_sgd else 1e-4,
+        merger_learning_rate=None if is_sgd or adapter else 5e-5,
         lr_schedule="cosine",
         min_lr_frac=0.1,
         weight_decay=0.01,
-        optimizer=OptimizerConfig(module="torch.optim", name="SGD" if variant == "sgd" else "AdamW", options=options),
+        optimizer=OptimizerConfig(module="torch.optim", name="SGD" if is_sgd else "AdamW", options=options),
         max_tokens_per_micro_batch=70,
     )
     model = model_config(
         model_folder,
-        dtype="bfloat16" if variant == "bf16" else "float32",
+        dtype="bfloat16" if is_bfloat16 else "float32",
         freeze_merger=bool(adapter),
         lora=lora,
     )
     return LearnerWorker(learner_worker_config(learner, model, total_steps=STEPS))
 
 
-def update_spec(*, batch_tokens: int, batch_responses: int) -> Any:
+def update_spec(*, batch_tokens: int, batch_responses: int, num_ranks: int = 2) -> Any:
     from workers.learner.verl_config import UpdateSpec
 
     algorithm = algorithm_config(num_steps=STEPS)
-    return UpdateSpec(algorithm, 1.0, batch_tokens, batch_responses, num_ranks=2, max_response_tokens=None)
+    return UpdateSpec(algorithm, 1.0, batch_tokens, batch_responses, num_ranks=num_ranks, max_response_tokens=None)
 
 
 def log_probs_of(worker: Any, groups: list[Any], **options: Any) -> list[tuple[np.ndarray, ...]]:
