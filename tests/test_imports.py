@@ -31,7 +31,7 @@ FLOORS = """
     workers.memory
     workers.cluster     workers.pool
     workers.weights
-    workers.rollout     workers.learner       workers.video   workers.reward   workers.judge_server
+    workers.rollout     workers.learner       workers.video   workers.reward   workers.judge_server   workers.preflight
     workers.build
     APPS
 """

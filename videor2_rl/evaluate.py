@@ -44,7 +44,12 @@ def run_evaluation(run: EvaluateRun) -> None:
         questions = held_out(run)
         ledger = SkipLedger(run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac)
         folders = run.evaluation.folders
-        with evaluation_workers(run, model_path=next(iter(folders.values()))) as (videos, rollouts, rewards):
+        first = next(iter(folders.values()))
+        with evaluation_workers(run, model_path=first, prompts_per_call=PROMPTS_PER_CALL) as (
+            videos,
+            rollouts,
+            rewards,
+        ):
             for version, (name, folder) in enumerate(folders.items()):
                 if version > 0:
                     rollouts.load_checkpoint(folder, version)

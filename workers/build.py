@@ -17,6 +17,7 @@ from workers.judge_server import judge_access
 from workers.learner.learner import Learner
 from workers.learner.reference import BaseOfAdapter, Reference
 from workers.learner.verl_config import learner_env
+from workers.preflight import check_cluster
 from workers.reward import RewardPool
 from workers.rollout.engine import EngineSpec
 from workers.rollout.pool import RolloutPool
@@ -31,6 +32,7 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
     with ExitStack() as stack:
         device = run.cluster.device
         stack.enter_context(connected(run.cluster, worker_env=learner_env(device), parts=parts_of(run)))
+        check_cluster(run, model_path=run.model.path)
         _announce(run)
         rollouts = RolloutPool(engine_spec(run.rollout, run.model, device=device))
         stack.callback(rollouts.shutdown)
@@ -69,6 +71,7 @@ def sft_workers(run: SftRun) -> Iterator[tuple[VideoPool, Learner]]:
     with ExitStack() as stack:
         device = run.cluster.device
         stack.enter_context(connected(run.cluster, worker_env=learner_env(device), parts=parts_of(run)))
+        check_cluster(run, model_path=run.model.path)
         _announce(run)
         videos = VideoPool(
             run.model, run.video, max_prompt_tokens=run.learner.max_tokens_per_micro_batch, encode_solutions=True
@@ -81,11 +84,18 @@ def sft_workers(run: SftRun) -> Iterator[tuple[VideoPool, Learner]]:
 
 
 @contextmanager
-def evaluation_workers(run: EvaluateRun, *, model_path: str) -> Iterator[tuple[VideoPool, RolloutPool, RewardPool]]:
-    """Video, rollout and reward workers; the rollout workers begin with the weights of `model_path`."""
+def evaluation_workers(
+    run: EvaluateRun, *, model_path: str, prompts_per_call: int
+) -> Iterator[tuple[VideoPool, RolloutPool, RewardPool]]:
+    """Video, rollout and reward workers; the rollout workers begin with the weights of `model_path`.
+
+    Args:
+        prompts_per_call: that are in the object store at the same time.
+    """
     with ExitStack() as stack:
         device = run.cluster.device
         stack.enter_context(connected(run.cluster, worker_env={}, parts=parts_of(run)))
+        check_cluster(run, model_path=model_path, prompts_per_call=prompts_per_call)
         _announce(run)
         model = replace(run.model, path=model_path)
         rollouts = RolloutPool(engine_spec(run.rollout, model, device=device))

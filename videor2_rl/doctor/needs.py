@@ -15,13 +15,15 @@ from videor2_rl.doctor.sizing import (
     Need,
     SampleSize,
     checkpoint_bytes,
+    embeddings_bytes,
     judge_load,
     learner_rank_bytes,
-    object_store_bytes,
     prompt_bytes,
+    prompts_bytes,
     rollout_worker_bytes,
     state_bytes,
     step_flops,
+    weight_transfer_bytes,
     width_of,
 )
 from videor2_rl.inputs import (
@@ -218,16 +220,16 @@ def evaluate_needs(
     return needs
 
 
-def _object_store(run: GrpoRun, shape: ModelShape, sizes: Sequence[SampleSize]) -> Need:
-    store = object_store_bytes(shape, run.model, sizes, per_step=run.algorithm.prompts_per_step)
-    store += run.learner.visual_cache_mib << 20 if run.model.has_frozen_vision else 0
-    return Need(
-        "object store",
-        store / GIB,
-        run.cluster.object_store_mib / 1024,
-        "GiB",
-        "two steps' prompts, two versions of the weights, learner.visual_cache_mib; cluster.object_store_mib",
-    )
+def _object_store(run: GrpoRun | SftRun, shape: ModelShape, sizes: Sequence[SampleSize]) -> Need:
+    per_step = run.algorithm.prompts_per_step if isinstance(run, GrpoRun) else run.sft.batch_size
+    needed = prompts_bytes(shape, sizes, per_step=per_step)
+    needed += embeddings_bytes(shape, run.model, run.learner, sizes, per_step=per_step)
+    what = "two steps' prompts, visual embeddings (learner.visual_cache_mib)"
+    if isinstance(run, GrpoRun):
+        needed += weight_transfer_bytes(shape, run.model)
+        what += ", a bucket of weights"
+    there = run.cluster.object_store_mib / 1024
+    return Need("object store", needed / GIB, there, "GiB", f"{what}; cluster.object_store_mib")
 
 
 def _checkpoints(run: GrpoRun | SftRun, shape: ModelShape) -> Need:
@@ -288,6 +290,7 @@ def sft_needs(run: SftRun, shape: ModelShape, sizes: Sequence[SampleSize], machi
         _gpus(run, machine, "learner ranks"),
         _cpus(run, machine),
         learner,
+        _object_store(run, shape, sizes),
         _host_memory(run, shape, machine, [(run.learner.num_ranks, learner)]),
         _checkpoints(run, shape),
     ]

@@ -14,6 +14,8 @@ from videor2_rl.config.sections import EvaluateRun, GrpoRun, LearnerConfig, Mode
 from videor2_rl.model.family import part_of
 
 GIB = 1 << 30
+WEIGHT_BUCKET_BYTES = 512 << 20
+"""Of weights that are on their way from the learner to the rollout workers at the same time."""
 _FLOAT32, _BFLOAT16 = 4, 2
 
 
@@ -225,12 +227,26 @@ def prompt_bytes(shape: ModelShape, sample: SampleSize) -> int:
     return sample.vision_tokens * shape.merge_size**2 * shape.patch_values + 5 * 8 * sample.prompt_tokens
 
 
-def object_store_bytes(shape: ModelShape, model: ModelConfig, samples: Sequence[SampleSize], *, per_step: int) -> float:
-    """Two steps' prompts (one is prepared ahead) of the longest kind, and two versions of the weights."""
-    width = width_of(model)
+def prompts_bytes(shape: ModelShape, samples: Sequence[SampleSize], *, per_step: int) -> float:
+    """Of two steps' prompts, of the longest kind, in the object store: one step is prepared ahead."""
     largest = sorted((prompt_bytes(shape, sample) for sample in samples), reverse=True)[:per_step]
-    mean = sum(largest) / len(largest)
-    return 2 * per_step * mean + 2 * shape.parameters * width
+    return 2 * per_step * sum(largest) / len(largest)
+
+
+def embeddings_bytes(
+    shape: ModelShape, model: ModelConfig, learner: LearnerConfig, samples: Sequence[SampleSize], *, per_step: int
+) -> float:
+    """Of clips' visual embeddings in the object store: those kept for later steps, or of one step where it has more."""
+    if not model.has_frozen_vision or learner.visual_cache_mib == 0:
+        return 0.0
+    largest = sorted((sample.vision_tokens for sample in samples), reverse=True)[:per_step]
+    of_step = per_step * sum(largest) / len(largest) * shape.hidden * width_of(model)
+    return max(float(learner.visual_cache_mib << 20), of_step)
+
+
+def weight_transfer_bytes(shape: ModelShape, model: ModelConfig) -> float:
+    """Of weights on their way to the rollout workers: one bucket, whatever the model's size."""
+    return min(WEIGHT_BUCKET_BYTES, shape.parameters * width_of(model))
 
 
 def checkpoint_bytes(shape: ModelShape, model: ModelConfig) -> float:
