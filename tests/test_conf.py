@@ -195,6 +195,10 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
             "of its GPUs, so give rollout.gpus_per_worker=2 rollout.tensor_parallel_size=2",
         ),
         (["rollout.gpus_per_worker=2"], "rollout.gpus_per_worker: found 2 with rollout.tensor_parallel_size=1"),
+        (
+            ["reference.cpu_offload=true", "learner=deepspeed_zero2"],
+            "reference.cpu_offload: found true with cluster.device=cuda and learner.backend=deepspeed_zero2",
+        ),
         (["rollout.gpus_per_worker=1.5"], "rollout.gpus_per_worker: found 1.5"),
         (["learner.gpus_per_rank=0.5"], "learner.gpus_per_rank: found 0.5 on cluster.device=cuda"),
         (["reference.gpus_per_rank=0"], "reference.gpus_per_rank: found 0 on cluster.device=cuda"),

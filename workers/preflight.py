@@ -64,7 +64,7 @@ def look_at_nodes(paths: Mapping[str, str]) -> list[NodeReport]:
             where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             # Where Ray counts no GPU, the run starts nothing that needs PyTorch for CUDA.
             gpus = node["Resources"].get("GPU", 0.0)
-            ref = _look.options(scheduling_strategy=where).remote(dict(paths), has_gpus=gpus > 0)
+            ref = _look.options(scheduling_strategy=where).remote(dict(paths), gpus > 0)
             asked.append((f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})", node["Resources"], ref))
     reports = []
     for name, resources, ref in asked:
@@ -78,7 +78,7 @@ def look_at_nodes(paths: Mapping[str, str]) -> list[NodeReport]:
 
 
 @ray.remote(num_cpus=0)
-def _look(paths: dict[str, str], *, has_gpus: bool) -> dict[str, Any]:
+def _look(paths: dict[str, str], has_gpus: bool) -> dict[str, Any]:
     """The fields of `NodeReport` that the node itself must be asked for."""
     seen: dict[str, Any] = {
         "shared_memory_bytes": float(shutil.disk_usage("/dev/shm").total),

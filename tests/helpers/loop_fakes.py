@@ -52,6 +52,18 @@ def scored(reward: float | None) -> Scored:
 
 
 @dataclass
+class Begun:
+    """Log-probs that somebody may ask for later."""
+
+    fakes: Fakes
+    values: list[LogProbs]
+
+    def result(self) -> list[LogProbs]:
+        self.fakes.calls.append("ref_log_probs")
+        return self.values
+
+
+@dataclass
 class Fakes:
     """All five parts in one: one weight that each update adds 1 to, and a log of what was asked."""
 
@@ -111,6 +123,13 @@ class Fakes:
 
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         self.calls.append("log_probs")
+        return self._log_probs(groups)
+
+    def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> Begun:
+        self.calls.append("begin_log_probs")
+        return Begun(self, self._log_probs(groups))
+
+    def _log_probs(self, groups: Sequence[TrainGroup]) -> list[LogProbs]:
         assert all(group.prompt.visual == f"embeddings of {group.prompt.clip_key}" for group in groups)
         values = np.array([-1.0, -2.0 + self.gap], dtype=np.float32)
         return [LogProbs(g.group_id, (values,) * len(g.response_ids), (values,) * len(g.response_ids)) for g in groups]

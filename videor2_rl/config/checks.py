@@ -261,6 +261,12 @@ def _check_grpo(run: GrpoRun) -> None:
         f"{algorithm.kl_coefficient}; the KL term needs a reference, or set algorithm.kl_coefficient=0",
     )
     require(
+        not run.reference.cpu_offload
+        or (run.cluster.device == "cuda" and run.learner.backend in ("fsdp2", "deepspeed_zero3")),
+        f"reference.cpu_offload: found true with cluster.device={run.cluster.device} and learner.backend="
+        f"{run.learner.backend}; it needs GPUs, and learner=fsdp2 or learner=deepspeed_zero3, so give false",
+    )
+    require(
         run.model.lora.rank == 0 or algorithm.kl_coefficient == 0 or run.model.has_frozen_vision,
         "model.lora.rank: the KL term's reference is the model without its adapter, so vision tower and merger must be "
         "frozen (model.freeze_vision_tower=true model.freeze_merger=true), or set algorithm.kl_coefficient=0",

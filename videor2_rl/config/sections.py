@@ -206,6 +206,8 @@ class ReferenceConfig(Section):
     num_ranks: int
     cpus_per_rank: float
     gpus_per_rank: float
+    cpu_offload: bool
+    """Keep its weights in host memory and copy them to the GPU for every pass; slower, for models that do not fit."""
 
 
 @dataclass(frozen=True)

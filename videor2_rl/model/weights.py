@@ -125,7 +125,7 @@ def _opened(file: Path) -> Callable[[str], Tensor]:
         return tensors.__getitem__
     from safetensors import safe_open
 
-    return safe_open(file, framework="pt").get_tensor  # type: ignore[no-any-return]
+    return safe_open(file, framework="pt").get_tensor
 
 
 def fetch_again(path: str) -> str:

@@ -52,11 +52,20 @@ class Rewards(Measured, Protocol):
     ) -> None: ...
 
 
+class PendingLogProbs(Protocol):
+    def result(self) -> list[LogProbs]:
+        """Waits for them; in the order of the groups."""
+        ...
+
+
 class Reference(Measured, Protocol):
+    def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> PendingLogProbs:
+        """Returns at once; only the groups' prompts and token ids are looked at."""
+        ...
+
+
+class Learner(Measured, Protocol):
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]: ...
-
-
-class Learner(Reference, Protocol):
     def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]: ...
     def visual_metrics(self) -> Mapping[str, float]: ...
     def update(

@@ -18,7 +18,7 @@ from videor2_rl.dataset import SampleOrder
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of
 from videor2_rl.training.gap import check_gap, measure_gap
-from videor2_rl.training.protocols import Workers
+from videor2_rl.training.protocols import PendingLogProbs, Workers
 from videor2_rl.training.upkeep import Progress, StepOutcome, Upkeep
 from videor2_rl.types import Group, LogProbs, PromptHandle, SamplingSpec, TrainGroup, VideoSample
 
@@ -62,13 +62,14 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
         with timer.phase("generate"):
             group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
             groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
+        ref_begun = begin_ref_log_probs(workers, groups, prompts, temperature=temperature)
         with upkeep.judging(), timer.phase("reward"):
             scored = workers.rewards.score(groups, batch, step=step)
             train_groups = with_advantages(
                 groups, prompts, scored, algorithm=algorithm, reward_range=reward_range(run.reward)
             )
 
-        train_groups, old, ref = with_log_probs(workers, groups, train_groups, run=run, timer=timer)
+        train_groups, old, ref = with_log_probs(workers, groups, train_groups, ref_begun, run=run, timer=timer)
         upkeep.complete_checkpoint(timer)
         with upkeep.undivided():
             with timer.phase("update"):
@@ -86,12 +87,31 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
             upkeep.finish_step(progress, outcome, timer)
 
 
+def begin_ref_log_probs(
+    workers: Workers, groups: Sequence[Group], prompts: Sequence[PromptHandle], *, temperature: float
+) -> PendingLogProbs | None:
+    """The reference's log-probs, begun: it needs no rewards, so it works while they and the learner's are computed."""
+    if workers.reference is None:
+        return None
+    sampled = [sampled_group(group, prompt) for group, prompt in zip(groups, prompts, strict=True)]
+    return workers.reference.begin_log_probs(sampled, temperature=temperature)
+
+
 def with_log_probs(
-    workers: Workers, groups: Sequence[Group], train_groups: Sequence[TrainGroup], *, run: GrpoRun, timer: PhaseTimer
+    workers: Workers,
+    groups: Sequence[Group],
+    train_groups: Sequence[TrainGroup],
+    ref_begun: PendingLogProbs | None,
+    *,
+    run: GrpoRun,
+    timer: PhaseTimer,
 ) -> tuple[list[TrainGroup], list[LogProbs], list[LogProbs]]:
     """The groups with log-probs of the learner before the update and of the reference, and both as they came.
 
     Without a reference there are none of its own, and none of the learner where its update finds them itself.
+
+    Args:
+        ref_begun: the reference's, of the same groups; None without a reference.
 
     Raises:
         LogProbGapError: as `check_gap`.
@@ -103,10 +123,10 @@ def with_log_probs(
             old = workers.learner.log_probs(train_groups, temperature=temperature)
             check_gap(measure_gap(groups, old, is_tempered=run.rollout.is_tempered), run.algorithm)
             filled = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
-    if workers.reference is None:
+    if ref_begun is None:
         return filled, old, []
     with timer.phase("ref_log_probs"):
-        ref = workers.reference.log_probs(filled, temperature=temperature)
+        ref = ref_begun.result()
     return [replace(g, ref_log_probs=r.at_temperature) for g, r in zip(filled, ref, strict=True)], old, ref
 
 
@@ -164,10 +184,8 @@ def with_advantages(
         if algorithm.mask_truncated:
             in_loss &= np.array([rollout.finish_reason != "length" for rollout in group.rollouts])
         train_groups.append(
-            TrainGroup(
-                group_id=group.group_id,
-                prompt=prompt,
-                response_ids=tuple(rollout.token_ids for rollout in group.rollouts),
+            replace(
+                sampled_group(group, prompt),
                 advantages=advantages[rows],
                 in_loss=in_loss,
                 accuracies=accuracies[rows],
@@ -175,6 +193,11 @@ def with_advantages(
             )
         )
     return train_groups
+
+
+def sampled_group(group: Group, prompt: PromptHandle) -> TrainGroup:
+    """A group as it was sampled, without what rewards say of it."""
+    return TrainGroup(group.group_id, prompt, tuple(rollout.token_ids for rollout in group.rollouts))
 
 
 def _reward(score: Scored) -> float:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,9 +118,13 @@ class RankGroup:
 
     def run(self, method: str, *args: Any, what: str) -> list[Any]:
         """Call a worker method on all ranks, once they are ready, and gather the results."""
+        return self.begin(method, *args, what=what)()
+
+    def begin(self, method: str, *args: Any, what: str) -> Callable[[], list[Any]]:
+        """Call a worker method on all ranks, once they are ready; what comes back gathers the results."""
         self.wait_ready()
         refs = getattr(self._workers, method)(*args)
-        return gather(refs, name=self.name, what=what, deadline_s=self._deadline_s)
+        return partial(gather, refs, name=self.name, what=what, deadline_s=self._deadline_s)
 
     def shutdown(self) -> None:
         """Kill the ranks and give their place back."""
@@ -194,25 +199,38 @@ def plan(groups: Sequence[TrainGroup], *, num_ranks: int, max_tokens: int) -> li
     return even_micro_batches(shares, max_tokens=max_tokens)
 
 
-def group_log_probs(
-    ranks: RankGroup, groups: Sequence[TrainGroup], *, temperature: float, max_tokens: int, use_adapter: bool = True
-) -> list[LogProbs]:
-    """Log-probs of the groups' responses, in the order of `groups`."""
-    parts = split_groups(groups, max_tokens=max_tokens, num_ranks=ranks.num_ranks)
-    numbered = iter(range(sum(map(len, parts))))
-    numbers = [[next(numbered) for _ in of_group] for of_group in parts]
-    flat = [
-        replace(part, group_id=number)
-        for of_group, its_numbers in zip(parts, numbers, strict=True)
-        for part, number in zip(of_group, its_numbers, strict=True)
-    ]
-    shares = plan(flat, num_ranks=ranks.num_ranks, max_tokens=max_tokens)
-    results = ranks.run("log_probs", shares, temperature, use_adapter, what=f"log-probs of {len(groups)} groups")
-    found = {log_probs.group_id: log_probs for share in results for log_probs in share}
-    return [
-        joined([found[number] for number in its_numbers], group_id=group.group_id)
-        for group, its_numbers in zip(groups, numbers, strict=True)
-    ]
+class GroupLogProbs:
+    """Log-probs of groups' responses, begun on all ranks; calls that come after wait for their turn there."""
+
+    def __init__(
+        self,
+        ranks: RankGroup,
+        groups: Sequence[TrainGroup],
+        *,
+        temperature: float,
+        max_tokens: int,
+        use_adapter: bool = True,
+    ) -> None:
+        self._group_ids = [group.group_id for group in groups]
+        parts = split_groups(groups, max_tokens=max_tokens, num_ranks=ranks.num_ranks)
+        numbered = iter(range(sum(map(len, parts))))
+        self._numbers = [[next(numbered) for _ in of_group] for of_group in parts]
+        flat = [
+            replace(part, group_id=number)
+            for of_group, its_numbers in zip(parts, self._numbers, strict=True)
+            for part, number in zip(of_group, its_numbers, strict=True)
+        ]
+        shares = plan(flat, num_ranks=ranks.num_ranks, max_tokens=max_tokens)
+        what = f"log-probs of {len(groups)} groups"
+        self._gather = ranks.begin("log_probs", shares, temperature, use_adapter, what=what)
+
+    def result(self) -> list[LogProbs]:
+        """Waits for them; in the order of the groups."""
+        found = {log_probs.group_id: log_probs for share in self._gather() for log_probs in share}
+        return [
+            joined([found[number] for number in its_numbers], group_id=group_id)
+            for group_id, its_numbers in zip(self._group_ids, self._numbers, strict=True)
+        ]
 
 
 def joined(parts: Sequence[LogProbs], *, group_id: int) -> LogProbs:
@@ -276,11 +294,11 @@ class Learner:
 
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         """Log-probs of all responses under the current weights, in the order of `groups`."""
-        return group_log_probs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
+        return GroupLogProbs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens).result()
 
-    def base_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
+    def begin_base_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> GroupLogProbs:
         """Log-probs with the LoRA adapter switched off: those of the model that training began with."""
-        return group_log_probs(
+        return GroupLogProbs(
             self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens, use_adapter=False
         )
 

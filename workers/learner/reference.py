@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
-from videor2_rl.types import LogProbs, TrainGroup
-from workers.learner.learner import DEADLINE_S, Learner, RankGroup, group_log_probs
+from videor2_rl.types import TrainGroup
+from workers.learner.learner import DEADLINE_S, GroupLogProbs, Learner, RankGroup
 from workers.learner.verl_config import reference_worker_config
 from workers.memory import most
 
@@ -20,9 +20,9 @@ class BaseOfAdapter:
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
 
-    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
-        """Log-probs of all responses, in the order of `groups`."""
-        return self._learner.base_log_probs(groups, temperature=temperature)
+    def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> GroupLogProbs:
+        """Log-probs of all responses, in the order of `groups`; the learner's next calls come after."""
+        return self._learner.begin_base_log_probs(groups, temperature=temperature)
 
     def memory(self) -> dict[str, float]:
         """None of its own."""
@@ -50,7 +50,7 @@ class Reference:
         self._max_tokens = max_tokens_per_micro_batch
         self._ranks = RankGroup(
             "reference",
-            reference_worker_config(model, backend=backend),
+            reference_worker_config(model, backend=backend, cpu_offload=config.cpu_offload),
             num_ranks=config.num_ranks,
             cpus_per_rank=config.cpus_per_rank,
             gpus_per_rank=config.gpus_per_rank,
@@ -58,9 +58,9 @@ class Reference:
             deadline_s=deadline_s,
         )
 
-    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
+    def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> GroupLogProbs:
         """Log-probs of all responses, in the order of `groups`."""
-        return group_log_probs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
+        return GroupLogProbs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
 
     def memory(self) -> dict[str, float]:
         """The most that one rank takes, in MiB by kind."""

@@ -90,18 +90,32 @@ def learner_worker_config(learner: LearnerConfig, model: ModelConfig, *, total_s
         backend=learner.backend,
         # Training keeps float32 master weights; the forward runs in the model's dtype.
         model_dtype="float32",
+        cpu_offload=learner.cpu_offload,
         learner=learner,
         optimizer_config=optimizer,
     )
 
 
-def reference_worker_config(model: ModelConfig, *, backend: str) -> TrainingWorkerConfig:
-    """A forward-only worker."""
-    return _worker_config(model, backend=backend, model_dtype=model.dtype, learner=None, optimizer_config=None)
+def reference_worker_config(model: ModelConfig, *, backend: str, cpu_offload: bool) -> TrainingWorkerConfig:
+    """A forward-only worker; with `cpu_offload` its weights are in host memory, and copied for every pass."""
+    return _worker_config(
+        model,
+        backend=backend,
+        model_dtype=model.dtype,
+        cpu_offload=cpu_offload,
+        learner=None,
+        optimizer_config=None,
+    )
 
 
 def _worker_config(
-    model: ModelConfig, *, backend: str, model_dtype: str, learner: LearnerConfig | None, optimizer_config: Any
+    model: ModelConfig,
+    *,
+    backend: str,
+    model_dtype: str,
+    cpu_offload: bool,
+    learner: LearnerConfig | None,
+    optimizer_config: Any,
 ) -> TrainingWorkerConfig:
     from verl.trainer.config import CheckpointConfig
     from verl.workers.config import HFModelConfig, TrainingWorkerConfig
@@ -114,7 +128,7 @@ def _worker_config(
         model_dtype=_PRECISION[model_dtype],
         mixed_precision={"param_dtype": precision, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
         use_torch_compile=False,
-        offload_policy=learner is not None and learner.cpu_offload,
+        offload_policy=cpu_offload,
         freeze_vision_tower=model.freeze_vision_tower,
         freeze_merger=model.freeze_merger,
         freeze_language_model=model.freeze_language_model,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loop_fakes import Fakes, configure, rollout, run_loop, samples, scored
+from loop_fakes import Begun, Fakes, configure, rollout, run_loop, samples, scored
 
 from rewards.types import Scored, Verdict
 from videor2_rl.config.errors import ConfigError
@@ -35,15 +35,22 @@ from videor2_rl.types import (
 def test_a_step_asks_its_parts_in_the_order_of_the_algorithm(tmp_path: Path) -> None:
     fakes = Fakes()
     run_loop(configure(tmp_path, "algorithm.num_steps=1", "data.shuffle=false"), fakes)
-    expected = ["prepare", "encode", "generate v0 s0,s1", "score", "log_probs", "update", "sync v1"]
-    expected += ["save", "finish_save"]
+    expected = ["prepare", "encode", "generate v0 s0,s1", "begin_log_probs", "score", "ref_log_probs", "update"]
+    expected += ["sync v1", "save", "finish_save"]
     assert fakes.calls == expected
 
 
 def test_without_a_kl_term_no_reference_is_asked(tmp_path: Path) -> None:
     fakes = Fakes()
     run_loop(configure(tmp_path, "algorithm.num_steps=1", "algorithm.kl_coefficient=0"), fakes)
-    assert "log_probs" not in fakes.calls
+    assert "begin_log_probs" not in fakes.calls
+
+
+def test_the_reference_works_while_rewards_and_old_log_probs_are_computed(tmp_path: Path) -> None:
+    fakes = Fakes()
+    run_loop(configure(tmp_path, "algorithm.num_steps=1", "algorithm.updates_per_batch=2"), fakes)
+    phases = ["begin_log_probs", "score", "log_probs", "ref_log_probs", "update"]
+    assert [call for call in fakes.calls if call in phases] == [*phases, "update"]
 
 
 @pytest.mark.parametrize(
@@ -201,12 +208,17 @@ def test_the_update_gets_tempered_log_probs_of_learner_and_reference(tmp_path: P
         """Learner and reference give values of their own, at temperature 1 those of the rollouts."""
 
         def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
-            shift = -10.0 if groups[0].old_log_probs is None else -20.0
+            return self._shifted(groups, -10.0 * temperature)
+
+        def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> Begun:
+            return Begun(self, self._shifted(groups, -20.0 * temperature))
+
+        def _shifted(self, groups: Sequence[TrainGroup], shift: float) -> list[LogProbs]:
             raw = np.array([-1.0, -2.0], dtype=np.float32)
             return [
                 LogProbs(
                     g.group_id,
-                    at_temperature=tuple(raw + shift * temperature - i for i, _ in enumerate(g.response_ids)),
+                    at_temperature=tuple(raw + shift - i for i, _ in enumerate(g.response_ids)),
                     raw=(raw,) * len(g.response_ids),
                 )
                 for g in groups

@@ -188,7 +188,7 @@ def test_a_resumed_run_evaluates_at_the_same_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "whole_steps"), [("generate", 2), ("score", 2), ("log_probs", 2), ("update", 3), ("sync", 3)]
+    ("phase", "whole_steps"), [("generate", 2), ("score", 2), ("begin_log_probs", 2), ("update", 3), ("sync", 3)]
 )
 def test_a_signal_costs_no_whole_step_and_no_half_of_one(tmp_path: Path, phase: str, whole_steps: int) -> None:
     class Signalled(Fakes):

@@ -86,14 +86,15 @@ def ready(one_rank: Learner, model: ModelConfig, groups: list[TrainGroup]) -> li
     from workers.learner.reference import Reference
 
     reference = Reference(
-        ReferenceConfig(num_ranks=1, cpus_per_rank=1, gpus_per_rank=0),
+        ReferenceConfig(num_ranks=1, cpus_per_rank=1, gpus_per_rank=0, cpu_offload=False),
         model,
         backend="fsdp2",
         max_tokens_per_micro_batch=100,
     )
-    ref = reference.log_probs(groups, temperature=0.9)
-    reference.shutdown()
+    begun = reference.begin_log_probs(groups, temperature=0.9)
     old = one_rank.log_probs(groups, temperature=0.9)
+    ref = begun.result()
+    reference.shutdown()
     return [
         replace(group, old_log_probs=o.at_temperature, ref_log_probs=r.at_temperature)
         for group, o, r in zip(groups, old, ref, strict=True)

@@ -95,7 +95,7 @@ def joined(command: Sequence[str], *, cwd: Path) -> Iterator[None]:
         node.wait(timeout=30)
 
 
-def node_arguments(**changes: int) -> dict[str, int]:
+def node_arguments(**changes: int) -> dict[str, Any]:
     return {"num_cpus": 80, "num_gpus": 8, "object_store_memory": 7 << 30, **changes}
 
 

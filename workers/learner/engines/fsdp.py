@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
-from verl.utils.device import get_device_id, get_device_name
+from verl.utils.device import get_device_id
 from verl.utils.fsdp_utils import get_init_weight_context_manager
 from verl.utils.torch_dtypes import PrecisionType
 from verl.workers.config import FSDPEngineConfig
@@ -107,10 +107,10 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             )
 
     def _build_fsdp_module(self, module: nn.Module) -> nn.Module:
-        # verl keeps a forward-only model in pinned host memory and copies it to the GPU layer by layer; without a
-        # GPU there is no pinned memory, and nothing to copy to.
+        # verl would keep every forward-only model in host memory and copy it to the GPU for each pass; here
+        # `offload_policy` alone says so.
         forward_only = self.engine_config.forward_only
-        self.engine_config.forward_only = forward_only and get_device_name() != "cpu"
+        self.engine_config.forward_only = False
         try:
             return super()._build_fsdp_module(module)
         finally:
