@@ -16,6 +16,7 @@ from videor2_rl.doctor.sizing import (
     SampleSize,
     checkpoint_bytes,
     embeddings_bytes,
+    gathered_bytes,
     judge_load,
     learner_rank_bytes,
     prompt_bytes,
@@ -147,14 +148,11 @@ def _rollout_memory(run: GrpoRun | EvaluateRun, shape: ModelShape, machine: Mach
 
 def _reference_memory(run: GrpoRun, shape: ModelShape, machine: Machine, *, tokens: int) -> Need:
     width = width_of(run.model)
-    weights = shape.parameters * width / run.reference.num_ranks
-    return Need(
-        "reference rank memory",
-        (weights + tokens * shape.intermediate * 4 * width) / GIB,
-        machine.gpu_gib,
-        "GiB",
-        "a GPU: weights and one layer's activations",
-    )
+    weights = 0.0 if run.reference.cpu_offload else shape.parameters * width / run.reference.num_ranks
+    gathered = gathered_bytes(shape, run.model, run.learner)
+    needed = weights + gathered + tokens * shape.intermediate * 4 * width
+    what = "a GPU: weights, gathered ones, and one layer's activations"
+    return Need("reference rank memory", needed / GIB, machine.gpu_gib, "GiB", what)
 
 
 def _cpus(run: GrpoRun | SftRun | EvaluateRun, machine: Machine) -> Need:
@@ -174,6 +172,8 @@ def _host_memory(
         needed += sum(number * need.needed for number, need in processes)
     if not isinstance(run, EvaluateRun):
         needed += run.learner.num_ranks * state_bytes(shape, run.model, run.learner).host / GIB
+    if isinstance(run, GrpoRun) and has_reference(run) and run.reference.cpu_offload:
+        needed += shape.parameters * width_of(run.model) / GIB
     what = "models, caches and object store; each process takes its libraries' share besides"
     return Need("host memory", needed, machine.memory_gib, "GiB", what)
 
@@ -303,10 +303,9 @@ def sft_needs(run: SftRun, shape: ModelShape, sizes: Sequence[SampleSize], machi
 
 def _memory(run: GrpoRun | SftRun, shape: ModelShape, machine: Machine, *, tokens: int, response_tokens: int) -> Need:
     needed = learner_rank_bytes(shape, run.model, run.learner, tokens=tokens, response_tokens=response_tokens)
-    state = state_bytes(shape, run.model, run.learner)
-    host = f", {state.host / GIB:.3g} GiB of host memory" if state.host else ""
-    what = f"a rank: {state.device / GIB:.3g} GiB of state{host}, the rest a pass of {tokens} tokens"
-    return Need("learner rank memory", needed / GIB, machine.gpu_gib, "GiB", what)
+    host = f", {needed.host / GIB:.3g} GiB of host memory" if needed.host else ""
+    what = f"a rank in a pass of {tokens} tokens: {needed.text()}{host}"
+    return Need("learner rank memory", needed.total / GIB, machine.gpu_gib, "GiB", what)
 
 
 def _gpus(run: GrpoRun | SftRun | EvaluateRun, machine: Machine, whose: str) -> Need:

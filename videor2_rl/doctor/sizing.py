@@ -122,12 +122,58 @@ def trainable_parameters(shape: ModelShape, model: ModelConfig) -> int:
 
 
 @dataclass(frozen=True)
+class RankBytes:
+    """What one learner rank holds where it holds most, in the backward pass of a step's last micro-batch."""
+
+    weights: float
+    """As they are sharded, frozen ones too."""
+    gradients: float
+    """In float32; FSDP2 and ZeRO-2 shard them after every micro-batch."""
+    optimiser: float
+    """Adam's two moments, and DeepSpeed's float32 masters."""
+    gathered: float
+    """Weights that are whole while they compute, and gradients on their way to their shards."""
+    activations: float
+    """Of norms, linear layers and the MLP, kept for the backward pass."""
+    attention: float
+    """Its queries, keys, values and output, kept as well."""
+    logits: float
+    """Of one slice of the vocabulary."""
+    embeddings: float
+    """Of the sequence, the visual ones among them."""
+    host: float
+    """In host memory with `learner.cpu_offload`; all else is on the device."""
+
+    @property
+    def state(self) -> float:
+        """Of the device, between two passes."""
+        return self.weights + self.gradients + self.optimiser
+
+    @property
+    def total(self) -> float:
+        """Of the device."""
+        passes = self.activations + self.attention + self.logits + self.embeddings
+        return self.state + self.gathered + passes
+
+    def text(self) -> str:
+        """The parts in GiB."""
+        names = ("weights", "gradients", "optimiser", "gathered", "activations", "attention", "logits", "embeddings")
+        return ", ".join(f"{name} {getattr(self, name) / GIB:.3g}" for name in names)
+
+
+@dataclass(frozen=True)
 class StateBytes:
     """What one rank keeps between two micro-batches, at its largest."""
 
-    device: float
+    weights: float
+    gradients: float
+    optimiser: float
     host: float
     """Off the device with `learner.cpu_offload`."""
+
+    @property
+    def device(self) -> float:
+        return self.weights + self.gradients + self.optimiser
 
 
 def state_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -> StateBytes:
@@ -140,17 +186,23 @@ def state_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -
     trained = trainable_parameters(shape, model)
     all_weights = shape.parameters + (shape.lora_parameters if model.lora.rank else 0)
     if learner.backend == "fsdp2":
-        total = (_FLOAT32 * all_weights + 3 * _FLOAT32 * trained) / ranks
-        return StateBytes(0.0, total) if learner.cpu_offload else StateBytes(total, 0.0)
+        weights, gradients, optimiser = (
+            _FLOAT32 * all_weights / ranks,
+            _FLOAT32 * trained / ranks,
+            2 * _FLOAT32 * trained / ranks,
+        )
+        if learner.cpu_offload:
+            return StateBytes(0.0, 0.0, 0.0, weights + gradients + optimiser)
+        return StateBytes(weights, gradients, optimiser, 0.0)
     stage = int(learner.backend[-1])
     weights = width_of(model) * all_weights / (ranks if stage == 3 else 1)
     gradients = _FLOAT32 * trained / (ranks if stage >= 2 else 1)
     optimiser = 3 * _FLOAT32 * trained / ranks
     if not learner.cpu_offload:
-        return StateBytes(weights + gradients + optimiser, 0.0)
+        return StateBytes(weights, gradients, optimiser, 0.0)
     if stage == 3:
-        return StateBytes(gradients, weights + optimiser)
-    return StateBytes(weights + gradients, optimiser)
+        return StateBytes(0.0, gradients, 0.0, weights + optimiser)
+    return StateBytes(weights, gradients, 0.0, optimiser)
 
 
 def width_of(model: ModelConfig) -> int:
@@ -158,23 +210,32 @@ def width_of(model: ModelConfig) -> int:
     return _FLOAT32 if model.dtype == "float32" else _BFLOAT16
 
 
-def activation_bytes(
-    shape: ModelShape, model: ModelConfig, *, tokens: int, response_tokens: int, gradient_checkpointing: bool
-) -> float:
-    """Of one forward and backward pass over a packed sequence.
+def activation_bytes(shape: ModelShape, model: ModelConfig, *, tokens: int, gradient_checkpointing: bool) -> float:
+    """Kept by the decoder layers for the backward pass but for their attention, and the gradients of one MLP.
 
-    Kept for each layer: its input alone with checkpointing, else what its backward pass reads: two norms' inputs,
-    queries, keys, values, the attention's output, and the MLP's three wide products. Logits of the response tokens are
-    there for one slice of the vocabulary at a time, twice in float32.
+    A layer keeps of each of its two norms the input and the normalised input in float32 or as float32 and the model's
+    dtype, and the output; the two sums around them, where no float32 copy stands for them; and four wide products of
+    the MLP. With checkpointing, every layer keeps its input, and one layer all of this.
     """
+    width = width_of(model)
+    norms = 2 * shape.hidden * (3 * width if width == _FLOAT32 else _FLOAT32 + 2 * width)
+    layer = tokens * (norms + 4 * shape.intermediate * width)
+    inputs = shape.num_layers * tokens * shape.hidden * width
+    of_mlp = 2 * tokens * shape.intermediate * width
+    return (inputs + layer if gradient_checkpointing else shape.num_layers * layer) + of_mlp
+
+
+def attention_bytes(shape: ModelShape, model: ModelConfig, *, tokens: int, gradient_checkpointing: bool) -> float:
+    """Kept by the attention: queries, keys and values of every query head, the output, and the output by token."""
+    layer = 5 * tokens * shape.hidden * width_of(model)
+    return layer if gradient_checkpointing else shape.num_layers * layer
+
+
+def logits_bytes(shape: ModelShape, *, response_tokens: int) -> float:
+    """Of the response tokens, for one slice of the vocabulary at a time, twice in float32."""
     from videor2_rl.model.token_scores import SLICE_LOGITS
 
-    width = width_of(model)
-    layer = tokens * (6 * shape.hidden + 2 * shape.key_value_width + 4 * shape.intermediate) * width
-    kept = shape.num_layers * tokens * shape.hidden * width + layer if gradient_checkpointing else 0
-    kept = kept or shape.num_layers * layer
-    logits = min(response_tokens * shape.vocabulary, SLICE_LOGITS) * 2 * _FLOAT32
-    return kept + logits
+    return min(response_tokens * shape.vocabulary, SLICE_LOGITS) * 2 * _FLOAT32
 
 
 def gathered_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -> float:
@@ -182,31 +243,41 @@ def gathered_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig
 
     The vision tower's blocks are gathered one after the other, and are smaller. ZeRO-1 and ZeRO-2 gather none.
     """
-    is_whole = learner.backend in ("deepspeed_zero1", "deepspeed_zero2")
-    if is_whole or (learner.num_ranks == 1 and model.dtype == "float32"):
+    if learner.backend in ("deepspeed_zero1", "deepspeed_zero2"):
         return 0.0
-    width = width_of(model)
     outside = shape.parameters - shape.vision_parameters - shape.num_layers * shape.layer_parameters
-    return width * (outside + 2 * shape.layer_parameters)
+    return width_of(model) * (outside + 2 * shape.layer_parameters)
+
+
+def whole_gradient_bytes(shape: ModelShape, model: ModelConfig) -> float:
+    """Of the gradients that are not in their shards yet: the head's, and one decoder layer's in float32."""
+    if model.freeze_language_model or model.lora.rank > 0:
+        return 0.0
+    return width_of(model) * shape.vocabulary * shape.hidden + _FLOAT32 * shape.layer_parameters
 
 
 def learner_rank_bytes(
     shape: ModelShape, model: ModelConfig, learner: LearnerConfig, *, tokens: int, response_tokens: int
-) -> float:
+) -> RankBytes:
     """Peak of one rank's device above what its process needs without a model.
 
     Args:
         tokens: of the longest pass: the token budget, or the longest group's where one response is more by itself.
         response_tokens: of that pass.
     """
-    passes = activation_bytes(
-        shape,
-        model,
-        tokens=tokens,
-        response_tokens=response_tokens,
-        gradient_checkpointing=learner.gradient_checkpointing,
+    state = state_bytes(shape, model, learner)
+    checkpointing = learner.gradient_checkpointing
+    return RankBytes(
+        weights=state.weights,
+        gradients=state.gradients,
+        optimiser=state.optimiser,
+        gathered=gathered_bytes(shape, model, learner) + whole_gradient_bytes(shape, model),
+        activations=activation_bytes(shape, model, tokens=tokens, gradient_checkpointing=checkpointing),
+        attention=attention_bytes(shape, model, tokens=tokens, gradient_checkpointing=checkpointing),
+        logits=logits_bytes(shape, response_tokens=response_tokens),
+        embeddings=2 * tokens * shape.hidden * width_of(model),
+        host=state.host,
     )
-    return state_bytes(shape, model, learner).device + gathered_bytes(shape, model, learner) + passes
 
 
 def rollout_worker_bytes(shape: ModelShape, model: ModelConfig, run: GrpoRun | EvaluateRun) -> float:

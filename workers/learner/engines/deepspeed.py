@@ -64,7 +64,7 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
         )
         self.lr_scheduler = None if optimizer is None else self._build_lr_scheduler(optimizer)
 
-    def _load_checkpoint(self) -> nn.Module:
+    def _load_checkpoint(self) -> Any:
         """The model in the dtype in which DeepSpeed keeps weights: whole on every rank, with ZeRO-3 in shards."""
         from transformers import AutoModelForImageTextToText
 

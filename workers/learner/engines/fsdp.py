@@ -77,7 +77,7 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         video_processor = self.model_config.processor.video_processor
         self.pixel_norm = PixelNorm(tuple(video_processor.image_mean), tuple(video_processor.image_std))
 
-    def _build_module(self) -> nn.Module:
+    def _build_module(self) -> Any:
         """The checkpoint with what trains, and with adapters where they are asked for.
 
         verl's own version would also replace the model's forward by one that computes logits for every token.
@@ -94,7 +94,7 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         )
         return module if self.engine_config.lora is None else add_adapters(module, self.engine_config.lora)
 
-    def _load_checkpoint(self) -> nn.Module:
+    def _load_checkpoint(self) -> Any:
         """The model in host memory; where weights are not tied on rank 0 alone, from which FSDP2 hands out shards."""
         from transformers import AutoModelForImageTextToText
 

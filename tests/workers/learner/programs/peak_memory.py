@@ -1,36 +1,27 @@
-"""One rank without Ray: the peak memory of two SFT steps above what the process held before it loaded the model.
+"""One rank without Ray: the most bytes that two SFT steps of two micro-batches each held, weights included.
 
-python peak_memory.py PORT WARM_UP_FOLDER MODEL_FOLDER NUM_TOKENS,RESPONSE_TOKENS,CHECKPOINTING ...
-
-Libraries that load with the first step are loaded by the warm-up's.
+python peak_memory.py RANK PORT MODEL_FOLDER,NUM_TOKENS,RESPONSE_TOKENS,CHECKPOINTING ...
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 from learner_configs import learner_config, model_config
+from live_storage import LiveStorage
 from packed_prompts import a_prompt
 
 
 def main() -> None:
-    port, warm_up, folder, *cases = sys.argv[1:]
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    rank, port, *cases = sys.argv[1:]
+    os.environ.update(RANK=rank, WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     from workers.learner.verl_config import learner_env
 
     os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="1")
-    # Freed blocks of 128 KiB or more go back to the system at once, so that none is counted twice.
-    libc = ctypes.CDLL(None)
-    for option in (-1, -3):
-        libc.mallopt(option, 1 << 17)
-    peak_bytes(warm_up, num_tokens=100, response_tokens=20, gradient_checkpointing=False)
     for case in cases:
-        num_tokens, response_tokens, checkpointing = case.split(",")
+        folder, num_tokens, response_tokens, checkpointing = case.split(",")
         peak = peak_bytes(
             folder,
             num_tokens=int(num_tokens),
@@ -56,19 +47,13 @@ def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_c
     prompt = a_prompt(np.random.default_rng(1), video_token=video_token, frames=1, text=text)
     ids = np.random.default_rng(0).integers(20, 300, response_tokens)
     group = TrainGroup(0, PromptHandle("s", "c", len(prompt.token_ids), prompt), (ids,))
-    gc.collect()
-    # Writing 5 sets the peak to what is held now.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_kib()
     worker.start(0)
-    for _ in range(2):
-        worker.sft_step([MicroBatch((group,))], response_tokens, 1)
-    return (peak_kib() - before) * 1024
-
-
-def peak_kib() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    shards = [parameter.to_local() for parameter in worker.engine.module.parameters()]
+    with LiveStorage(before=shards) as live:
+        for _ in range(2):
+            # The second micro-batch runs beside the gradients of the first.
+            worker.sft_step([MicroBatch((group,))] * 2, 2 * response_tokens, 1)
+    return live.peak + sum(shard.untyped_storage().nbytes() for shard in shards)
 
 
 if __name__ == "__main__":
