@@ -303,7 +303,8 @@ def sft_needs(run: SftRun, shape: ModelShape, sizes: Sequence[SampleSize], machi
 
 def _memory(run: GrpoRun | SftRun, shape: ModelShape, machine: Machine, *, tokens: int, response_tokens: int) -> Need:
     needed = learner_rank_bytes(shape, run.model, run.learner, tokens=tokens, response_tokens=response_tokens)
-    host = f", {needed.host / GIB:.3g} GiB of host memory" if needed.host else ""
+    in_host = state_bytes(shape, run.model, run.learner).host
+    host = f", {in_host / GIB:.3g} GiB of host memory" if in_host else ""
     what = f"a rank in a pass of {tokens} tokens: {needed.text()}{host}"
     return Need("learner rank memory", needed.total / GIB, machine.gpu_gib, "GiB", what)
 

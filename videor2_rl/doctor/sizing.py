@@ -6,7 +6,7 @@ Pure functions; `videor2_rl.doctor` gathers the inputs and prints the outcome. S
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rewards.judge import needs_judge
 from videor2_rl.config.judge import RulesJudge
@@ -42,6 +42,8 @@ class ModelShape:
     patch_values: int
     """Values of one flattened patch: channels x temporal patch x patch x patch."""
     merge_size: int
+    is_tied: bool
+    """Embeddings and head are one."""
 
     @property
     def parameters(self) -> int:
@@ -109,6 +111,7 @@ def model_shape(model: ModelConfig) -> ModelShape:
         vocabulary=text.vocab_size,
         patch_values=3 * vision.temporal_patch_size * vision.patch_size**2,
         merge_size=vision.spatial_merge_size,
+        is_tied=bool(config.tie_word_embeddings),
     )
 
 
@@ -123,7 +126,10 @@ def trainable_parameters(shape: ModelShape, model: ModelConfig) -> int:
 
 @dataclass(frozen=True)
 class RankBytes:
-    """What one learner rank holds where it holds most, in the backward pass of a step's last micro-batch."""
+    """What one learner rank holds on its device in a step's last micro-batch, part by part.
+
+    Where it holds most: either in the loss, or in the backward pass of a layer after it.
+    """
 
     weights: float
     """As they are sharded, frozen ones too."""
@@ -132,33 +138,27 @@ class RankBytes:
     optimiser: float
     """Adam's two moments, and DeepSpeed's float32 masters."""
     gathered: float
-    """Weights that are whole while they compute, and gradients on their way to their shards."""
+    """Weights that are whole while they compute."""
+    embeddings: float
+    """Of the sequence, the visual ones among them, and the last layer's output."""
     activations: float
-    """Of norms, linear layers and the MLP, kept for the backward pass."""
+    """Kept for the backward pass by norms, linear layers and the MLP; of all layers their inputs with checkpointing."""
     attention: float
     """Its queries, keys, values and output, kept as well."""
     logits: float
-    """Of one slice of the vocabulary."""
-    embeddings: float
-    """Of the sequence, the visual ones among them."""
-    host: float
-    """In host memory with `learner.cpu_offload`; all else is on the device."""
-
-    @property
-    def state(self) -> float:
-        """Of the device, between two passes."""
-        return self.weights + self.gradients + self.optimiser
+    """In the loss alone: of one slice of the vocabulary."""
+    backward: float
+    """Behind the loss alone: one layer computed again, gradients of its MLP, and whole gradients of its weights and the
+    head's, which are not in their shards yet."""
 
     @property
     def total(self) -> float:
-        """Of the device."""
-        passes = self.activations + self.attention + self.logits + self.embeddings
-        return self.state + self.gathered + passes
+        state = self.weights + self.gradients + self.optimiser + self.gathered
+        return state + self.embeddings + self.activations + self.attention + max(self.logits, self.backward)
 
     def text(self) -> str:
         """The parts in GiB."""
-        names = ("weights", "gradients", "optimiser", "gathered", "activations", "attention", "logits", "embeddings")
-        return ", ".join(f"{name} {getattr(self, name) / GIB:.3g}" for name in names)
+        return ", ".join(f"{part.name} {getattr(self, part.name) / GIB:.3g}" for part in fields(self))
 
 
 @dataclass(frozen=True)
@@ -210,42 +210,40 @@ def width_of(model: ModelConfig) -> int:
     return _FLOAT32 if model.dtype == "float32" else _BFLOAT16
 
 
-def activation_bytes(shape: ModelShape, model: ModelConfig, *, tokens: int, gradient_checkpointing: bool) -> float:
-    """Kept by the decoder layers for the backward pass but for their attention, and the gradients of one MLP.
+def mlp_bytes(shape: ModelShape, model: ModelConfig, *, tokens: int) -> float:
+    """Kept by one decoder layer but for its attention.
 
-    A layer keeps of each of its two norms the input and the normalised input in float32 or as float32 and the model's
-    dtype, and the output; the two sums around them, where no float32 copy stands for them; and four wide products of
-    the MLP. With checkpointing, every layer keeps its input, and one layer all of this.
+    Of each of its two norms the input and the normalised input, in float32 or as float32 and the model's dtype, and the
+    output; the two sums around them, where no float32 copy stands for them; four wide products of the MLP.
     """
     width = width_of(model)
     norms = 2 * shape.hidden * (3 * width if width == _FLOAT32 else _FLOAT32 + 2 * width)
-    layer = tokens * (norms + 4 * shape.intermediate * width)
-    inputs = shape.num_layers * tokens * shape.hidden * width
-    of_mlp = 2 * tokens * shape.intermediate * width
-    return (inputs + layer if gradient_checkpointing else shape.num_layers * layer) + of_mlp
+    return tokens * (norms + 4 * shape.intermediate * width)
 
 
-def attention_bytes(shape: ModelShape, model: ModelConfig, *, tokens: int, gradient_checkpointing: bool) -> float:
-    """Kept by the attention: queries, keys and values of every query head, the output, and the output by token."""
-    layer = 5 * tokens * shape.hidden * width_of(model)
-    return layer if gradient_checkpointing else shape.num_layers * layer
+def attention_bytes(shape: ModelShape, model: ModelConfig, *, tokens: int) -> float:
+    """Kept by one layer's attention: queries, keys and values of every query head, the output, the output by token."""
+    return 5 * tokens * shape.hidden * width_of(model)
 
 
 def logits_bytes(shape: ModelShape, *, response_tokens: int) -> float:
-    """Of the response tokens, for one slice of the vocabulary at a time, twice in float32."""
+    """Of the response tokens, for one slice of the vocabulary at a time, three times in float32."""
     from videor2_rl.model.token_scores import SLICE_LOGITS
 
-    return min(response_tokens * shape.vocabulary, SLICE_LOGITS) * 2 * _FLOAT32
+    return min(response_tokens * shape.vocabulary, SLICE_LOGITS) * 3 * _FLOAT32
 
 
 def gathered_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -> float:
-    """Of the weights that are whole while they compute: two decoder layers, embeddings, head and merger.
+    """Of the weights that are whole while they compute: two decoder layers, head and merger.
 
-    The vision tower's blocks are gathered one after the other, and are smaller. ZeRO-1 and ZeRO-2 gather none.
+    Embeddings of their own are gathered, and left again, before the layers; so are the vision tower's blocks, which are
+    smaller. ZeRO-1 and ZeRO-2 gather none.
     """
     if learner.backend in ("deepspeed_zero1", "deepspeed_zero2"):
         return 0.0
     outside = shape.parameters - shape.vision_parameters - shape.num_layers * shape.layer_parameters
+    if not shape.is_tied:
+        outside -= shape.vocabulary * shape.hidden
     return width_of(model) * (outside + 2 * shape.layer_parameters)
 
 
@@ -266,17 +264,20 @@ def learner_rank_bytes(
         response_tokens: of that pass.
     """
     state = state_bytes(shape, model, learner)
+    width, layers = width_of(model), shape.num_layers
+    of_layer, of_attention = mlp_bytes(shape, model, tokens=tokens), attention_bytes(shape, model, tokens=tokens)
+    backward = 2 * tokens * shape.intermediate * width + whole_gradient_bytes(shape, model)
     checkpointing = learner.gradient_checkpointing
     return RankBytes(
         weights=state.weights,
         gradients=state.gradients,
         optimiser=state.optimiser,
-        gathered=gathered_bytes(shape, model, learner) + whole_gradient_bytes(shape, model),
-        activations=activation_bytes(shape, model, tokens=tokens, gradient_checkpointing=checkpointing),
-        attention=attention_bytes(shape, model, tokens=tokens, gradient_checkpointing=checkpointing),
+        gathered=gathered_bytes(shape, model, learner),
+        embeddings=2 * tokens * shape.hidden * width,
+        activations=layers * (tokens * shape.hidden * width if checkpointing else of_layer),
+        attention=0.0 if checkpointing else layers * of_attention,
         logits=logits_bytes(shape, response_tokens=response_tokens),
-        embeddings=2 * tokens * shape.hidden * width_of(model),
-        host=state.host,
+        backward=backward + (of_layer + of_attention if checkpointing else 0.0),
     )
 
 

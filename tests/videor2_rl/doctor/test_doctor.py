@@ -219,7 +219,7 @@ def test_one_change_that_would_make_it_fit_is_named(demo_dir: Path, tmp_path: Pa
         return examine(app, [*common, *changes], machine, num_samples=2).mends
 
     assert mends() == {}
-    assert mends("cluster.object_store_mib=4") == {"object store": "cluster.object_store_mib=9"}
+    assert mends("cluster.object_store_mib=4") == {"object store": "cluster.object_store_mib=6"}
     assert mends("rollout.max_model_tokens=70", "rollout.max_response_tokens=20") == {
         "longest prompt": "rollout.max_model_tokens=75"
     }

@@ -27,7 +27,7 @@ MID = {
 
 
 def test_predicted_peaks_are_within_a_tenth_of_measured_ones(tmp_path: Path) -> None:
-    """A tiny model and one of 30 million parameters; with an untied one the head's gradient is beside the embeddings'."""
+    """A tiny model, one of 30 million parameters, and that one with a head of its own."""
     make_variant(tmp_path / "tiny")
     make_variant(tmp_path / "mid", **MID)
     make_variant(tmp_path / "untied", tied=False, **MID)
