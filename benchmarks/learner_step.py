@@ -120,7 +120,7 @@ class Workers:
             ],
         )
         self.policy = LearnerWorker(learner_worker_config(self.run.learner, self.run.model, total_steps=1000))
-        self.reference = LearnerWorker(reference_worker_config(self.run.model, backend=backend))
+        self.reference = LearnerWorker(reference_worker_config(self.run.model, backend=backend, cpu_offload=False))
         for worker in (self.policy, self.reference):
             worker.start(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import programs
 import pytest
@@ -16,7 +17,7 @@ from videor2_rl.doctor.sizing import learner_rank_bytes, model_shape
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).parent / "programs" / "peak_memory.py"
-MID = {
+MID: dict[str, Any] = {
     "hidden_size": 512,
     "intermediate_size": 1536,
     "vocab_size": 8000,

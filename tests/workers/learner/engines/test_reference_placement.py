@@ -24,7 +24,7 @@ def test_a_reference_stays_on_its_gpu_where_it_is_not_told_otherwise(
     monkeypatch.setattr(transformer_impl, "apply_fsdp2", lambda module, options, config: given.update(options))
     monkeypatch.setattr(transformer_impl, "fsdp2_load_full_state_dict", lambda *_: None)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    engine = PackedFSDPEngine.__new__(PackedFSDPEngine)
+    engine: Any = PackedFSDPEngine.__new__(PackedFSDPEngine)
     engine.engine_config = PackedFSDPEngineConfig(
         strategy="fsdp2",
         forward_only=True,
