@@ -30,6 +30,10 @@ def learner_config(**changes: Any) -> LearnerConfig:
         "max_tokens_per_micro_batch": 100_000,
         "gradient_checkpointing": False,
         "visual_cache_mib": 0,
+        "sync": "full",
+        "sync_transport": "collective",
+        "sync_bucket_mib": 512,
+        "sync_deadline_s": 60.0,
     }
     return LearnerConfig(**{**values, **changes})
 

@@ -197,6 +197,15 @@ class LearnerConfig(Section):
     visual_cache_mib: int
     """Where vision tower and merger are frozen, a clip's visual embeddings are computed once for all passes of a step,
     and up to this many MiB of them stay in the object store for later steps. 0: every pass runs the tower."""
+    sync: Literal["full", "delta"]
+    """What goes to the rollout workers of the weights that train: all, or those that changed since the last time. For
+    the latter both sides keep what was sent in host memory."""
+    sync_transport: Literal["collective", "object_store"]
+    """collective: to all at once, by NCCL between GPUs and by gloo between CPUs; object_store: where that cannot be."""
+    sync_bucket_mib: int
+    """Weights travel in portions of up to this many MiB; a larger layer goes by itself."""
+    sync_deadline_s: float
+    """Each phase of one portion must end in time; the transfer is then repeated without the worker that is at fault."""
 
 
 @dataclass(frozen=True)

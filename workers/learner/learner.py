@@ -18,17 +18,21 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from videor2_rl.config.sections import AlgorithmConfig, LearnerConfig, ModelConfig
 from videor2_rl.model.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
+from videor2_rl.model.weights import expected_weights
 from videor2_rl.run.files import FileSum
 from videor2_rl.training.gap import check_gap, gap_metrics
-from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
+from videor2_rl.types import LogProbs, PromptHandle, TrainGroup
+from workers.learner.policy_weights import LearnerWeights, SentBase
 from workers.learner.verl_config import UpdateSpec, check_algorithm, learner_worker_config
 from workers.learner.visual_store import VisualStore, encode_shares
 from workers.memory import most
 from workers.pool import DeadlineExceeded, fetch
+from workers.weights.plan import WeightPlan, buckets_of, trained_names
 
 if TYPE_CHECKING:
     from verl.workers.config import TrainingWorkerConfig
 
+BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
 DEADLINE_S = 3600.0
 """No single call on all ranks is expected to take longer; a hung rank then ends the run with its number."""
 
@@ -117,9 +121,12 @@ class RankGroup:
 
     def run(self, method: str, *args: Any, what: str) -> list[Any]:
         """Call a worker method on all ranks, once they are ready, and gather the results."""
+        return gather(self.begin(method, *args), name=self.name, what=what, deadline_s=self._deadline_s)
+
+    def begin(self, method: str, *args: Any) -> list[Any]:
+        """Call a worker method on all ranks, once they are ready; a reference for each."""
         self.wait_ready()
-        refs = getattr(self._workers, method)(*args)
-        return gather(refs, name=self.name, what=what, deadline_s=self._deadline_s)
+        return list(getattr(self._workers, method)(*args))
 
     def shutdown(self) -> None:
         """Kill the ranks and give their place back."""
@@ -245,6 +252,9 @@ class Learner:
         """
         self._max_tokens = config.max_tokens_per_micro_batch
         self._max_response_tokens = max_response_tokens
+        self._model = model
+        self._config = config
+        self._sent = SentBase()
         reuses = model.has_frozen_vision and config.visual_cache_mib > 0
         self._visual = VisualStore(config.visual_cache_mib) if reuses else None
         self._ranks = RankGroup(
@@ -344,9 +354,20 @@ class Learner:
         results = self._ranks.run("sft_loss", self._plan(groups), tokens, self._ranks.num_ranks, what="the SFT loss")
         return sft_metrics(results)["sft/loss"]
 
-    def publish_weights(self, policy_version: int) -> WeightSnapshot:
-        """Put the full weights into Ray's object store, owned by rank 0."""
-        return self._ranks.run("publish_weights", policy_version, what="publishing weights")[0]
+    def weights(self, policy_version: int) -> LearnerWeights:
+        """The weights as they are now, for the rollout workers: what training changes of them, none that is frozen.
+
+        They are read while an update goes on; the learner must not train meanwhile.
+        """
+        expected = expected_weights(self._model.path)
+        buckets = buckets_of(
+            expected,
+            trained_names(expected.shapes, self._model),
+            max_bytes=self._config.sync_bucket_mib << 20,
+            bytes_per_value=BYTES_PER_VALUE[self._model.dtype],
+        )
+        plan = WeightPlan(policy_version, self._model.dtype, buckets, keeps_base=self._config.sync == "delta")
+        return LearnerWeights(self._ranks, plan, self._config, base=self._sent)
 
     def export(self, path: Path) -> None:
         """Write an ordinary Hugging Face folder; complete or not at all."""

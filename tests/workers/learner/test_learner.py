@@ -13,6 +13,7 @@ import packed_prompts
 import pytest
 from learner_configs import algorithm_config, learner_config, model_config
 from packed_prompts import LENGTHS
+from streamed import sent_weights
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
@@ -124,9 +125,8 @@ def save(learner: Learner, folder: Path) -> None:
 
 def weights_of(learner: Learner) -> dict[str, np.ndarray]:
     import ray
-    from safetensors.numpy import load
 
-    return load(bytes(ray.get(learner.publish_weights(0).ref)))
+    return sent_weights(learner.weights(0), ray.get)
 
 
 def update(learner: Learner, groups: list[TrainGroup], **changes: Any) -> dict[str, float]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from weight_source import LocalRanks, Source, TensorRank
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
@@ -25,12 +29,15 @@ from videor2_rl.config.sections import GrpoRun
 from videor2_rl.doctor.sizing import model_shape, rollout_worker_bytes
 from videor2_rl.model.packing import PixelNorm
 from videor2_rl.model.visual import encode_clip
-from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
+from videor2_rl.model.weights import expected_weights
+from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec
+from workers.learner.policy_weights import LearnerWeights
 from workers.rollout import worker as rollout_worker
 from workers.rollout.engine import EngineSpec, rollout_env, sample_seed
 from workers.rollout.pool import RolloutPool, call_parts
 from workers.rollout.worker import GenerateRequest
-from workers.weights.sync import WeightsRefused, load_into_engine, pack_weights, shared_file
+from workers.weights.group import GroupAddress
+from workers.weights.plan import Bucket, Gathered, WeightsRefused
 
 FLOAT32_LIMIT = 1e-4
 """Nats; the same weights and input differ by some 3e-6."""
@@ -190,9 +197,45 @@ def prompts(tokenizer: Any) -> list[Prompt]:
     return [make_prompt(tokenizer, seed=i, second_per_grid_s=s) for i, s in enumerate(SECONDS_PER_GRID)]
 
 
-def snapshot_of(model: Any, version: int, *, without: str = "") -> tuple[WeightSnapshot, np.ndarray]:
-    tensors = [(name, tensor) for name, tensor in model.state_dict().items() if name != without]
-    return pack_weights(tensors, version, tied=frozenset({"lm_head.weight"}))
+@pytest.fixture
+def rank() -> TensorRank:
+    return TensorRank()
+
+
+@pytest.fixture
+def source(rank: TensorRank, checkpoint: Path) -> Source:
+    return Source(LocalRanks(rank), expected_weights(str(checkpoint)))
+
+
+def load(engine: Any, rank: TensorRank, update: LearnerWeights, model: Any, *, damaged: int | None = None) -> None:
+    """Bring the session's worker to a model's weights, a bucket after the other, by files."""
+    rank.hold(model.state_dict(), damaged)
+    base = engine.run(engine.worker.begin_update(update.plan))
+    only_changes = update.base_version is not None and base == update.base_version
+    for index, bucket in enumerate(update.plan.buckets):
+        gathered = update.gather(index, bucket, only_changes=only_changes)
+        engine.run(engine.worker.receive_bucket(index, gathered, update.store()))
+    engine.run(engine.worker.finish_update())
+    update.end(is_whole=True)
+
+
+def load_by_group(engine: Any, rank: TensorRank, update: LearnerWeights, model: Any) -> None:
+    """The same by gloo, from this process to the engine's."""
+    rank.hold(model.state_dict())
+    host, port = rank.open_group(60)
+    address = GroupAddress(host, port, 2, 60)
+    with ThreadPoolExecutor(1) as thread:
+        joining = thread.submit(rank.join_group, address)
+        engine.run(engine.worker.join_group(address, 1))
+        joining.result()
+        engine.run(engine.worker.begin_update(update.plan))
+        for index, bucket in enumerate(update.plan.buckets):
+            gathered = update.gather(index, bucket, only_changes=False)
+            sending = thread.submit(rank.send_bucket)
+            engine.run(engine.worker.receive_bucket(index, gathered))
+            sending.result()
+    engine.run(engine.worker.finish_update())
+    update.end(is_whole=True)
 
 
 def responses(groups: list[Group]) -> list[list[int]]:
@@ -329,81 +372,190 @@ def test_another_policy_version_is_refused(engine: Any, prompts: list[Prompt]) -
         generate(engine, prompts, version=41)
 
 
+def numbers(groups: list[Group]) -> list[bytes]:
+    """Tokens and log-probs to the last bit."""
+    return [part.tobytes() for group in groups for r in group.rollouts for part in (r.token_ids, r.log_probs)]
+
+
 @pytest.mark.slow
-def test_after_a_sync_log_probs_are_those_of_the_new_weights(
-    engine: Any, checkpoint: Path, prompts: list[Prompt]
+def test_after_an_update_log_probs_are_those_of_the_new_weights_whichever_way_they_came(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source
 ) -> None:
     generate(engine, prompts)
     old, new = hf_model(checkpoint), hf_model(checkpoint, seed=11)
-    seconds = engine.run(engine.worker.load_weights(*snapshot_of(new, 1)))
-    assert seconds.keys() == {"write", "check", "load"}
-    groups = generate(engine, prompts, version=1)
-    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {1}
-    assert max_gap(new, prompts, groups) < FLOAT32_LIMIT
-    assert max_gap(old, prompts, groups) > 0.1
+    update = source.weights(1)
+    assert len(update.plan.buckets) > 10
+    load(engine, rank, update, new)
+    by_file = generate(engine, prompts, version=1)
+    assert {rollout.policy_version for group in by_file for rollout in group.rollouts} == {1}
+    assert max_gap(new, prompts, by_file) < FLOAT32_LIMIT
+    assert max_gap(old, prompts, by_file) > 0.1
     assert not list(Path("/dev/shm").glob("videor2-weights-1-*"))
+    load(engine, rank, source.weights(2), old)
+    load_by_group(engine, rank, source.weights(1, max_bytes=1 << 20), new)
+    assert numbers(generate(engine, prompts, version=1)) == numbers(by_file)
+    load_by_group(engine, rank, source.weights(1, max_bytes=1), new)
+    assert numbers(generate(engine, prompts, version=1)) == numbers(by_file)
 
 
 @pytest.mark.slow
-def test_stale_caches_are_noticed(engine: Any, checkpoint: Path, prompts: list[Prompt]) -> None:
-    new = hf_model(checkpoint, seed=12)
-    snapshot, data = snapshot_of(new, 2)
-
-    async def load_without_clearing() -> list[Group]:
-        await without_clearing(engine, prompts)
-        with shared_file(data, 2) as path:
-            await load_into_engine(engine.worker._engine, snapshot, path)
-        return await without_clearing(engine, prompts)
-
-    assert max_gap(new, prompts, engine.run(load_without_clearing())) > 1e-3
-    engine.run(engine.worker.load_weights(snapshot, data))
-    assert max_gap(new, prompts, engine.run(without_clearing(engine, prompts))) < FLOAT32_LIMIT
+def test_what_is_not_sent_stays_as_it_was(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source
+) -> None:
+    load(engine, rank, source.weights(1), hf_model(checkpoint))
+    new, mixed = hf_model(checkpoint, seed=17), hf_model(checkpoint)
+    changed = [name for name in new.state_dict() if ".layers.1.self_attn.q_proj." in name or ".layers.2.mlp." in name]
+    plan = source.weights(2, names=changed).plan
+    assert 0 < len(plan.shapes) < 12
+    mixed.load_state_dict({name: new.state_dict()[name] for name in plan.shapes}, strict=False)
+    load(engine, rank, source.weights(2, names=changed), new)
+    groups = generate(engine, prompts, version=2)
+    assert max_gap(mixed, prompts, groups) < FLOAT32_LIMIT
+    assert min(max_gap(other, prompts, groups) for other in (new, hf_model(checkpoint))) > 1e-3
 
 
 @pytest.mark.slow
-def test_a_missing_tensor_is_refused_by_name_and_the_old_weights_stay(
-    engine: Any, checkpoint: Path, prompts: list[Prompt]
+def test_stale_caches_are_noticed_and_emptied_by_what_changes_them(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source, monkeypatch: Any
+) -> None:
+    """Embeddings of the tower outlive an update of the language model alone; its attention keys do not."""
+    from workers.weights import vllm_adapter
+
+    names = list(expected_weights(str(checkpoint)).shapes)
+    parts = {"vision": [n for n in names if ".visual." in n], "language": [n for n in names if ".visual." not in n]}
+    old = hf_model(checkpoint)
+    emptied: list[str] = []
+    for name in ("reset_mm_cache", "reset_encoder_cache", "reset_prefix_cache"):
+        original = getattr(engine.worker._engine, name)
+
+        async def counted(name: str = name, original: Any = original) -> None:
+            emptied.append(name)
+            await original()
+
+        monkeypatch.setattr(engine.worker._engine, name, counted)
+    for seed, (part, changed) in enumerate(parts.items(), start=40):
+        load(engine, rank, source.weights(1), old)
+        engine.run(without_clearing(engine, prompts))
+        new = hf_model(checkpoint)
+        new.load_state_dict(
+            {n: v for n, v in hf_model(checkpoint, seed=seed).state_dict().items() if n in changed}, strict=False
+        )
+        emptied.clear()
+        load(engine, rank, source.weights(2, names=changed), new)
+        all_caches = {"reset_mm_cache", "reset_encoder_cache", "reset_prefix_cache"}
+        assert set(emptied) == (all_caches if part == "vision" else {"reset_prefix_cache"})
+        assert max_gap(new, prompts, engine.run(without_clearing(engine, prompts))) < FLOAT32_LIMIT
+        assert max_gap(old, prompts, engine.run(without_clearing(engine, prompts))) > 1e-3
+
+    async def nothing() -> None:
+        return None
+
+    for name in emptied:
+        monkeypatch.setattr(engine.worker._engine, name, nothing)
+    monkeypatch.setattr(engine.worker._engine, "reset_encoder_cache", nothing)
+    load(engine, rank, source.weights(3), old)
+    assert max_gap(old, prompts, engine.run(without_clearing(engine, prompts))) > 1e-3
+    assert vllm_adapter.EXTENSION
+
+
+@pytest.mark.slow
+def test_a_layer_that_is_not_whole_is_refused_by_name_and_the_old_weights_stay(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source
 ) -> None:
     old = hf_model(checkpoint, seed=13)
-    engine.run(engine.worker.load_weights(*snapshot_of(old, 3)))
+    load(engine, rank, source.weights(3), old)
     name = "model.language_model.layers.1.mlp.gate_proj.weight"
+    plan = source.weights(4).plan
+    short = [(tuple(n for n in b.names if n != name), b) for b in plan.buckets]
+    buckets = tuple(
+        Bucket(names, tuple(s for n, s in zip(b.names, b.shapes, strict=True) if n != name)) for names, b in short
+    )
     with pytest.raises(WeightsRefused, match=f"1 missing: {name}"):
-        engine.run(engine.worker.load_weights(*snapshot_of(hf_model(checkpoint, seed=14), 4, without=name)))
+        engine.run(engine.worker.begin_update(replace(plan, buckets=buckets)))
     assert max_gap(old, prompts, generate(engine, prompts, version=3)) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow
-def test_a_damaged_byte_is_refused_by_the_engine_and_the_old_weights_stay(
-    engine: Any, checkpoint: Path, prompts: list[Prompt]
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_after_a_damaged_bucket_nothing_is_served_and_a_whole_update_mends_it(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source, place: str
 ) -> None:
-    old = hf_model(checkpoint, seed=15)
-    engine.run(engine.worker.load_weights(*snapshot_of(old, 5)))
-    snapshot, data = snapshot_of(hf_model(checkpoint, seed=16), 6)
-    damaged = data.copy()
-    damaged[-1000] ^= 1
-    with pytest.raises(WeightsRefused, match="damaged: sha256"):
-        engine.run(engine.worker.load_weights(snapshot, damaged))
-    assert max_gap(old, prompts, generate(engine, prompts, version=5)) < FLOAT32_LIMIT
+    update = source.weights(5)
+    count = len(update.plan.buckets)
+    damaged = {"first": 0, "middle": count // 2, "last": count - 1}[place]
+    new = hf_model(checkpoint, seed=16)
+    with pytest.raises(Exception, match="arrived damaged"):
+        load(engine, rank, update, new, damaged=damaged)
+    assert engine.run(engine.worker.version()) is None
+    with pytest.raises(RuntimeError, match="holds policy version None"):
+        generate(engine, prompts, version=5)
+    load(engine, rank, source.weights(6), new)
+    assert max_gap(new, prompts, generate(engine, prompts, version=6)) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_failures", [1, 2])
-def test_an_update_that_fails_half_way_is_repeated_and_then_given_to_a_new_engine(
-    engine: Any, checkpoint: Path, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, num_failures: int
+def test_a_layer_left_half_loaded_counts_for_nothing(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source
 ) -> None:
-    failures = iter(range(num_failures))
-    engines = []
+    """As when a worker was cut off within a layer: the next update brings it whole."""
+    new = hf_model(checkpoint, seed=18)
+    whole = source.weights(7)
+    name = "model.language_model.layers.1.mlp.gate_proj.weight"
+    half = Bucket((name,), (whole.plan.shapes[name],))
+    rank.hold(hf_model(checkpoint, seed=19).state_dict())
+    engine.run(engine.worker.begin_update(whole.plan))
+    engine.worker._plan = replace(whole.plan, buckets=(half,))
+    engine.run(engine.worker.receive_bucket(0, rank.gather_bucket(0, half, False, False), rank.store_bucket()))
+    load(engine, rank, whole, new)
+    assert max_gap(new, prompts, generate(engine, prompts, version=7)) < FLOAT32_LIMIT
 
-    async def load(one: Any, snapshot: WeightSnapshot, path: Path) -> None:
-        engines.append(one)
-        await load_into_engine(one, snapshot, path if next(failures, None) is None else Path("/nowhere"))
 
-    monkeypatch.setattr(rollout_worker, "load_into_engine", load)
-    new = hf_model(checkpoint, seed=20 + num_failures)
-    engine.run(engine.worker.load_weights(*snapshot_of(new, 20 + num_failures)))
-    assert len(engines) == num_failures + 1
-    assert (engines[0] is engines[-1]) == (num_failures == 1)
-    assert max_gap(new, prompts, generate(engine, prompts)) < FLOAT32_LIMIT
+@pytest.mark.slow
+def test_changes_alone_bring_the_same_bits_and_only_to_those_that_hold_the_rest(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank
+) -> None:
+    source = Source(LocalRanks(rank), expected_weights(str(checkpoint)), sync="delta")
+    base, new = hf_model(checkpoint, seed=50), hf_model(checkpoint, seed=50)
+    with torch.no_grad():
+        for weight in new.parameters():
+            weight.view(-1)[:: max(1, weight.numel() // 10)] += 0.5
+    sizes: list[int] = []
+
+    def update(version: int, model: Any) -> list[bytes]:
+        one = source.weights(version)
+        gather = one.gather
+        one.gather = lambda *args, **kwargs: counted(gather(*args, **kwargs))  # type: ignore[method-assign]
+        sizes.append(0)
+        load(engine, rank, one, model)
+        return numbers(generate(engine, prompts, version=version))
+
+    def counted(gathered: Gathered) -> Gathered:
+        sizes[-1] += gathered.num_bytes
+        return gathered
+
+    first, changed, again = update(1, base), update(2, new), update(3, base)
+    assert first == again != changed
+    assert max_gap(new, prompts, generate(engine, prompts, version=3)) > 1e-3
+    assert sizes[1] == sizes[2] < sizes[0] / 5
+    # An update of another kind came between: everything is sent again.
+    load(engine, rank, Source(LocalRanks(rank), expected_weights(str(checkpoint))).weights(4), hf_model(checkpoint))
+    assert update(5, new) == changed
+    assert sizes[-1] == sizes[0]
+
+
+@pytest.mark.slow
+def test_a_folder_is_read_by_the_engine_itself(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    new = hf_model(checkpoint, seed=21)
+    shutil.copytree(checkpoint, tmp_path / "new")
+    new.save_pretrained(tmp_path / "new")
+    engine.run(engine.worker.load_folder(str(tmp_path / "new"), 9))
+    assert max_gap(new, prompts, generate(engine, prompts, version=9)) < FLOAT32_LIMIT
+    (tmp_path / "new" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="holds no weights"):
+        engine.run(engine.worker.load_folder(str(tmp_path / "new"), 10))
+    assert max_gap(new, prompts, generate(engine, prompts, version=9)) < FLOAT32_LIMIT
 
 
 # --- the pool ---------------------------------------------------------------------------------------------------------
