@@ -100,3 +100,32 @@ class Source:
         buckets = buckets_of(self._expected, changed, max_bytes=max_bytes, bytes_per_value=size)
         plan = WeightPlan(version, self._dtype, buckets, keeps_base=self._config.sync == "delta")
         return LearnerWeights(self._ranks, plan, self._config, base=self._base)
+
+
+def load(
+    engine: Any,
+    rank: TensorRank,
+    update: LearnerWeights,
+    tensors: Mapping[str, torch.Tensor],
+    damaged: int | None = None,
+) -> None:
+    """Bring a worker without Ray to given weights, a bucket after the other, by files."""
+    rank.hold(tensors, damaged)
+    base = engine.run(engine.worker.begin_update(update.plan))
+    only_changes = update.base_version is not None and base == update.base_version
+    for index, bucket in enumerate(update.plan.buckets):
+        gathered = update.gather(index, bucket, only_changes=only_changes)
+        engine.run(engine.worker.receive_bucket(index, gathered, update.store()))
+    engine.run(engine.worker.finish_update())
+    update.end(is_whole=True)
+
+
+def rank_actor() -> Any:
+    """A Ray actor in place of a learner's rank."""
+    import sys
+
+    import ray
+
+    # Ray's workers do not find the tests' helpers.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return ray.remote(num_cpus=0)(StoringRank).remote()

@@ -12,7 +12,7 @@ from workers.weights.plan import Bucket, Gathered
 if TYPE_CHECKING:
     from torch import Tensor
 
-_DIGEST_WORDS = 1 << 22
+_DIGEST_WORDS = 1 << 20
 """32-bit words that are summed at a time."""
 _BITS = {2: torch.int16, 4: torch.int32}
 
@@ -37,6 +37,8 @@ def join(bucket: Bucket, tensors: Iterable[tuple[str, Tensor]], *, dtype: torch.
         if expected is None or (name, tuple(tensor.shape)) != expected[:2]:
             raise ValueError(f"found {name} {tuple(tensor.shape)} in place of {expected and expected[:2]}")
         expected[2].copy_(tensor.detach().reshape(-1))
+        # Before the next one is gathered: the largest are a gigabyte.
+        del tensor
     if rest := [name for name, _, _ in places]:
         raise ValueError(f"nothing was gathered for {', '.join(rest)}")
     return flat
@@ -66,7 +68,7 @@ def digest(flat: Tensor) -> int:
         part = words[start : start + _DIGEST_WORDS].to(torch.int64)
         total += part.sum()
         weighted += (part * torch.arange(start + 1, start + 1 + len(part), device=flat.device)).sum()
-    return ((weighted.item() * 31) ^ total.item()) & (2**64 - 1)
+    return ((int(weighted) * 31) ^ int(total)) & (2**64 - 1)
 
 
 def encode(flat: Tensor, base: Tensor | None) -> tuple[Tensor, Gathered]:

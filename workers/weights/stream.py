@@ -8,7 +8,7 @@ or Ray's object store, for a worker that joins late and where the collective fai
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -115,7 +115,7 @@ def stream(source: PolicyWeights, workers: Sequence[Any], way: Collective | Stor
         WeightsRefused: the plan does not fit the model; no worker was touched.
         TransferFailed: a worker or the sender failed; none of the workers serves until an update succeeds.
     """
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     plan, is_whole, num_bytes = source.plan, False, 0
 
     def timed(phase: str, since: float) -> float:

@@ -140,6 +140,7 @@ class Receiver:
 
     def finish(self, policy_version: int, *, keeps_base: bool) -> None:
         self._close()
+        self._pack_tied()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.base_version = policy_version if keeps_base else None
@@ -153,6 +154,18 @@ class Receiver:
 
         with self._context(), torch.device(self._device):
             finalize_layerwise_reload(self._model, self._model_config)
+
+    def _pack_tied(self) -> None:
+        """vLLM 0.32 gives tied embeddings to a head of its own, which packs them for the CPU and sees no change."""
+        holders: dict[int, list[Any]] = {}
+        for layer in self._model.modules():
+            weight = getattr(layer, "weight", None)
+            if hasattr(layer, "cpu_linear") and isinstance(weight, torch.Tensor) and weight.numel():
+                holders.setdefault(weight.data_ptr(), []).append(layer)
+        with self._context():
+            for layers in holders.values():
+                for layer in layers if len(layers) > 1 else ():
+                    layer.quant_method.process_weights_after_loading(layer)
 
     def _context(self) -> Any:
         from vllm.config import set_current_vllm_config

@@ -340,14 +340,17 @@ def test_exported_folder_is_an_ordinary_checkpoint(
         two_ranks.export(tmp_path / "hf")
 
 
-def test_published_weights_are_the_checkpoints(one_rank: Learner, model: ModelConfig) -> None:
-    from videor2_rl.model.weights import expected_weights
+def test_what_is_sent_are_the_checkpoints_weights_but_for_the_frozen_ones(
+    one_rank: Learner, two_ranks: Learner, model: ModelConfig
+) -> None:
+    from safetensors.numpy import load_file
 
-    snapshot = one_rank.publish_weights(7)
-    expected = expected_weights(model.path)
-    assert snapshot.policy_version == 7
-    assert set(snapshot.names) == set(expected.shapes)
-    assert {name: value.shape for name, value in weights_of(one_rank).items()} == dict(expected.shapes)
+    stored = load_file(Path(model.path) / "model.safetensors")
+    assert one_rank.weights(7).policy_version == 7
+    for learner in (one_rank, two_ranks):
+        sent = weights_of(learner)
+        assert set(sent) == {name for name in stored if not name.startswith("model.visual.")}
+        assert all(np.array_equal(values, stored[name]) for name, values in sent.items())
 
 
 def test_unsplittable_losses_are_refused(one_rank: Learner, ready: list[TrainGroup]) -> None:

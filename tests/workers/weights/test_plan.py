@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import published
 import pytest
@@ -107,7 +108,7 @@ def test_what_is_frozen_does_not_travel(checkpoint: Path, changes: dict[str, boo
     assert plan.changes_vision == any(name.startswith("model.visual.") for name in found)
 
 
-def of_paper(name: str, **changes: object) -> tuple[ExpectedWeights, ModelConfig]:
+def of_paper(name: str, **changes: Any) -> tuple[ExpectedWeights, ModelConfig]:
     folder = str(published.FOLDER / name)
     return expected_weights(folder), replace(published.paper_run(published.FOLDER / name).model, **changes)
 
