@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from videor2_rl.config.sections import LearnerConfig
 
 from workers.weights.group import GroupAddress
 from workers.weights.plan import Bucket, Gathered, WeightPlan
 
-if TYPE_CHECKING:
-    from videor2_rl.config.sections import LearnerConfig
-    from workers.learner.learner import RankGroup
+
+class Ranks(Protocol):
+    """What is asked of the learner's ranks, all at once."""
+
+    def run(self, method: str, *args: Any, what: str) -> list[Any]: ...
+
+    def begin(self, method: str, *args: Any) -> list[Any]: ...
 
 
 class SentBase:
@@ -22,7 +28,7 @@ class SentBase:
 class LearnerWeights:
     """The current weights of a rank group, under the version that they have."""
 
-    def __init__(self, ranks: RankGroup, plan: WeightPlan, config: LearnerConfig, *, base: SentBase) -> None:
+    def __init__(self, ranks: Ranks, plan: WeightPlan, config: LearnerConfig, *, base: SentBase) -> None:
         self.plan = plan
         self.deadline_s = config.sync_deadline_s
         self.is_collective = config.sync_transport == "collective"

@@ -55,11 +55,11 @@ def _sizes(bucket: Bucket) -> list[int]:
     return [Bucket((name,), (shape,)).num_values for name, shape in zip(bucket.names, bucket.shapes, strict=True)]
 
 
-def digest(flat: Tensor) -> int:
-    """64 bits that tell one content from another and notice exchanged places, computed where the values are.
+def digest(flat: Tensor) -> str:
+    """32 hexadecimal digits that tell one content from another, computed where the values are.
 
-    Two sums modulo 2^64 as in Fletcher's checksum, of the 16- or 32-bit words and of the words times their places. It
-    guards against faults of transport and of order, not against an adversary.
+    Two sums modulo 2^64 as in Fletcher's checksum: of the 16- or 32-bit words, which any one change shows in, and of the
+    words times their places, which an exchange shows in. Against faults of transport, not against an adversary.
     """
     words = flat.view(_BITS[flat.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
@@ -68,7 +68,7 @@ def digest(flat: Tensor) -> int:
         part = words[start : start + _DIGEST_WORDS].to(torch.int64)
         total += part.sum()
         weighted += (part * torch.arange(start + 1, start + 1 + len(part), device=flat.device)).sum()
-    return ((int(weighted) * 31) ^ int(total)) & (2**64 - 1)
+    return f"{int(total) % 2**64:016x}{int(weighted) % 2**64:016x}"
 
 
 def encode(flat: Tensor, base: Tensor | None) -> tuple[Tensor, Gathered]:
@@ -107,5 +107,5 @@ def decode(payload: Tensor, gathered: Gathered, *, dtype: torch.dtype, base: Ten
         flat[payload[:cut].view(torch.int32).to(base.device)] = payload[cut:].view(dtype).to(base.device)
     found = digest(flat)
     if found != gathered.digest:
-        raise BucketDamaged(f"arrived damaged: digest {found:016x} in place of {gathered.digest:016x}")
+        raise BucketDamaged(f"arrived damaged: digest {found} in place of {gathered.digest}")
     return flat

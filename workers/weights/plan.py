@@ -66,7 +66,7 @@ class Gathered:
     """Of what is sent."""
     num_changed: int | None
     """Values sent, each with its place; None: all values of the bucket, in order."""
-    digest: int
+    digest: str
     """Of the whole bucket, as it is after the update."""
 
 
