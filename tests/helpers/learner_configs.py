@@ -48,6 +48,7 @@ def model_config(path: str, **changes: Any) -> ModelConfig:
         "lora": LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
         "system_prompt": "",
         "instruction": "",
+        "float32_head": False,
         "text_timestamps": False,
     }
     return ModelConfig(path, **{**values, **changes})

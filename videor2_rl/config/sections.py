@@ -47,6 +47,8 @@ class ModelConfig(Section):
     """Empty: no system turn. A row's own system turn takes its place."""
     instruction: str
     """Appended to every question, e.g. to think inside tags. Empty: the question as it is."""
+    float32_head: bool
+    """Logits are not rounded to `dtype`, in the learner and in vLLM: both then agree better about a bfloat16 policy."""
     text_timestamps: bool
     """Write each pair of frames' time before it as text, as Qwen3-VL was trained; Qwen2.5-VL cannot."""
 

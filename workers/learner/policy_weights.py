@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from videor2_rl.config.sections import LearnerConfig
-
 from workers.weights.group import GroupAddress
 from workers.weights.plan import Bucket, Gathered, WeightPlan
 

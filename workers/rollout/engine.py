@@ -30,6 +30,8 @@ class EngineSpec:
     model_path: str
     dtype: str
     device: str
+    float32_head: bool
+    """Logits are not rounded to `dtype`."""
     banned_token_ids: tuple[int, ...]
     """Never sampled: a learner cannot place a vision token that has no pixels."""
 

@@ -185,7 +185,7 @@ class RolloutWorker:
         from workers.weights import vllm_adapter
 
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._spec)))
-        await vllm_adapter.prepare(self._engine)
+        await vllm_adapter.prepare(self._engine, float32_head=self._spec.float32_head)
         # Asked once, so that no later request waits for the answer and lets another one pass.
         await self._engine.get_supported_tasks()
         self._family = read_family(self._spec.model_path)

@@ -58,8 +58,8 @@ def _sizes(bucket: Bucket) -> list[int]:
 def digest(flat: Tensor) -> str:
     """32 hexadecimal digits that tell one content from another, computed where the values are.
 
-    Two sums modulo 2^64 as in Fletcher's checksum: of the 16- or 32-bit words, which any one change shows in, and of the
-    words times their places, which an exchange shows in. Against faults of transport, not against an adversary.
+    Two sums modulo 2^64 as in Fletcher's checksum: of the 16- or 32-bit words, in which any one change shows, and of
+    the words times their places, in which an exchange shows. Against faults of transport, not against an adversary.
     """
     words = flat.view(_BITS[flat.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=flat.device)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from videor2_rl.model.token_scores import float32_logits
 from workers.weights.group import GroupAddress, TransferGroup
 from workers.weights.payload import decode, split
 from workers.weights.plan import Bucket, Gathered, WeightPlan
@@ -32,9 +33,9 @@ PARENT_POLL_S = 1.0
 # --- asked by the rollout worker ----------------------------------------------------------------------------------
 
 
-async def prepare(engine: Any) -> None:
-    """Once after an engine's start."""
-    await engine.collective_rpc("weights_prepare")
+async def prepare(engine: Any, *, float32_head: bool) -> None:
+    """Once after an engine's start; for generation vLLM itself has no head in float32."""
+    await engine.collective_rpc("weights_prepare", args=(float32_head,))
 
 
 async def join_group(engine: Any, address: GroupAddress, *, first_member: int) -> None:
@@ -198,6 +199,12 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
+def _apply_in_float32(layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """A head's logits, in place of its quantisation method's `apply`; the families here have no bias."""
+    assert bias is None
+    return float32_logits(x, layer.weight)
+
+
 class WeightExtension:
     """Methods that vLLM mixes into its worker class; called by `collective_rpc`, one answer per worker process."""
 
@@ -208,8 +215,11 @@ class WeightExtension:
     weights_receiver: Receiver
     weights_version: int
 
-    def weights_prepare(self) -> None:
+    def weights_prepare(self, float32_head: bool) -> None:
         """Once after the start, with the weights of the checkpoint folder, which are version 0."""
+        if float32_head:
+            # Outside of CUDA graphs, which end at the last hidden states.
+            self.model_runner.model.get_language_model().lm_head.quant_method.apply = _apply_in_float32
         self.weights_receiver = Receiver(self.model_runner.model, self.model_config, self.vllm_config, self.device)
         self.weights_version = 0
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()

@@ -297,6 +297,32 @@ def test_without_cuts_the_log_probs_are_of_what_was_sampled_from_and_without_see
 
 
 @pytest.mark.slow
+def test_a_float32_head_leaves_an_engines_bfloat16_logits_unrounded(
+    engine_spec: EngineSpec, tokenizer: Any, start_engine: Any
+) -> None:
+    """Differences of log-probs are those of logits. In bfloat16 these are multiples of 2^-14 from 2^-6 on."""
+    token_ids = tokenizer.encode("Which colour appears first?")
+    shares = {}
+    for head in (False, True):
+        with start_engine(replace(engine_spec, dtype="bfloat16", float32_head=head)) as engine:
+            steps = 2**14 * engine.run(differences_of_logits(engine, token_ids))
+        shares[head] = float(np.mean(np.abs(steps - np.round(steps)) < 0.05))
+    assert shares[False] > 0.95
+    assert shares[True] < 0.5
+
+
+async def differences_of_logits(engine: Any, token_ids: list[int]) -> np.ndarray:
+    """Between the most likely tokens, at each of some positions."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=1.0, seed=0, max_tokens=24, logprobs=5, ignore_eos=True)
+    async for output in engine.worker._engine.generate({"prompt_token_ids": token_ids}, params, "head"):
+        found = output.outputs[0].logprobs
+    best = [sorted((one.logprob for one in entry.values()), reverse=True)[:5] for entry in found]
+    return np.diff(np.array(best), axis=1).ravel()
+
+
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(engine: Any, prompts: list[Prompt]) -> None:
     first, second = generate(engine, prompts, seed=7), generate(engine, prompts, seed=7)
     assert responses(first) == responses(second)

@@ -49,6 +49,7 @@ class PackedFSDPEngineConfig(FSDPEngineConfig):
     freeze_merger: bool = False
     freeze_language_model: bool = False
     lora: LoraConfig | None = None
+    float32_head: bool = False
     vision_tower_learning_rate: float | None = None
     merger_learning_rate: float | None = None
 
@@ -157,7 +158,9 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             video_embeddings=embeddings or None,
         )
         with without_tower(self.module) if embeddings else nullcontext():
-            scores = score_tokens(self.module, batch, temperature=temperature)
+            scores = score_tokens(
+                self.module, batch, temperature=temperature, float32_head=self.engine_config.float32_head
+            )
         return loss_function(scores, batch, micro_batch)
 
     def encode(self, prompt: Prompt | None) -> Tensor:

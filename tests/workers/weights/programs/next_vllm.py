@@ -99,7 +99,7 @@ async def main(checkpoint: str) -> int:
         "worker_extension_cls": vllm_adapter.EXTENSION,
     }
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-    await vllm_adapter.prepare(engine)
+    await vllm_adapter.prepare(engine, float32_head=False)
     sender = WeightSender(dtype=torch.float32, device=torch.device("cpu"))
     expected = expected_weights(checkpoint)
     everything = list(expected.shapes)
