@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TRL_VENV := $(VENV)-trl
 TRL_INSTALLED := $(TRL_VENV)/.installed
+NEXT_VENV := $(VENV)-next-vllm
+NEXT_INSTALLED := $(NEXT_VENV)/.installed
 
 export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
@@ -17,7 +19,7 @@ export TOKENIZERS_PARALLELISM := false
 # On a machine without GPU DeepSpeed, which transformers imports, would guess this and say so in every process.
 demo test test-fast bench: export DS_ACCELERATOR := cpu
 
-.PHONY: install demo test test-fast lint types bench clean
+.PHONY: install demo test test-fast test-next-vllm lint types bench clean
 
 install: $(INSTALLED)
 
@@ -67,6 +69,17 @@ bench: $(INSTALLED) $(TRL_INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.alignment_rows
 	$(BIN)/python -m benchmarks.judge_calls
 	$(BIN)/python -m benchmarks.decode_clips
+
+# A newer vLLM in an environment of its own takes weights as the pinned one does.
+$(NEXT_INSTALLED): $(INSTALLED) tests/requirements-next-vllm.txt
+	$(BIN)/python -m venv $(NEXT_VENV)
+	$(BIN)/uv pip install --python $(NEXT_VENV)/bin/python --no-deps -r tests/requirements-next-vllm.txt
+	@touch $@
+
+test-next-vllm: $(NEXT_INSTALLED)
+	$(BIN)/python -c 'import pathlib, videor2_rl.demo.model as m; m.make_model(pathlib.Path("outputs/next_vllm"), seed=1)'
+	OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 VLLM_LOGGING_LEVEL=ERROR PYTHONPATH=. \
+		$(NEXT_VENV)/bin/python tests/workers/weights/programs/next_vllm.py outputs/next_vllm
 
 clean:
 	rm -rf outputs build .pytest_cache .mypy_cache .ruff_cache

@@ -188,20 +188,6 @@ class LogProbs:
 
 
 @dataclass(frozen=True)
-class WeightSnapshot:
-    """A published version of the policy's weights, on its way to the rollout workers."""
-
-    policy_version: int
-    ref: Any
-    """A Ray object reference of the safetensors bytes (Hugging Face names)."""
-    num_bytes: int
-    checksum: str
-    """sha256 of the bytes."""
-    names: tuple[str, ...]
-    """Tensor names, sorted."""
-
-
-@dataclass(frozen=True)
 class SkippedSample:
     """A sample left out, as `skipped.jsonl` records it."""
 

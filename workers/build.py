@@ -128,5 +128,6 @@ def engine_spec(rollout: RolloutConfig, model: ModelConfig, *, device: Literal["
         model_path=model.path,
         dtype=model.dtype,
         device=device,
+        float32_head=model.float32_head,
         banned_token_ids=banned_token_ids(AutoTokenizer.from_pretrained(model.path)),
     )

@@ -177,6 +177,7 @@ class ActorPool:
         prepare: Callable[[Any], Any],
         call_deadline_s: float | None,
         start_deadline_s: float,
+        admit: Callable[[Any], None] | None = None,
         max_in_flight: int = 1,
         max_replacements: int = 3,
     ) -> None:
@@ -188,6 +189,7 @@ class ActorPool:
             prepare: Actor handle -> reference that resolves when the actor may serve, e.g. `actor.start.remote()`.
             call_deadline_s: Seconds that one call may take; None: no limit.
             start_deadline_s: Seconds from an actor's creation until it is ready.
+            admit: Called with each actor that got ready, before it serves; one of `LOST` from it costs the actor.
             max_in_flight: Calls per actor at a time.
             max_replacements: Actors replaced within one `map` or `broadcast` before it gives up.
         """
@@ -196,6 +198,7 @@ class ActorPool:
         """Actors replaced since the pool was made."""
         self._create = create
         self._prepare = prepare
+        self._admit = admit
         self._call_deadline_s = call_deadline_s
         self._start_deadline_s = start_deadline_s
         self._max_in_flight = max_in_flight
@@ -252,6 +255,26 @@ class ActorPool:
                 self._step(results)
         self.wait_ready()
         return [results[index] for index in sorted(results)]
+
+    def lose(self, actor: Any, error: Exception) -> None:
+        """Replace an actor that somebody else found to be of no more use; nothing where it has been replaced.
+
+        Raises:
+            RuntimeError: too many were replaced since the last call of another method.
+        """
+        for slot in list(self._slots):
+            if slot.actor == actor:
+                self._replace(slot, error)
+
+    def replace_silent(self, method: str, *, deadline_s: float) -> None:
+        """Call `method` on every actor that serves, and replace those that do not answer in time or are lost."""
+        asked = [(slot.actor, getattr(slot.actor, method).remote()) for slot in self._slots if slot.ready is None]
+        ray.wait([ref for _, ref in asked], num_returns=len(asked), timeout=deadline_s)
+        for actor, ref in asked:
+            try:
+                fetch(ref, deadline_s=0, what=f"the {method} of a {self.name} worker")
+            except LOST as error:
+                self.lose(actor, error)
 
     def memory(self) -> dict[str, float]:
         """The most that one actor takes, in MiB by kind; one that is busy, getting ready or lost says nothing."""
@@ -317,6 +340,8 @@ class ActorPool:
         if slot.ready is not None:
             if slot.ready in done:
                 fetch(slot.ready, what=f"starting {self.name} worker {slot.index}")
+                if self._admit is not None:
+                    self._admit(slot.actor)
                 slot.ready = None
             elif now > slot.ready_by:
                 raise DeadlineExceeded(f"the start took longer than {self._start_deadline_s:g} s")

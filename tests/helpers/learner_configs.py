@@ -30,6 +30,10 @@ def learner_config(**changes: Any) -> LearnerConfig:
         "max_tokens_per_micro_batch": 100_000,
         "gradient_checkpointing": False,
         "visual_cache_mib": 0,
+        "sync": "full",
+        "sync_transport": "collective",
+        "sync_bucket_mib": 512,
+        "sync_deadline_s": 60.0,
     }
     return LearnerConfig(**{**values, **changes})
 
@@ -44,6 +48,7 @@ def model_config(path: str, **changes: Any) -> ModelConfig:
         "lora": LoraConfig(rank=0, alpha=1, dropout=0.0, targets=(), dora=False),
         "system_prompt": "",
         "instruction": "",
+        "float32_head": False,
         "text_timestamps": False,
     }
     return ModelConfig(path, **{**values, **changes})

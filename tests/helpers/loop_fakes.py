@@ -34,7 +34,6 @@ from videor2_rl.types import (
     SkippedSample,
     TrainGroup,
     VideoSample,
-    WeightSnapshot,
 )
 
 
@@ -102,10 +101,12 @@ class Fakes:
             for i, p in zip(group_ids, prompts, strict=True)
         ]
 
-    def update_weights(self, snapshot: WeightSnapshot) -> Mapping[str, float]:
-        self.calls.append(f"sync v{snapshot.policy_version}")
-        self.served = snapshot.policy_version
-        return {}
+    def update_weights(self, source: int) -> None:
+        self.calls.append(f"sync v{source}")
+        self.served = source
+
+    def sync_metrics(self) -> Mapping[str, float]:
+        return {"perf/sync_mib": 8.0}
 
     def score(
         self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
@@ -154,9 +155,9 @@ class Fakes:
         self.weight += 1
         return {"actor/loss": self.weight, "actor/packed_tokens": 10.0, **gap}
 
-    def publish_weights(self, policy_version: int) -> WeightSnapshot:
+    def weights(self, policy_version: int) -> int:
         assert policy_version == self.weight
-        return WeightSnapshot(policy_version, None, 0, "", ())
+        return policy_version
 
     def save(self, path: Path) -> None:
         self.calls.append("save")

@@ -61,7 +61,7 @@ def sft_step(groups: Sequence[TrainGroup]) -> float:
 
 def weights() -> dict[str, np.ndarray]:
     """Every weight under its name in the checkpoint, as it goes to the rollout workers."""
-    return {name: tensor.numpy() for name, tensor in _worker._full_weights()}
+    return {name: tensor.numpy().copy() for name, tensor in _worker.engine.full_weights()}
 
 
 def _share(groups: Sequence[TrainGroup]) -> list[Any]:

@@ -60,7 +60,7 @@ def tokenizer(checkpoint: Path) -> Any:
 def engine_spec(checkpoint: Path, tokenizer: Any) -> EngineSpec:
     names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
     banned = tuple(tokenizer.convert_tokens_to_ids(list(names)))
-    return EngineSpec(rollout_config(), str(checkpoint), "float32", "cpu", banned)
+    return EngineSpec(rollout_config(), str(checkpoint), "float32", "cpu", False, banned)
 
 
 class Engine:

@@ -11,14 +11,16 @@ import one_rank
 import pytest
 import torch
 from learner_configs import learner_config, model_config
+from weight_source import LocalRanks, Source, TensorRank, load
 
 from videor2_rl.config.sections import ModelConfig
 from videor2_rl.model.family import part_of
 from videor2_rl.model.prompt import PromptBuilder, timed_metadata
+from videor2_rl.model.weights import expected_weights
 from videor2_rl.types import Clip, Group, LogProbs, Prompt, PromptHandle, SamplingSpec, TrainGroup, VideoSample
 from workers.rollout.engine import EngineSpec
 from workers.rollout.worker import GenerateRequest
-from workers.weights.sync import pack_weights
+from workers.weights.plan import trained_names
 
 pytestmark = pytest.mark.slow
 
@@ -93,8 +95,10 @@ def trained(model: ModelConfig, prompts: list[Prompt], engine_spec: EngineSpec, 
         before, to_train = stage(0, prompts)
         assert process.submit(one_rank.sft_step, to_train).result() > 0
         weights = process.submit(one_rank.weights).result()
-        tensors = ((name, torch.tensor(array)) for name, array in weights.items())
-        engine.run(engine.worker.load_weights(*pack_weights(tensors, 1, tied=frozenset({"lm_head.weight"}))))
+        tensors = {name: torch.tensor(array) for name, array in weights.items()}
+        rank, expected = TensorRank(), expected_weights(model.path)
+        trained = trained_names(expected.shapes, model)
+        load(engine, rank, Source(LocalRanks(rank), expected).weights(1, names=trained), tensors)
         after, _ = stage(1, prompts)
         embeddings = process.submit(one_rank.encode, prompts).result()
         black = [replace(prompt, patches=np.zeros_like(prompt.patches)) for prompt in prompts]

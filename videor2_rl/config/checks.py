@@ -155,6 +155,10 @@ def _check_learner(learner: LearnerConfig) -> None:
         learner.visual_cache_mib >= 0,
         f"learner.visual_cache_mib: found {learner.visual_cache_mib}, cannot be negative; 0 is no reuse",
     )
+    require(learner.sync_bucket_mib >= 1, f"learner.sync_bucket_mib: found {learner.sync_bucket_mib}, needs at least 1")
+    require(
+        learner.sync_deadline_s > 0, f"learner.sync_deadline_s: found {learner.sync_deadline_s}, needs to be above 0"
+    )
     require(learner.warmup_steps >= 0, f"learner.warmup_steps: found {learner.warmup_steps}, cannot be negative")
     require(
         0 <= learner.warmup_frac < 1 and (learner.warmup_frac == 0 or learner.warmup_steps == 0),

@@ -47,6 +47,8 @@ class ModelConfig(Section):
     """Empty: no system turn. A row's own system turn takes its place."""
     instruction: str
     """Appended to every question, e.g. to think inside tags. Empty: the question as it is."""
+    float32_head: bool
+    """Logits are not rounded to `dtype`, in the learner and in vLLM: both then agree better about a bfloat16 policy."""
     text_timestamps: bool
     """Write each pair of frames' time before it as text, as Qwen3-VL was trained; Qwen2.5-VL cannot."""
 
@@ -197,6 +199,15 @@ class LearnerConfig(Section):
     visual_cache_mib: int
     """Where vision tower and merger are frozen, a clip's visual embeddings are computed once for all passes of a step,
     and up to this many MiB of them stay in the object store for later steps. 0: every pass runs the tower."""
+    sync: Literal["full", "delta"]
+    """What goes to the rollout workers of the weights that train: all, or those that changed since the last time. For
+    the latter both sides keep what was sent in host memory."""
+    sync_transport: Literal["collective", "object_store"]
+    """collective: to all at once, by NCCL between GPUs and by gloo between CPUs; object_store: where that cannot be."""
+    sync_bucket_mib: int
+    """Weights travel in portions of up to this many MiB; a larger layer goes by itself."""
+    sync_deadline_s: float
+    """Each phase of one portion must end in time; the transfer is then repeated without the worker that is at fault."""
 
 
 @dataclass(frozen=True)

@@ -226,8 +226,8 @@ def _object_store(run: GrpoRun | SftRun, shape: ModelShape, sizes: Sequence[Samp
     needed += embeddings_bytes(shape, run.model, run.learner, sizes, per_step=per_step)
     what = "two steps' prompts, visual embeddings (learner.visual_cache_mib)"
     if isinstance(run, GrpoRun):
-        needed += weight_transfer_bytes(shape, run.model)
-        what += ", a bucket of weights"
+        needed += weight_transfer_bytes(shape, run.model, run.learner)
+        what += ", a bucket of weights (learner.sync_bucket_mib)"
     there = run.cluster.object_store_mib / 1024
     return Need("object store", needed / GIB, there, "GiB", f"{what}; cluster.object_store_mib")
 

@@ -14,8 +14,6 @@ from videor2_rl.config.sections import EvaluateRun, GrpoRun, LearnerConfig, Mode
 from videor2_rl.model.family import part_of
 
 GIB = 1 << 30
-WEIGHT_BUCKET_BYTES = 512 << 20
-"""Of weights that are on their way from the learner to the rollout workers at the same time."""
 _FLOAT32, _BFLOAT16 = 4, 2
 
 
@@ -316,9 +314,9 @@ def embeddings_bytes(
     return max(float(learner.visual_cache_mib << 20), of_step)
 
 
-def weight_transfer_bytes(shape: ModelShape, model: ModelConfig) -> float:
+def weight_transfer_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -> float:
     """Of weights on their way to the rollout workers: one bucket, whatever the model's size."""
-    return min(WEIGHT_BUCKET_BYTES, shape.parameters * width_of(model))
+    return min(learner.sync_bucket_mib << 20, shape.parameters * width_of(model))
 
 
 def checkpoint_bytes(shape: ModelShape, model: ModelConfig) -> float:

@@ -35,7 +35,9 @@ class TokenScores:
     """[S] of softmax(logits / temperature), in nats."""
 
 
-def score_tokens(model: nn.Module, batch: PackedBatch, *, temperature: float) -> TokenScores:
+def score_tokens(
+    model: nn.Module, batch: PackedBatch, *, temperature: float, float32_head: bool = False
+) -> TokenScores:
     """Scores of a packed batch's response tokens, through one forward pass of the model.
 
     Inside the pass the head gives scores where it gives logits otherwise: so it is called as its wrappers (FSDP2,
@@ -45,11 +47,14 @@ def score_tokens(model: nn.Module, batch: PackedBatch, *, temperature: float) ->
         model: a transformers model for conditional generation, possibly wrapped; its head has no bias.
         batch: with `video_embeddings` inside `videor2_rl.model.visual.without_tower`.
         temperature: above 0.
+        float32_head: as `token_scores`.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
 
     def scores(hidden: Tensor) -> Tensor:
-        found = token_scores(hidden[0], head.weight, batch.target_ids, temperature=temperature)
+        found = token_scores(
+            hidden[0], head.weight, batch.target_ids, temperature=temperature, float32_head=float32_head
+        )
         return torch.stack([found.log_probs, found.raw_log_probs, found.entropy])
 
     head.forward = scores
@@ -60,7 +65,9 @@ def score_tokens(model: nn.Module, batch: PackedBatch, *, temperature: float) ->
     return TokenScores(log_probs, raw_log_probs.detach(), entropy.detach())
 
 
-def token_scores(hidden: Tensor, weight: Tensor, target_ids: Tensor, *, temperature: float) -> TokenScores:
+def token_scores(
+    hidden: Tensor, weight: Tensor, target_ids: Tensor, *, temperature: float, float32_head: bool = False
+) -> TokenScores:
     """Scores of the target tokens under a head without bias.
 
     Args:
@@ -68,29 +75,38 @@ def token_scores(hidden: Tensor, weight: Tensor, target_ids: Tensor, *, temperat
         weight: [V, D], in the dtype of `hidden`; logits are rounded to it, all that follows is float32 or better.
         target_ids: [S] int64.
         temperature: above 0.
+        float32_head: logits are not rounded either.
     """
-    return TokenScores(*_LinearScores.apply(hidden, weight, target_ids, temperature))
+    return TokenScores(*_LinearScores.apply(hidden, weight, target_ids, temperature, float32_head))
+
+
+def float32_logits(hidden: Tensor, rows: Tensor) -> Tensor:
+    """Logits [S, W] in float32 or better, without rounding to the dtype of `hidden` [S, D] and `rows` [W, D]."""
+    if hidden.is_cuda and hidden.dtype != torch.float32:
+        return torch.mm(hidden, rows.T, out_dtype=torch.float32)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    return hidden.to(dtype) @ rows.to(dtype).T
 
 
 class _LinearScores(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, temperature: float
+        ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, temperature: float, float32_head: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         sums = _RunningSums(hidden, temperature=temperature)
         for start, stop in _slices(hidden, weight):
-            sums.add(_logits(hidden, weight[start:stop]), target_ids - start)
+            sums.add(_logits(hidden, weight[start:stop], float32_head=float32_head), target_ids - start)
         below_largest, log_sum = sums.of_target - sums.largest, sums.tempered.log()
         raw_log_probs = below_largest - sums.raw.log()
         entropy = log_sum - sums.tempered_logits / sums.tempered / temperature
         ctx.save_for_backward(hidden, weight, target_ids, sums.largest, log_sum)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.float32_head = temperature, float32_head
         ctx.mark_non_differentiable(raw_log_probs, entropy)
         return below_largest / temperature - log_sum, raw_log_probs, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, weight, target_ids, largest, log_sum = ctx.saved_tensors
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_tempered = grad / ctx.temperature
@@ -98,7 +114,7 @@ class _LinearScores(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden, dtype=grad.dtype) if needs_hidden else None
         grad_weight = torch.empty_like(weight) if needs_weight else None
         for start, stop in _slices(hidden, weight):
-            logits = _logits(hidden, weight[start:stop])
+            logits = _logits(hidden, weight[start:stop], float32_head=ctx.float32_head)
             softmax = logits.sub_(largest[:, None]).div_(ctx.temperature).sub_(log_sum[:, None]).exp_()
             inside, column = _columns(target_ids - start, width=stop - start)
             grad_logits = softmax.mul_(-grad_tempered[:, None])
@@ -110,7 +126,7 @@ class _LinearScores(torch.autograd.Function):
             if grad_weight is not None:
                 torch.mm(grad_logits.T, hidden, out=grad_weight[start:stop])
             del grad_logits
-        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, None, None
+        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, None, None, None
 
 
 def _slices(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
@@ -124,8 +140,8 @@ def _columns(targets: Tensor, *, width: int) -> tuple[Tensor, Tensor]:
     return (targets >= 0) & (targets < width), targets.clamp(0, width - 1)[:, None]
 
 
-def _logits(hidden: Tensor, rows: Tensor) -> Tensor:
-    logits = hidden @ rows.T
+def _logits(hidden: Tensor, rows: Tensor, *, float32_head: bool) -> Tensor:
+    logits = float32_logits(hidden, rows) if float32_head else hidden @ rows.T
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

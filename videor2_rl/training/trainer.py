@@ -82,7 +82,7 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
             with timer.phase("sync_weights"):
                 progress = Progress(step, progress.policy_version + len(updates), upkeep.skipped)
                 if updates:
-                    workers.rollouts.update_weights(workers.learner.publish_weights(progress.policy_version))
+                    workers.rollouts.update_weights(workers.learner.weights(progress.policy_version))
             outcome = StepOutcome(batch, prompts, groups, scored, train_groups, old, ref, updates)
             upkeep.finish_step(progress, outcome, timer)
 

@@ -188,6 +188,7 @@ class Upkeep:
             **self._evaluated,
             **self._judged,
             **workers.learner.visual_metrics(),
+            **workers.rollouts.sync_metrics(),
             "actor/policy_version": progress.policy_version,
             "data/decodes_per_clip": workers.videos.decodes_per_clip(),
             "data/skipped": progress.skipped,
@@ -271,7 +272,7 @@ def restore(workers: Workers, checkpoint: Checkpoint | None) -> None:
         return
     logger.info("going on after step %d from %s", checkpoint.step, checkpoint.path)
     workers.learner.load(checkpoint.path)
-    workers.rollouts.update_weights(workers.learner.publish_weights(progress_of(checkpoint).policy_version))
+    workers.rollouts.update_weights(workers.learner.weights(progress_of(checkpoint).policy_version))
 
 
 def final_metrics(evaluation: PeriodicEvaluation) -> dict[str, float]:

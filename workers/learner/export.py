@@ -56,9 +56,13 @@ def export_checkpoint(checkpoint: Path, model: Path, target: Path, *, dtype: str
     Raises:
         ConfigError: checkpoint and model do not fit.
     """
+    import torch
+
     network = _trained_network(checkpoint, model, dtype=dtype, lora=lora)
     tied = expected_weights(str(model)).tied
-    weights = plain_weights(network.state_dict(), lambda tensor: tensor.detach().clone(), lora=lora)
+    weights = plain_weights(
+        network.state_dict(), lambda tensor, _: tensor.detach().clone(), getattr(torch, dtype), lora=lora
+    )
     write_model(model, target, {name: tensor for name, tensor in weights if name not in tied})
 
 

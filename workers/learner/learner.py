@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +18,21 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from videor2_rl.config.sections import AlgorithmConfig, LearnerConfig, ModelConfig
 from videor2_rl.model.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
+from videor2_rl.model.weights import expected_weights
 from videor2_rl.run.files import FileSum
 from videor2_rl.training.gap import check_gap, gap_metrics
-from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
+from videor2_rl.types import LogProbs, PromptHandle, TrainGroup
+from workers.learner.policy_weights import LearnerWeights, SentBase
 from workers.learner.verl_config import UpdateSpec, check_algorithm, learner_worker_config
 from workers.learner.visual_store import VisualStore, encode_shares
 from workers.memory import most
 from workers.pool import DeadlineExceeded, fetch
+from workers.weights.plan import WeightPlan, buckets_of, trained_names
 
 if TYPE_CHECKING:
     from verl.workers.config import TrainingWorkerConfig
 
+BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
 DEADLINE_S = 3600.0
 """No single call on all ranks is expected to take longer; a hung rank then ends the run with its number."""
 
@@ -118,13 +121,16 @@ class RankGroup:
 
     def run(self, method: str, *args: Any, what: str) -> list[Any]:
         """Call a worker method on all ranks, once they are ready, and gather the results."""
-        return self.begin(method, *args, what=what)()
+        return self.collect(self.begin(method, *args), what=what)
 
-    def begin(self, method: str, *args: Any, what: str) -> Callable[[], list[Any]]:
-        """Call a worker method on all ranks, once they are ready; what comes back gathers the results."""
+    def begin(self, method: str, *args: Any) -> list[Any]:
+        """Call a worker method on all ranks, once they are ready; a reference for each."""
         self.wait_ready()
-        refs = getattr(self._workers, method)(*args)
-        return partial(gather, refs, name=self.name, what=what, deadline_s=self._deadline_s)
+        return list(getattr(self._workers, method)(*args))
+
+    def collect(self, refs: Sequence[Any], *, what: str) -> list[Any]:
+        """What `begin` began, once it is done."""
+        return gather(refs, name=self.name, what=what, deadline_s=self._deadline_s)
 
     def shutdown(self) -> None:
         """Kill the ranks and give their place back."""
@@ -211,7 +217,7 @@ class GroupLogProbs:
         max_tokens: int,
         use_adapter: bool = True,
     ) -> None:
-        self._group_ids = [group.group_id for group in groups]
+        self._ranks, self._group_ids = ranks, [group.group_id for group in groups]
         parts = split_groups(groups, max_tokens=max_tokens, num_ranks=ranks.num_ranks)
         numbered = iter(range(sum(map(len, parts))))
         self._numbers = [[next(numbered) for _ in of_group] for of_group in parts]
@@ -221,12 +227,12 @@ class GroupLogProbs:
             for part, number in zip(of_group, its_numbers, strict=True)
         ]
         shares = plan(flat, num_ranks=ranks.num_ranks, max_tokens=max_tokens)
-        what = f"log-probs of {len(groups)} groups"
-        self._gather = ranks.begin("log_probs", shares, temperature, use_adapter, what=what)
+        self._refs = ranks.begin("log_probs", shares, temperature, use_adapter)
 
     def result(self) -> list[LogProbs]:
         """Waits for them; in the order of the groups."""
-        found = {log_probs.group_id: log_probs for share in self._gather() for log_probs in share}
+        shares = self._ranks.collect(self._refs, what=f"log-probs of {len(self._group_ids)} groups")
+        found = {log_probs.group_id: log_probs for share in shares for log_probs in share}
         return [
             joined([found[number] for number in its_numbers], group_id=group_id)
             for group_id, its_numbers in zip(self._group_ids, self._numbers, strict=True)
@@ -263,6 +269,9 @@ class Learner:
         """
         self._max_tokens = config.max_tokens_per_micro_batch
         self._max_response_tokens = max_response_tokens
+        self._model = model
+        self._config = config
+        self._sent = SentBase()
         reuses = model.has_frozen_vision and config.visual_cache_mib > 0
         self._visual = VisualStore(config.visual_cache_mib) if reuses else None
         self._ranks = RankGroup(
@@ -362,9 +371,20 @@ class Learner:
         results = self._ranks.run("sft_loss", self._plan(groups), tokens, self._ranks.num_ranks, what="the SFT loss")
         return sft_metrics(results)["sft/loss"]
 
-    def publish_weights(self, policy_version: int) -> WeightSnapshot:
-        """Put the full weights into Ray's object store, owned by rank 0."""
-        return self._ranks.run("publish_weights", policy_version, what="publishing weights")[0]
+    def weights(self, policy_version: int) -> LearnerWeights:
+        """The weights as they are now, for the rollout workers: what training changes of them, none that is frozen.
+
+        They are read while an update goes on; the learner must not train meanwhile.
+        """
+        expected = expected_weights(self._model.path)
+        buckets = buckets_of(
+            expected,
+            trained_names(expected.shapes, self._model),
+            max_bytes=self._config.sync_bucket_mib << 20,
+            bytes_per_value=BYTES_PER_VALUE[self._model.dtype],
+        )
+        plan = WeightPlan(policy_version, self._model.dtype, buckets, keeps_base=self._config.sync == "delta")
+        return LearnerWeights(self._ranks, plan, self._config, base=self._sent)
 
     def export(self, path: Path) -> None:
         """Write an ordinary Hugging Face folder; complete or not at all."""

@@ -19,7 +19,7 @@ import numpy as np
 import ray
 import torch
 from verl.single_controller.base.decorator import register
-from verl.utils.device import get_device_name
+from verl.utils.device import get_device_id, get_device_name
 from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
@@ -31,7 +31,7 @@ from videor2_rl.model.weights import expected_weights
 from videor2_rl.run.files import FileSum
 from videor2_rl.run.shards import StoredTensors
 from videor2_rl.training.gap import exceeds
-from videor2_rl.types import LogProbs, PromptHandle, TrainGroup, WeightSnapshot
+from videor2_rl.types import LogProbs, PromptHandle, TrainGroup
 from workers.learner import losses
 from workers.learner.engines.fsdp import PackedFSDPEngine
 from workers.learner.engines.state import RankState, random_state, restore_random_state
@@ -40,12 +40,11 @@ from workers.learner.losses import LossSums
 from workers.learner.verl_config import UpdateSpec, actor_config
 from workers.learner.visual_store import EncodedClip
 from workers.memory import process_memory
-from workers.weights.sync import publish_weights
+from workers.weights.group import GroupAddress
+from workers.weights.plan import Bucket, Gathered
+from workers.weights.sender import WeightSender
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
     from verl.utils.flops_counter import FlopsCounter
 
 
@@ -100,6 +99,7 @@ class LearnerWorker(TrainingWorker):
         """Load the checkpoint, shard it, build the optimiser."""
         torch.manual_seed(seed)
         self.engine.initialize()
+        self._sender = WeightSender(dtype=self.engine.compute_dtype, device=torch.device(get_device_id()))
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def memory(self) -> dict[str, float]:
@@ -183,13 +183,45 @@ class LearnerWorker(TrainingWorker):
         return losses.to_sums(results), common if limits is None else {**common, "gap": gap}
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
-    def publish_weights(self, policy_version: int) -> WeightSnapshot | None:
-        """Put the full weights into Ray's object store; the snapshot comes from rank 0."""
-        tied = expected_weights(self.model_config.path).tied
+    def gather_bucket(self, index: int, bucket: Bucket, keeps_base: bool, only_changes: bool) -> Gathered | None:
+        """Gather some of the weights in the model's dtype; rank 0 holds them, and says what it would send."""
+        tensors = self.engine.full_weights(only=frozenset(bucket.names))
         if self.rank == 0:
-            return publish_weights(self._full_weights(), policy_version, tied=tied)
-        self._gather_only()
+            return self._sender.fill(index, bucket, tensors, keeps_base=keeps_base, only_changes=only_changes)
+        for _ in tensors:
+            pass
         return None
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def send_bucket(self) -> None:
+        """Rank 0 sends to the group what was gathered last; other ranks do nothing, here and below."""
+        if self.rank == 0:
+            self._sender.send()
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def store_bucket(self) -> Any:
+        """Put what was gathered last into the object store."""
+        return ray.put(self._sender.stored()) if self.rank == 0 else None
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def drop_bucket(self) -> None:
+        """Let go of what was gathered last."""
+        if self.rank == 0:
+            self._sender.drop()
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def open_group(self, deadline_s: float) -> tuple[str, int] | None:
+        """Open a meeting place for the group that carries weights: its host and port."""
+        if self.rank != 0:
+            return None
+        host = ray.util.get_node_ip_address().strip("[]")
+        return host, self._sender.open(host, deadline_s=deadline_s)
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def join_group(self, address: GroupAddress) -> None:
+        """Meet the engines there."""
+        if self.rank == 0:
+            self._sender.join(address)
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def export(self, path: str) -> None:
@@ -209,7 +241,7 @@ class LearnerWorker(TrainingWorker):
             self._gather_only()
             raise
         tied = expected_weights(self.model_config.path).tied
-        weights = {name: tensor for name, tensor in self._full_weights() if name not in tied}
+        weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.engine.full_weights() if name not in tied}
         write_model(Path(self.model_config.path), target, weights)
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
@@ -247,15 +279,8 @@ class LearnerWorker(TrainingWorker):
             group["lr"] = learning_rate
         restore_random_state(state.random)
 
-    def _full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and full tensor on the CPU in the model's dtype; a collective, so every rank iterates to the end."""
-        dtype = self.engine.compute_dtype
-        for name, tensor in self.engine.get_per_tensor_param()[0]:
-            # A copy: what is gathered from uneven shards is a view into padded storage.
-            yield name, tensor.detach().to("cpu", dtype, copy=True)
-
     def _gather_only(self) -> None:
-        for _ in self.engine.get_per_tensor_param()[0]:
+        for _ in self.engine.full_weights():
             pass
 
 

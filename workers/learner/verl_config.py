@@ -133,6 +133,7 @@ def _worker_config(
         freeze_merger=model.freeze_merger,
         freeze_language_model=model.freeze_language_model,
         lora=model.lora if model.lora.rank > 0 else None,
+        float32_head=model.float32_head,
         vision_tower_learning_rate=None if learner is None else learner.vision_tower_learning_rate,
         merger_learning_rate=None if learner is None else learner.merger_learning_rate,
     )

@@ -30,6 +30,8 @@ class EngineSpec:
     model_path: str
     dtype: str
     device: str
+    float32_head: bool
+    """Logits are not rounded to `dtype`."""
     banned_token_ids: tuple[int, ...]
     """Never sampled: a learner cannot place a vision token that has no pixels."""
 
@@ -52,7 +54,7 @@ def rollout_env(config: RolloutConfig, device: str) -> dict[str, str]:
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Keyword arguments of vLLM's `AsyncEngineArgs`."""
-    from workers.weights.vllm_extension import SHARED_MEMORY
+    from workers.weights.vllm_adapter import EXTENSION
 
     config = spec.rollout
     arguments: dict[str, Any] = {
@@ -72,8 +74,7 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         "logprobs_mode": "processed_logprobs" if config.is_tempered else "raw_logprobs",
         # Each engine's own, unless every response has one.
         "seed": 0 if config.reproducible else secrets.randbits(31),
-        "worker_extension_cls": "workers.weights.vllm_extension.WeightExtension",
-        "weight_transfer_config": {"backend": SHARED_MEMORY},
+        "worker_extension_cls": EXTENSION,
     }
     if spec.device == "cpu":
         arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": config.kv_cache_gib << 30}

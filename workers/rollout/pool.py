@@ -6,22 +6,35 @@ Pixels go from where the `Prompt` lives to the worker; only ids, log-probs and t
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import RolloutConfig
-from videor2_rl.types import Group, PromptHandle, SamplingSpec, WeightSnapshot
+from videor2_rl.types import Group, PromptHandle, SamplingSpec
 from workers.pool import ActorPool, fetch
 from workers.rollout.engine import EngineSpec, rollout_env
 from workers.rollout.worker import GenerateRequest, RolloutWorker
-from workers.weights.sync import pack_checkpoint
+from workers.weights.plan import WeightsRefused
+from workers.weights.stream import Collective, PolicyWeights, Stored, TransferFailed, stream
+
+log = logging.getLogger(__name__)
 
 START_DEADLINE_S = 1800.0
 """A large checkpoint from a slow disk takes minutes."""
+COLLECTIVE_ATTEMPTS = 2
 MAX_CALL_WAVES = 4
 """A call carries at most this many times the sequences that an engine runs at once: that much work is lost with it."""
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """Weights that every worker reads by itself."""
+
+    folder: str
+    policy_version: int
 
 
 class RolloutPool:
@@ -30,20 +43,23 @@ class RolloutPool:
     def __init__(self, spec: EngineSpec) -> None:
         """Start the workers; they build their engines in the background until `wait_ready` or the first call."""
         self._spec = spec
-        self._snapshot: WeightSnapshot | None = None
+        self._source: PolicyWeights | CheckpointFolder | None = None
+        self._collective: Collective | None = None
+        self._sync: dict[str, float] = {}
         config = spec.rollout
         self._pool = ActorPool(
             "rollout",
             size=config.num_workers,
             create=self._create,
-            prepare=self._prepare,
+            prepare=lambda actor: actor.start.remote(),
+            admit=self._admit,
             call_deadline_s=config.deadline_s,
             start_deadline_s=START_DEADLINE_S,
         )
 
     @property
     def policy_version(self) -> int:
-        return 0 if self._snapshot is None else self._snapshot.policy_version
+        return 0 if self._source is None else self._source.policy_version
 
     @property
     def replacements(self) -> int:
@@ -85,33 +101,59 @@ class RolloutPool:
         assert [group.group_id for group in groups] == list(group_ids)
         return groups
 
-    def update_weights(self, snapshot: WeightSnapshot) -> dict[str, float]:
-        """Bring every worker to `snapshot` and remember it for replacements; returns when all have acknowledged.
+    def update_weights(self, source: PolicyWeights) -> None:
+        """Bring every worker to the source's weights, and those that replace one later; returns when all have them.
 
-        Returns:
-            Metrics: the slowest worker's seconds for each phase, and the workers replaced since the start.
+        All at once by the collective, once more without those that were lost, then one by one through the object store;
+        a worker that takes them neither way is replaced.
 
         Raises:
-            WeightsRefused: the snapshot is incomplete or damaged; all workers keep their old weights.
+            WeightsRefused: they do not fit the model; all workers keep their old weights.
+            RuntimeError: workers keep failing.
         """
-        before, self._snapshot = self._snapshot, snapshot
+        before, self._source = self._source, source
         try:
-            answers = self._pool.broadcast("load_weights", replace(snapshot, ref=None), snapshot.ref)
-        except BaseException:
-            self._snapshot = before
+            sent, failures = self._sent(source)
+        except WeightsRefused:
+            self._source = before
             raise
-        phases = answers[0] if answers else {}
-        slowest = {f"timing_s/sync_{name}": max(answer[name] for answer in answers) for name in phases}
-        return {**slowest, "rollout/workers_replaced": float(self.replacements)}
+        seconds = {f"timing_s/sync_{phase}": value for phase, value in sent.items() if phase != "mib"}
+        self._sync = {**seconds, "perf/sync_mib": sent["mib"], "rollout/sync_failures": float(failures)}
 
-    def load_checkpoint(self, model_path: str, policy_version: int) -> dict[str, float]:
-        """`update_weights` from a checkpoint folder of the same architecture, read by a Ray task."""
-        import ray
+    def sync_metrics(self) -> dict[str, float]:
+        """Of the last update: seconds for each phase, MiB sent, attempts that failed; and workers replaced so far."""
+        return {**self._sync, "rollout/workers_replaced": float(self.replacements)}
 
-        task: Any = ray.remote(pack_checkpoint)
-        described, data = task.options(num_returns=2, num_cpus=0).remote(model_path, policy_version)
-        snapshot = fetch(described, deadline_s=START_DEADLINE_S, what=f"reading the checkpoint {model_path}")
-        return self.update_weights(replace(snapshot, ref=data))
+    def _sent(self, source: PolicyWeights) -> tuple[dict[str, float], int]:
+        attempts = COLLECTIVE_ATTEMPTS if source.is_collective else 0
+        for failures in range(attempts):
+            self._pool.wait_ready()
+            try:
+                return stream(source, self._pool.actors, self._collective_of(self._pool.actors)), failures
+            except TransferFailed as error:
+                log.warning("sending weights %d to all rollout workers failed: %s", source.policy_version, error)
+                self._collective = None
+                # Asked of all: where one is lost or frozen, the collective fails on the others too.
+                self._pool.replace_silent("health", deadline_s=source.deadline_s)
+        self._pool.wait_ready()
+        sent: dict[str, float] = {}
+        for actor in self._pool.actors:
+            try:
+                sent = stream(source, [actor], Stored())
+            except TransferFailed as error:
+                self._pool.lose(actor, error)
+        self._pool.wait_ready()
+        return sent or {"mib": 0.0}, attempts
+
+    def _collective_of(self, actors: Sequence[Any]) -> Collective:
+        if self._collective is None or self._collective.workers != tuple(actors):
+            self._collective = Collective(actors, engines_per_worker=self._spec.rollout.tensor_parallel_size)
+        return self._collective
+
+    def load_checkpoint(self, model_path: str, policy_version: int) -> None:
+        """Bring every worker to a checkpoint folder of the same architecture, which each of them reads."""
+        self._source = CheckpointFolder(model_path, policy_version)
+        self._pool.broadcast("load_folder", model_path, policy_version)
 
     def memory(self) -> dict[str, float]:
         """The most that one worker takes, in MiB by kind."""
@@ -136,10 +178,13 @@ class RolloutPool:
             .remote(self._spec)
         )
 
-    def _prepare(self, actor: Any) -> Any:
-        if self._snapshot is None:
-            return actor.start.remote()
-        return actor.start.remote(replace(self._snapshot, ref=None), self._snapshot.ref)
+    def _admit(self, actor: Any) -> None:
+        """Bring a worker that joins late to the weights of the others."""
+        if isinstance(self._source, CheckpointFolder):
+            folder, version = self._source.folder, self._source.policy_version
+            fetch(actor.load_folder.remote(folder, version), deadline_s=START_DEADLINE_S, what=f"loading {folder}")
+        elif self._source is not None:
+            stream(self._source, [actor], Stored())
 
 
 def _max_groups(config: RolloutConfig, group_size: int) -> int:

@@ -6,35 +6,29 @@ Weights of the checkpoint folder, as vLLM loads them at the start, are policy ve
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from videor2_rl.model.family import read_family
-from videor2_rl.model.weights import expected_weights
-from videor2_rl.types import Group, Prompt, Rollout, SamplingSpec, WeightSnapshot
+from videor2_rl.model.weights import check_weights, expected_weights
+from videor2_rl.types import Group, Prompt, Rollout, SamplingSpec
 from workers.memory import process_memory
 from workers.pool import WorkerLost
 from workers.rollout.engine import EngineSpec, engine_arguments, engine_input, sample_seed, sampling_params
-from workers.weights.sync import (
-    check_in_engine,
-    check_snapshot,
-    load_into_engine,
-    remove_orphaned_files,
-    shared_file,
-)
+from workers.weights.group import GroupAddress
+from workers.weights.plan import Gathered, WeightPlan, WeightsRefused, check_plan
+from workers.weights.shared import remove_orphaned_files, shared_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
     from vllm import SamplingParams
     from vllm.outputs import CompletionOutput
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,14 +51,12 @@ class RolloutWorker:
         self._policy_version: int | None = None
         self._lock = asyncio.Lock()
 
-    async def start(self, snapshot: WeightSnapshot | None = None, data: NDArray[np.uint8] | None = None) -> float:
-        """Build the engine, and bring it to `snapshot` where there is one already. Returns seconds."""
+    async def start(self) -> float:
+        """Build the engine. Returns seconds."""
         started = time.perf_counter()
         remove_orphaned_files()
         self._expected = expected_weights(self._spec.model_path)
         await self._build_engine()
-        if snapshot is not None and data is not None:
-            await self.load_weights(snapshot, data)
         return time.perf_counter() - started
 
     async def version(self) -> int | None:
@@ -92,91 +84,120 @@ class RolloutWorker:
         Args:
             inputs: the prompts; then, where there are any, as many visual embeddings to take instead of pixels.
 
-        The whole call is queued before the engine takes its first step, and starts from empty caches, so its batches,
-        and with them the last bits of every number, do not depend on timing or on which worker serves it.
+        The whole call is queued before the engine takes its first step, and with `rollout.reproducible` starts from
+        empty caches: its batches, and with them the last bits of every number, do not depend on timing or worker.
 
         Raises:
             RuntimeError: the worker holds another policy version, or the engine saw another prompt.
             WorkerLost: the engine process died.
         """
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         async with self._lock:
             if self._policy_version != request.policy_version:
                 raise RuntimeError(
                     f"this worker holds policy version {self._policy_version}; {request.policy_version} was asked for"
                 )
-            try:
+            with _engine_lost("generating"):
                 return await self._generate(request, inputs)
-            except EngineDeadError as error:
-                raise WorkerLost("the engine process died while generating") from error
 
-    async def load_weights(self, snapshot: WeightSnapshot, data: NDArray[np.uint8]) -> dict[str, float]:
-        """Replace the weights and empty every cache that depends on them; returns seconds for each phase.
-
-        Raises:
-            WeightsRefused: they do not fit the model or are damaged; the old ones stay in use.
-            WorkerLost: the engine process died before anything was loaded.
-            Exception: loading failed twice and once more in a new engine; the worker then serves nothing.
-        """
-        from vllm.v1.engine.exceptions import EngineDeadError
+    async def join_group(self, address: GroupAddress, first_member: int) -> None:
+        """Meet the learner and the other workers; the engine's processes are members from `first_member` on."""
+        from workers.weights import vllm_adapter
 
         async with self._lock:
-            started = time.perf_counter()
-            check_snapshot(snapshot, data, expected=self._expected)
-            with shared_file(data, snapshot.policy_version) as path:
-                written = time.perf_counter()
-                try:
-                    await check_in_engine(self._engine, snapshot, path)
-                    await self._engine.pause_generation(mode="abort", clear_cache=True)
-                except EngineDeadError as error:
-                    raise WorkerLost("the engine process died before the weight update") from error
-                checked = time.perf_counter()
-                self._policy_version = None
-                await self._load(snapshot, path)
-            # Only here are the weights whole: a generation with anything less would end the engine process.
-            await self._engine.resume_generation()
-            self._policy_version = snapshot.policy_version
-            return {
-                "write": written - started,
-                "check": checked - written,
-                "load": time.perf_counter() - checked,
-            }
+            with _engine_lost("meeting the learner"):
+                await vllm_adapter.join_group(self._engine, address, first_member=first_member)
+
+    async def begin_update(self, plan: WeightPlan) -> int | None:
+        """End what runs and open an update: the worker serves nothing until `finish_update`.
+
+        Returns:
+            The policy version of which the engine keeps all values that were sent, if any.
+
+        Raises:
+            WeightsRefused: the plan does not fit the model; the old weights stay in use.
+            WorkerLost: the engine process died.
+        """
+        from workers.weights import vllm_adapter
+
+        async with self._lock:
+            check_plan(plan, self._expected.shapes)
+            with _engine_lost("the weight update"):
+                base = await vllm_adapter.base_version(self._engine)
+                self._plan, self._policy_version = plan, None
+                await vllm_adapter.begin(self._engine, changes_vision=plan.changes_vision)
+            return base
+
+    async def receive_bucket(self, index: int, gathered: Gathered, payload: NDArray[np.uint8] | None = None) -> None:
+        """Load a bucket of the plan.
+
+        Args:
+            payload: uint8 [num_bytes]; None: it comes from the group.
+
+        Raises:
+            Exception: as the engine said it; its weights are not whole then.
+        """
+        from workers.weights import vllm_adapter
+
+        plan = self._plan
+        file = nullcontext() if payload is None else shared_file(payload, plan.policy_version)
+        async with self._lock:
+            with file as path, _engine_lost("the weight update"):
+                await vllm_adapter.load_bucket(self._engine, index, plan.buckets[index], gathered, plan=plan, path=path)
+
+    async def finish_update(self) -> None:
+        """Close the update; the worker serves the plan's version."""
+        await self._finish(self._plan.policy_version, keeps_base=self._plan.keeps_base)
+
+    async def load_folder(self, folder: str, policy_version: int) -> None:
+        """Replace all weights by those of a checkpoint folder of the same architecture.
+
+        Raises:
+            ConfigError: the folder lacks weights; the old ones stay in use.
+            WeightsRefused: they are of other shapes than the model's; the same.
+        """
+        from workers.weights import vllm_adapter
+
+        check_weights(folder, key="model.path")
+        if dict(expected_weights(folder).shapes) != dict(self._expected.shapes):
+            raise WeightsRefused(f"the weights in {folder} are of another model than those in {self._spec.model_path}")
+        async with self._lock:
+            self._policy_version = None
+            with _engine_lost("the weight update"):
+                await vllm_adapter.begin(self._engine, changes_vision=True)
+                await vllm_adapter.load_folder(self._engine, folder)
+        await self._finish(policy_version, keeps_base=False)
+
+    async def _finish(self, policy_version: int, *, keeps_base: bool) -> None:
+        from workers.weights import vllm_adapter
+
+        async with self._lock:
+            with _engine_lost("the weight update"):
+                await vllm_adapter.finish(self._engine, policy_version, keeps_base=keeps_base)
+                # Only here are the weights whole: a generation with anything less would end the engine process.
+                await self._engine.resume_generation()
+            self._policy_version = policy_version
 
     async def _build_engine(self) -> None:
         from transformers import AutoProcessor
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from workers.weights import vllm_adapter
+
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._spec)))
-        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+        await vllm_adapter.prepare(self._engine, float32_head=self._spec.float32_head)
         # Asked once, so that no later request waits for the answer and lets another one pass.
         await self._engine.get_supported_tasks()
         self._family = read_family(self._spec.model_path)
         self._video_processor = AutoProcessor.from_pretrained(self._spec.model_path).video_processor
         self._policy_version = 0
 
-    async def _load(self, snapshot: WeightSnapshot, path: Any) -> None:
-        """Load, try once more, then once in a new engine."""
-        for attempt in (1, 2):
-            try:
-                await load_into_engine(self._engine, snapshot, path)
-                return
-            except Exception as error:  # counted by the log; the third failure propagates
-                log.warning("loading weights %d failed (attempt %d): %s", snapshot.policy_version, attempt, error)
-        await self.stop()
-        await self._build_engine()
-        self._policy_version = None
-        await self._engine.pause_generation(mode="abort", clear_cache=True)
-        await load_into_engine(self._engine, snapshot, path)
-
     async def _generate(self, request: GenerateRequest, inputs: Sequence[Any]) -> list[Group]:
         num_prompts = len(request.group_ids)
         prompts: Sequence[Prompt] = inputs[:num_prompts]
         embeddings: Sequence[Tensor | None] = inputs[num_prompts:] or (None,) * num_prompts
         tasks: list[asyncio.Task[CompletionOutput]] = []
-        await self._engine.pause_generation(mode="abort", clear_cache=True)
+        await self._engine.pause_generation(mode="abort", clear_cache=self._spec.rollout.reproducible)
         try:
             for group_id, prompt, visual in zip(request.group_ids, prompts, embeddings, strict=True):
                 tasks += self._submit(prompt, visual, request, group_id)
@@ -233,6 +254,17 @@ class RolloutWorker:
             if output.prompt_token_ids != prompt.token_ids.tolist():
                 raise RuntimeError(f"{prompt.sample_id}: the engine saw other prompt tokens than the learner will")
         return output.outputs[0]
+
+
+@contextmanager
+def _engine_lost(what: str) -> Iterator[None]:
+    """A dead engine process costs the worker."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise WorkerLost(f"the engine process died in {what}") from error
 
 
 def _rollout(output: CompletionOutput, policy_version: int) -> Rollout:

@@ -96,6 +96,26 @@ def test_in_bfloat16_only_the_logits_are_rounded(
         torch.testing.assert_close(gradient.double(), values, rtol=2e-2, atol=6e-2)
 
 
+def test_a_float32_head_scores_bfloat16_states_without_rounding_a_logit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(40, 64, generator=generator).bfloat16()
+    weight = torch.randn(300, 64, generator=generator).bfloat16()
+    targets = torch.randint(300, (40,), generator=generator)
+    exact = (hidden.double() @ weight.double().T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    off = {
+        head: (token_scores(hidden, weight, targets, temperature=1.0, float32_head=head).log_probs - exact).abs().max()
+        for head in (False, True)
+    }
+    assert off[True] < 1e-5
+    assert off[False] > 1e-2
+    states = hidden.requires_grad_()
+    token_scores(states, weight, targets, temperature=1.0, float32_head=True).log_probs.sum().backward()
+    double = hidden.detach().double().requires_grad_()
+    (double @ weight.double().T).log_softmax(-1).gather(1, targets[:, None]).sum().backward()
+    assert states.grad is not None and double.grad is not None
+    torch.testing.assert_close(states.grad.double(), double.grad, rtol=2e-2, atol=6e-2)
+
+
 def test_a_head_or_hidden_states_that_need_no_gradient_get_none(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
     hidden, weight, targets = inputs
     token_scores(hidden.requires_grad_(), weight, targets, temperature=1.0).log_probs.sum().backward()

@@ -13,6 +13,7 @@ import packed_prompts
 import pytest
 from learner_configs import algorithm_config, learner_config, model_config
 from packed_prompts import LENGTHS
+from streamed import sent_weights
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
@@ -125,9 +126,8 @@ def save(learner: Learner, folder: Path) -> None:
 
 def weights_of(learner: Learner) -> dict[str, np.ndarray]:
     import ray
-    from safetensors.numpy import load
 
-    return load(bytes(ray.get(learner.publish_weights(0).ref)))
+    return sent_weights(learner.weights(0), ray.get)
 
 
 def update(learner: Learner, groups: list[TrainGroup], **changes: Any) -> dict[str, float]:
@@ -341,14 +341,18 @@ def test_exported_folder_is_an_ordinary_checkpoint(
         two_ranks.export(tmp_path / "hf")
 
 
-def test_published_weights_are_the_checkpoints(one_rank: Learner, model: ModelConfig) -> None:
-    from videor2_rl.model.weights import expected_weights
+def test_what_is_sent_are_the_checkpoints_weights_but_for_the_frozen_ones(
+    one_rank: Learner, two_ranks: Learner, model: ModelConfig
+) -> None:
+    from transformers import AutoModelForImageTextToText
 
-    snapshot = one_rank.publish_weights(7)
-    expected = expected_weights(model.path)
-    assert snapshot.policy_version == 7
-    assert set(snapshot.names) == set(expected.shapes)
-    assert {name: value.shape for name, value in weights_of(one_rank).items()} == dict(expected.shapes)
+    network = AutoModelForImageTextToText.from_pretrained(model.path)
+    stored = {name: value.numpy() for name, value in network.state_dict().items() if name != "lm_head.weight"}
+    assert one_rank.weights(7).policy_version == 7
+    for learner in (one_rank, two_ranks):
+        sent = weights_of(learner)
+        assert set(sent) == {name for name in stored if not name.startswith("model.visual.")}
+        assert all(np.array_equal(values, stored[name]) for name, values in sent.items())
 
 
 def test_unsplittable_losses_are_refused(one_rank: Learner, ready: list[TrainGroup]) -> None:

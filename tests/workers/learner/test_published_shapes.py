@@ -151,7 +151,10 @@ def test_a_rank_of_eight_keeps_what_the_doctor_says(mesh: Any, engine_settings: 
     bytes_kept = sum(4 * size + 12 * size * trains for size, trains in kept)
     assert run.learner.num_ranks == 8
     sent = plain_weights(
-        network.state_dict(), lambda shard: torch.empty(shard.shape, device="meta"), lora=run.model.lora
+        network.state_dict(),
+        lambda shard, _: torch.empty(shard.shape, device="meta"),
+        torch.bfloat16,
+        lora=run.model.lora,
     )
     assert {key: tuple(tensor.shape) for key, tensor in sent} == expected_weights(run.model.path).shapes
     assert state_bytes(model_shape(run.model), run.model, run.learner).device == pytest.approx(bytes_kept, rel=1e-3)

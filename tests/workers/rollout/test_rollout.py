@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from weight_source import ActorRanks, LocalRanks, Source, TensorRank, load, rank_actor
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
@@ -25,12 +30,15 @@ from videor2_rl.config.sections import GrpoRun
 from videor2_rl.doctor.sizing import model_shape, rollout_worker_bytes
 from videor2_rl.model.packing import PixelNorm
 from videor2_rl.model.visual import encode_clip
-from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec, WeightSnapshot
+from videor2_rl.model.weights import expected_weights
+from videor2_rl.types import Group, Prompt, PromptHandle, SamplingSpec
+from workers.learner.policy_weights import LearnerWeights
 from workers.rollout import worker as rollout_worker
 from workers.rollout.engine import EngineSpec, rollout_env, sample_seed
 from workers.rollout.pool import RolloutPool, call_parts
 from workers.rollout.worker import GenerateRequest
-from workers.weights.sync import WeightsRefused, load_into_engine, pack_weights, shared_file
+from workers.weights.group import GroupAddress
+from workers.weights.plan import Bucket, Gathered, WeightsRefused
 
 FLOAT32_LIMIT = 1e-4
 """Nats; the same weights and input differ by some 3e-6."""
@@ -190,9 +198,33 @@ def prompts(tokenizer: Any) -> list[Prompt]:
     return [make_prompt(tokenizer, seed=i, second_per_grid_s=s) for i, s in enumerate(SECONDS_PER_GRID)]
 
 
-def snapshot_of(model: Any, version: int, *, without: str = "") -> tuple[WeightSnapshot, np.ndarray]:
-    tensors = [(name, tensor) for name, tensor in model.state_dict().items() if name != without]
-    return pack_weights(tensors, version, tied=frozenset({"lm_head.weight"}))
+@pytest.fixture
+def rank() -> TensorRank:
+    return TensorRank()
+
+
+@pytest.fixture
+def source(rank: TensorRank, checkpoint: Path) -> Source:
+    return Source(LocalRanks(rank), expected_weights(str(checkpoint)))
+
+
+def load_by_group(engine: Any, rank: TensorRank, update: LearnerWeights, model: Any) -> None:
+    """The same by gloo, from this process to the engine's."""
+    rank.hold(model.state_dict())
+    host, port = rank.open_group(60)
+    address = GroupAddress(host, port, 2, 60)
+    with ThreadPoolExecutor(1) as thread:
+        joining = thread.submit(rank.join_group, address)
+        engine.run(engine.worker.join_group(address, 1))
+        joining.result()
+        engine.run(engine.worker.begin_update(update.plan))
+        for index, bucket in enumerate(update.plan.buckets):
+            gathered = update.gather(index, bucket, only_changes=False)
+            sending = thread.submit(rank.send_bucket)
+            engine.run(engine.worker.receive_bucket(index, gathered))
+            sending.result()
+    engine.run(engine.worker.finish_update())
+    update.end(is_whole=True)
 
 
 def responses(groups: list[Group]) -> list[list[int]]:
@@ -265,6 +297,32 @@ def test_without_cuts_the_log_probs_are_of_what_was_sampled_from_and_without_see
 
 
 @pytest.mark.slow
+def test_a_float32_head_leaves_an_engines_bfloat16_logits_unrounded(
+    engine_spec: EngineSpec, tokenizer: Any, start_engine: Any
+) -> None:
+    """Differences of log-probs are those of logits. In bfloat16 these are multiples of 2^-14 from 2^-6 on."""
+    token_ids = tokenizer.encode("Which colour appears first?")
+    shares = {}
+    for head in (False, True):
+        with start_engine(replace(engine_spec, dtype="bfloat16", float32_head=head)) as engine:
+            steps = 2**14 * engine.run(differences_of_logits(engine, token_ids))
+        shares[head] = float(np.mean(np.abs(steps - np.round(steps)) < 0.05))
+    assert shares[False] > 0.95
+    assert shares[True] < 0.5
+
+
+async def differences_of_logits(engine: Any, token_ids: list[int]) -> np.ndarray:
+    """Between the most likely tokens, at each of some positions."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=1.0, seed=0, max_tokens=24, logprobs=5, ignore_eos=True)
+    async for output in engine.worker._engine.generate({"prompt_token_ids": token_ids}, params, "head"):
+        found = output.outputs[0].logprobs
+    best = [sorted((one.logprob for one in entry.values()), reverse=True)[:5] for entry in found]
+    return np.diff(np.array(best), axis=1).ravel()
+
+
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(engine: Any, prompts: list[Prompt]) -> None:
     first, second = generate(engine, prompts, seed=7), generate(engine, prompts, seed=7)
     assert responses(first) == responses(second)
@@ -329,81 +387,188 @@ def test_another_policy_version_is_refused(engine: Any, prompts: list[Prompt]) -
         generate(engine, prompts, version=41)
 
 
+def numbers(groups: list[Group]) -> list[bytes]:
+    """Tokens and log-probs to the last bit."""
+    return [part.tobytes() for group in groups for r in group.rollouts for part in (r.token_ids, r.log_probs)]
+
+
 @pytest.mark.slow
-def test_after_a_sync_log_probs_are_those_of_the_new_weights(
-    engine: Any, checkpoint: Path, prompts: list[Prompt]
+def test_after_an_update_log_probs_are_those_of_the_new_weights_whichever_way_they_came(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source
 ) -> None:
     generate(engine, prompts)
     old, new = hf_model(checkpoint), hf_model(checkpoint, seed=11)
-    seconds = engine.run(engine.worker.load_weights(*snapshot_of(new, 1)))
-    assert seconds.keys() == {"write", "check", "load"}
-    groups = generate(engine, prompts, version=1)
-    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {1}
-    assert max_gap(new, prompts, groups) < FLOAT32_LIMIT
-    assert max_gap(old, prompts, groups) > 0.1
+    update = source.weights(1)
+    assert len(update.plan.buckets) > 10
+    load(engine, rank, update, new.state_dict())
+    by_file = generate(engine, prompts, version=1)
+    assert {rollout.policy_version for group in by_file for rollout in group.rollouts} == {1}
+    assert max_gap(new, prompts, by_file) < FLOAT32_LIMIT
+    assert max_gap(old, prompts, by_file) > 0.1
     assert not list(Path("/dev/shm").glob("videor2-weights-1-*"))
+    load(engine, rank, source.weights(2), old.state_dict())
+    load_by_group(engine, rank, source.weights(1, max_bytes=1 << 20), new)
+    assert numbers(generate(engine, prompts, version=1)) == numbers(by_file)
+    load_by_group(engine, rank, source.weights(1, max_bytes=1), new)
+    assert numbers(generate(engine, prompts, version=1)) == numbers(by_file)
 
 
 @pytest.mark.slow
-def test_stale_caches_are_noticed(engine: Any, checkpoint: Path, prompts: list[Prompt]) -> None:
-    new = hf_model(checkpoint, seed=12)
-    snapshot, data = snapshot_of(new, 2)
-
-    async def load_without_clearing() -> list[Group]:
-        await without_clearing(engine, prompts)
-        with shared_file(data, 2) as path:
-            await load_into_engine(engine.worker._engine, snapshot, path)
-        return await without_clearing(engine, prompts)
-
-    assert max_gap(new, prompts, engine.run(load_without_clearing())) > 1e-3
-    engine.run(engine.worker.load_weights(snapshot, data))
-    assert max_gap(new, prompts, engine.run(without_clearing(engine, prompts))) < FLOAT32_LIMIT
+def test_what_is_not_sent_stays_as_it_was(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source
+) -> None:
+    load(engine, rank, source.weights(1), hf_model(checkpoint).state_dict())
+    new, mixed = hf_model(checkpoint, seed=17), hf_model(checkpoint)
+    changed = [name for name in new.state_dict() if ".layers.1.self_attn.q_proj." in name or ".layers.2.mlp." in name]
+    plan = source.weights(2, names=changed).plan
+    assert 0 < len(plan.shapes) < 12
+    mixed.load_state_dict({name: new.state_dict()[name] for name in plan.shapes}, strict=False)
+    load(engine, rank, source.weights(2, names=changed), new.state_dict())
+    groups = generate(engine, prompts, version=2)
+    assert max_gap(mixed, prompts, groups) < FLOAT32_LIMIT
+    assert min(max_gap(other, prompts, groups) for other in (new, hf_model(checkpoint))) > 1e-3
 
 
 @pytest.mark.slow
-def test_a_missing_tensor_is_refused_by_name_and_the_old_weights_stay(
-    engine: Any, checkpoint: Path, prompts: list[Prompt]
+def test_stale_caches_are_noticed_and_emptied_by_what_changes_them(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source, monkeypatch: Any
+) -> None:
+    """Embeddings of the tower outlive an update of the language model alone; its attention keys do not."""
+    names = list(expected_weights(str(checkpoint)).shapes)
+    parts = {"vision": [n for n in names if ".visual." in n], "language": [n for n in names if ".visual." not in n]}
+    old = hf_model(checkpoint)
+    emptied: list[str] = []
+    for name in ("reset_mm_cache", "reset_encoder_cache", "reset_prefix_cache"):
+        original = getattr(engine.worker._engine, name)
+
+        async def counted(name: str = name, original: Any = original) -> None:
+            emptied.append(name)
+            await original()
+
+        monkeypatch.setattr(engine.worker._engine, name, counted)
+    for seed, (part, changed) in enumerate(parts.items(), start=40):
+        load(engine, rank, source.weights(1), old.state_dict())
+        engine.run(without_clearing(engine, prompts))
+        new = hf_model(checkpoint)
+        new.load_state_dict(
+            {n: v for n, v in hf_model(checkpoint, seed=seed).state_dict().items() if n in changed}, strict=False
+        )
+        emptied.clear()
+        load(engine, rank, source.weights(2, names=changed), new.state_dict())
+        all_caches = {"reset_mm_cache", "reset_encoder_cache", "reset_prefix_cache"}
+        assert set(emptied) == (all_caches if part == "vision" else {"reset_prefix_cache"})
+        assert max_gap(new, prompts, engine.run(without_clearing(engine, prompts))) < FLOAT32_LIMIT
+        assert max_gap(old, prompts, engine.run(without_clearing(engine, prompts))) > 1e-3
+
+    async def nothing() -> None:
+        return None
+
+    for name in emptied:
+        monkeypatch.setattr(engine.worker._engine, name, nothing)
+    monkeypatch.setattr(engine.worker._engine, "reset_encoder_cache", nothing)
+    load(engine, rank, source.weights(3), old.state_dict())
+    assert max_gap(old, prompts, engine.run(without_clearing(engine, prompts))) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_layer_that_is_not_whole_is_refused_by_name_and_the_old_weights_stay(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source
 ) -> None:
     old = hf_model(checkpoint, seed=13)
-    engine.run(engine.worker.load_weights(*snapshot_of(old, 3)))
+    load(engine, rank, source.weights(3), old.state_dict())
     name = "model.language_model.layers.1.mlp.gate_proj.weight"
+    plan = source.weights(4).plan
+    short = [(tuple(n for n in b.names if n != name), b) for b in plan.buckets]
+    buckets = tuple(
+        Bucket(names, tuple(s for n, s in zip(b.names, b.shapes, strict=True) if n != name)) for names, b in short
+    )
     with pytest.raises(WeightsRefused, match=f"1 missing: {name}"):
-        engine.run(engine.worker.load_weights(*snapshot_of(hf_model(checkpoint, seed=14), 4, without=name)))
+        engine.run(engine.worker.begin_update(replace(plan, buckets=buckets)))
     assert max_gap(old, prompts, generate(engine, prompts, version=3)) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow
-def test_a_damaged_byte_is_refused_by_the_engine_and_the_old_weights_stay(
-    engine: Any, checkpoint: Path, prompts: list[Prompt]
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_after_a_damaged_bucket_nothing_is_served_and_a_whole_update_mends_it(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source, place: str
 ) -> None:
-    old = hf_model(checkpoint, seed=15)
-    engine.run(engine.worker.load_weights(*snapshot_of(old, 5)))
-    snapshot, data = snapshot_of(hf_model(checkpoint, seed=16), 6)
-    damaged = data.copy()
-    damaged[-1000] ^= 1
-    with pytest.raises(WeightsRefused, match="damaged: sha256"):
-        engine.run(engine.worker.load_weights(snapshot, damaged))
-    assert max_gap(old, prompts, generate(engine, prompts, version=5)) < FLOAT32_LIMIT
+    update = source.weights(5)
+    count = len(update.plan.buckets)
+    damaged = {"first": 0, "middle": count // 2, "last": count - 1}[place]
+    new = hf_model(checkpoint, seed=16)
+    with pytest.raises(Exception, match="arrived damaged"):
+        load(engine, rank, update, new.state_dict(), damaged=damaged)
+    assert engine.run(engine.worker.version()) is None
+    with pytest.raises(RuntimeError, match="holds policy version None"):
+        generate(engine, prompts, version=5)
+    load(engine, rank, source.weights(6), new.state_dict())
+    assert max_gap(new, prompts, generate(engine, prompts, version=6)) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_failures", [1, 2])
-def test_an_update_that_fails_half_way_is_repeated_and_then_given_to_a_new_engine(
-    engine: Any, checkpoint: Path, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, num_failures: int
+def test_a_layer_left_half_loaded_counts_for_nothing(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source
 ) -> None:
-    failures = iter(range(num_failures))
-    engines = []
+    """As when a worker was cut off within a layer: the next update brings it whole."""
+    new = hf_model(checkpoint, seed=18)
+    whole = source.weights(7)
+    name = "model.language_model.layers.1.mlp.gate_proj.weight"
+    half = Bucket((name,), (whole.plan.shapes[name],))
+    rank.hold(hf_model(checkpoint, seed=19).state_dict())
+    engine.run(engine.worker.begin_update(whole.plan))
+    engine.worker._plan = replace(whole.plan, buckets=(half,))
+    engine.run(engine.worker.receive_bucket(0, rank.gather_bucket(0, half, False, False), rank.store_bucket()))
+    load(engine, rank, whole, new.state_dict())
+    assert max_gap(new, prompts, generate(engine, prompts, version=7)) < FLOAT32_LIMIT
 
-    async def load(one: Any, snapshot: WeightSnapshot, path: Path) -> None:
-        engines.append(one)
-        await load_into_engine(one, snapshot, path if next(failures, None) is None else Path("/nowhere"))
 
-    monkeypatch.setattr(rollout_worker, "load_into_engine", load)
-    new = hf_model(checkpoint, seed=20 + num_failures)
-    engine.run(engine.worker.load_weights(*snapshot_of(new, 20 + num_failures)))
-    assert len(engines) == num_failures + 1
-    assert (engines[0] is engines[-1]) == (num_failures == 1)
-    assert max_gap(new, prompts, generate(engine, prompts)) < FLOAT32_LIMIT
+@pytest.mark.slow
+def test_changes_alone_bring_the_same_bits_and_only_to_those_that_hold_the_rest(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank
+) -> None:
+    source = Source(LocalRanks(rank), expected_weights(str(checkpoint)), sync="delta")
+    base, new = hf_model(checkpoint, seed=50), hf_model(checkpoint, seed=50)
+    with torch.no_grad():
+        for weight in new.parameters():
+            weight.view(-1)[:: max(1, weight.numel() // 10)] += 0.5
+    sizes: list[int] = []
+
+    def update(version: int, model: Any) -> list[bytes]:
+        one = source.weights(version)
+        gather = one.gather
+        one.gather = lambda *args, **kwargs: counted(gather(*args, **kwargs))  # type: ignore[method-assign]
+        sizes.append(0)
+        load(engine, rank, one, model.state_dict())
+        return numbers(generate(engine, prompts, version=version))
+
+    def counted(gathered: Gathered) -> Gathered:
+        sizes[-1] += gathered.num_bytes
+        return gathered
+
+    first, changed, again = update(1, base), update(2, new), update(3, base)
+    assert first == again != changed
+    assert max_gap(new, prompts, generate(engine, prompts, version=3)) > 1e-3
+    assert sizes[1] == sizes[2] < sizes[0] / 5
+    # An update of another kind came between: everything is sent again.
+    full = Source(LocalRanks(rank), expected_weights(str(checkpoint)))
+    load(engine, rank, full.weights(4), hf_model(checkpoint).state_dict())
+    assert update(5, new) == changed
+    assert sizes[-1] == sizes[0]
+
+
+@pytest.mark.slow
+def test_a_folder_is_read_by_the_engine_itself(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    new = hf_model(checkpoint, seed=21)
+    shutil.copytree(checkpoint, tmp_path / "new")
+    new.save_pretrained(tmp_path / "new")
+    engine.run(engine.worker.load_folder(str(tmp_path / "new"), 9))
+    assert max_gap(new, prompts, generate(engine, prompts, version=9)) < FLOAT32_LIMIT
+    (tmp_path / "new" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="holds no weights"):
+        engine.run(engine.worker.load_folder(str(tmp_path / "new"), 10))
+    assert max_gap(new, prompts, generate(engine, prompts, version=9)) < FLOAT32_LIMIT
 
 
 # --- the pool ---------------------------------------------------------------------------------------------------------
@@ -418,38 +583,115 @@ def pool(ray_cluster: None, engine_spec: EngineSpec) -> Iterator[RolloutPool]:
     pool.shutdown()
 
 
+@pytest.fixture(scope="module")
+def learner(pool: RolloutPool) -> Any:
+    return rank_actor()
+
+
+@pytest.fixture(scope="module")
+def policy(learner: Any, checkpoint: Path) -> Source:
+    return Source(ActorRanks(learner), expected_weights(str(checkpoint)), sync_deadline_s=15.0)
+
+
+def hold(learner: Any, model: Any, damaged: int | None = None) -> None:
+    import ray
+
+    ray.get(learner.hold.remote(model.state_dict(), damaged))
+
+
 def handles(prompts: list[Prompt]) -> list[PromptHandle]:
     import ray
 
     return [PromptHandle(p.sample_id, p.clip_key, len(p.token_ids), ray.put(p)) for p in prompts]
 
 
+def four_groups(pool: RolloutPool, prompts: list[Prompt]) -> list[Group]:
+    return pool.generate(handles(prompts), group_ids=[5, 6, 7, 8], sampling=sampling(), seed=1)
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_sync_reaches_every_worker_and_groups_come_in_order(
-    pool: RolloutPool, checkpoint: Path, prompts: list[Prompt]
+def test_an_update_reaches_every_worker_either_way_and_groups_come_in_order(
+    pool: RolloutPool, checkpoint: Path, prompts: list[Prompt], learner: Any, policy: Source
 ) -> None:
-    import ray
-
     new = hf_model(checkpoint, seed=30)
-    snapshot, data = snapshot_of(new, 1)
-    metrics = pool.update_weights(replace(snapshot, ref=ray.put(data)))
-    assert {"timing_s/sync_load", "rollout/workers_replaced"} <= metrics.keys()
-    groups = pool.generate(handles(prompts), group_ids=[5, 6, 7, 8], sampling=sampling(), seed=1)
+    hold(learner, new)
+    pool.update_weights(policy.weights(1))
+    size = sum(4 * weight.numel() for weight in new.parameters()) / 2**20
+    metrics = pool.sync_metrics()
+    assert metrics["perf/sync_mib"] == pytest.approx(size, rel=1e-3)
+    assert metrics["rollout/sync_failures"] == metrics["rollout/workers_replaced"] == 0
+    phases = {name for name in metrics if name.startswith("timing_s/")}
+    assert phases == {f"timing_s/sync_{phase}" for phase in ("begin", "gather", "move", "finish")}
+    groups = four_groups(pool, prompts)
     assert [group.group_id for group in groups] == [5, 6, 7, 8]
     assert [group.sample_id for group in groups] == [prompt.sample_id for prompt in prompts]
     assert max_gap(new, prompts, groups) < FLOAT32_LIMIT
 
-    damaged = data.copy()
-    damaged[-1000] ^= 1
-    with pytest.raises(WeightsRefused):
-        pool.update_weights(replace(snapshot, policy_version=2, ref=ray.put(damaged)))
-    assert pool.policy_version == 1
-
     pool.load_checkpoint(str(checkpoint), 3)
-    groups = pool.generate(handles(prompts), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=1)
-    assert groups[0].rollouts[0].policy_version == 3
-    assert max_gap(hf_model(checkpoint), prompts, groups) < FLOAT32_LIMIT
+    others = four_groups(pool, prompts)
+    assert others[0].rollouts[0].policy_version == 3
+    assert max_gap(hf_model(checkpoint), prompts, others) < FLOAT32_LIMIT
+
+    stored = Source(ActorRanks(learner), expected_weights(str(checkpoint)), sync_transport="object_store")
+    pool.update_weights(stored.weights(4))
+    assert numbers(four_groups(pool, prompts)) == numbers(groups)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_weights_of_another_model_are_refused_and_all_workers_keep_theirs(
+    pool: RolloutPool, prompts: list[Prompt], policy: Source
+) -> None:
+    version, before = pool.policy_version, numbers(four_groups(pool, prompts))
+    update = policy.weights(50)
+    update.plan = replace(update.plan, buckets=(*update.plan.buckets, Bucket(("model.extra",), ((2,),))))
+    with pytest.raises(WeightsRefused, match=r"1 unknown: model\.extra"):
+        pool.update_weights(update)
+    assert pool.policy_version == version
+    assert numbers(four_groups(pool, prompts)) == before
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_lost_within_an_update_is_replaced_and_all_hold_the_new_weights(
+    pool: RolloutPool, checkpoint: Path, prompts: list[Prompt], learner: Any, policy: Source, fault: signal.Signals
+) -> None:
+    """Its engine is killed, or stopped, when half of the buckets are there."""
+    new = hf_model(checkpoint, seed=32)
+    hold(learner, new)
+    update = policy.weights(pool.policy_version + 1)
+    gather, half, replaced = update.gather, len(update.plan.buckets) // 2, pool.replacements
+    struck: list[int] = []
+
+    def gather_or_strike(index: int, bucket: Bucket, *, only_changes: bool) -> Gathered:
+        if index == half and not struck:
+            struck.append(engine_process_of(pool._pool.actors[1]).pid)
+            os.kill(struck[0], fault)
+        return gather(index, bucket, only_changes=only_changes)
+
+    update.gather = gather_or_strike  # type: ignore[method-assign]
+    pool.update_weights(update)
+    assert len(struck) == 1
+    assert pool.replacements == replaced + 1
+    assert pool.sync_metrics()["rollout/sync_failures"] >= 1
+    groups = four_groups(pool, prompts)
+    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {update.policy_version}
+    assert max_gap(new, prompts, groups) < FLOAT32_LIMIT
+    # The group that meets now has the new worker in it.
+    pool.update_weights(policy.weights(update.policy_version + 1))
+    assert pool.sync_metrics()["rollout/sync_failures"] == 0
+    assert numbers(four_groups(pool, prompts)) == numbers(groups)
+
+
+def engine_process_of(actor: Any) -> Any:
+    import psutil
+    import ray
+
+    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    (found,) = (p for p in psutil.Process(pid).children(recursive=True) if "EngineCore" in p.name())
+    return found
 
 
 @pytest.mark.slow
@@ -464,14 +706,17 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_key_to_change(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_lost_workers_cost_nothing_but_time(pool: RolloutPool, tokenizer: Any, checkpoint: Path) -> None:
-    """One engine process and one actor are killed while they generate; version 7 must reach their replacements."""
+def test_lost_workers_cost_nothing_but_time(
+    pool: RolloutPool, tokenizer: Any, checkpoint: Path, learner: Any, policy: Source
+) -> None:
+    """One engine process and one actor are killed while they generate; version 70 must reach their replacements."""
     import psutil
     import ray
 
     new = hf_model(checkpoint, seed=31)
-    snapshot, data = snapshot_of(new, 7)
-    pool.update_weights(replace(snapshot, ref=ray.put(data)))
+    hold(learner, new)
+    pool.update_weights(policy.weights(70))
+    before = pool.replacements
     many = [make_prompt(tokenizer, seed=100 + i) for i in range(24)]
     request: dict[str, Any] = {
         "group_ids": list(range(24)),
@@ -482,19 +727,19 @@ def test_lost_workers_cost_nothing_but_time(pool: RolloutPool, tokenizer: Any, c
     undisturbed = pool.generate(handles(many), **request)
     took_s = time.perf_counter() - started
 
-    pids = [ray.get(actor.__ray_call__.remote(lambda self: os.getpid())) for actor in pool._pool.actors]
-    (engine_process,) = (p for p in psutil.Process(pids[0]).children(recursive=True) if "EngineCore" in p.name())
+    engine_process = engine_process_of(pool._pool.actors[0])
+    actor_pid = ray.get(pool._pool.actors[1].__ray_call__.remote(lambda self: os.getpid()))
 
     def kill() -> None:
         engine_process.kill()
-        psutil.Process(pids[1]).kill()
+        psutil.Process(actor_pid).kill()
 
     timer = threading.Timer(took_s / 3, kill)
     timer.start()
     groups = pool.generate(handles(many), **request)
     timer.join()
-    assert pool.replacements == 2
+    assert pool.replacements == before + 2
     assert [group.group_id for group in groups] == list(range(24))
     assert responses(groups) == responses(undisturbed)
-    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {7}
+    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {70}
     assert max_gap(new, many[:2], groups[:2]) < FLOAT32_LIMIT

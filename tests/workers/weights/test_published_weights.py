@@ -88,7 +88,7 @@ def incomplete(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, tuple[
 
 
 def sent(name: str) -> dict[str, torch.Tensor]:
-    """What `pack_weights` sends of a checkpoint, without values."""
+    """What the learner sends of a checkpoint where everything trains, without values."""
     shapes = expected_weights(str(published.FOLDER / name)).shapes
     return {tensor: torch.empty(shape, dtype=torch.bfloat16, device="meta") for tensor, shape in shapes.items()}
 

@@ -5,7 +5,7 @@ verl 0.9 has no DeepSpeed engine of its own.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,6 @@ from verl.workers.engine import EngineRegistry
 from videor2_rl.model.packing import MicroBatch
 from videor2_rl.run.shards import Fragment, StoredTensors
 from workers.learner.engines.fsdp import ATTENTION, MODEL_TYPE, LossFunction, PackedFSDPEngine, PackedFSDPEngineConfig
-from workers.learner.engines.lora import plain_weights
 from workers.learner.engines.partitioned import load_partitioned
 from workers.learner.engines.state import Piece, restore_state, state_of
 
@@ -138,20 +137,17 @@ class PackedDeepSpeedEngine(PackedFSDPEngine):
     def without_adapter(self) -> AbstractContextManager[Any]:
         return self.module.module.disable_adapter()
 
-    def get_per_tensor_param(  # type: ignore[override]
-        self, **_: Any
-    ) -> tuple[Generator[tuple[str, Tensor], None, None], None]:
-        """As `PackedFSDPEngine.get_per_tensor_param`."""
-        named = dict(self.module.module.named_parameters(remove_duplicate=False))
-        return plain_weights(named, self._gathered_tensor, lora=self.engine_config.lora), None
+    def _named(self) -> Mapping[str, Tensor]:
+        return dict(self.module.module.named_parameters(remove_duplicate=False))
 
-    def _gathered_tensor(self, shard: Tensor) -> Tensor:
+    def _gathered_tensor(self, shard: Tensor, dtype: torch.dtype | None) -> Tensor:
         if self.engine_config.zero_stage < 3:
-            return shard.detach().clone()
+            return shard.detach().to(dtype)
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([shard]):
-            return shard.detach().clone()
+            # A copy: the parameter is cut again when the block ends.
+            return shard.detach().to(dtype, copy=True)
 
     def state(self) -> dict[str, Fragment]:
         return state_of(self._pieces(), self.optimizer.optimizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ class PackedFSDPEngineConfig(FSDPEngineConfig):
     freeze_merger: bool = False
     freeze_language_model: bool = False
     lora: LoraConfig | None = None
+    float32_head: bool = False
     vision_tower_learning_rate: float | None = None
     merger_learning_rate: float | None = None
 
@@ -163,7 +164,9 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             video_embeddings=embeddings or None,
         )
         with without_tower(self.module) if embeddings else nullcontext():
-            scores = score_tokens(self.module, batch, temperature=temperature)
+            scores = score_tokens(
+                self.module, batch, temperature=temperature, float32_head=self.engine_config.float32_head
+            )
         return loss_function(scores, batch, micro_batch)
 
     def encode(self, prompt: Prompt | None) -> Tensor:
@@ -183,16 +186,24 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         """The model as it was before the adapters."""
         return self.module.disable_adapter()
 
-    def get_per_tensor_param(  # type: ignore[override]
-        self, **_: Any
-    ) -> tuple[Generator[tuple[str, Tensor], None, None], None]:
-        """Checkpoint name and full tensor of every weight, adapters merged; a collective."""
-        return plain_weights(self.module.state_dict(), self._gathered_tensor, lora=self.engine_config.lora), None
+    def full_weights(self, *, only: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Checkpoint name and full tensor of the weights in the compute dtype, adapters merged.
 
-    def _gathered_tensor(self, shard: Tensor) -> Tensor:
-        # Shards may wait in host memory.
-        shard = shard.detach().to(get_device_id())
-        return shard.full_tensor() if isinstance(shard, DTensor) else shard.clone()
+        A collective: every rank iterates to the end. One tensor at a time is whole; it may be a view of padded storage.
+
+        Args:
+            only: the names to gather; None: all.
+        """
+        lora = self.engine_config.lora
+        return plain_weights(self._named(), self._gathered_tensor, self.compute_dtype, lora=lora, only=only)
+
+    def _named(self) -> Mapping[str, Tensor]:
+        return self.module.state_dict()
+
+    def _gathered_tensor(self, shard: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """The full tensor of a shard, which may wait in host memory; cast before it travels, where a dtype is given."""
+        shard = shard.detach().to(get_device_id(), dtype)
+        return shard.full_tensor() if isinstance(shard, DTensor) else shard
 
     def state(self) -> dict[str, Fragment]:
         """This rank's part of what training changes, in host memory."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -68,32 +68,39 @@ def add_adapters(model: nn.Module, lora: LoraConfig) -> nn.Module:
 
 
 def plain_weights(
-    tensors: Mapping[str, T], gather: Callable[[T], Tensor], *, lora: LoraConfig | None
-) -> Generator[tuple[str, Tensor], None, None]:
+    tensors: Mapping[str, T],
+    gather: Callable[[T, torch.dtype | None], Tensor],
+    dtype: torch.dtype,
+    *,
+    lora: LoraConfig | None,
+    only: Collection[str] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
     """Name and full tensor under the names of the checkpoint, adapters merged.
 
     Every rank has to iterate to the end: `gather` is a collective.
 
     Args:
         tensors: the module's, sharded.
-        gather: a shard's full tensor, a copy.
+        gather: a shard's full tensor, in a dtype or as it is.
+        dtype: of what is yielded; adapters are merged in the weights' own.
+        only: names of the checkpoint; None: all.
     """
-    if lora is None:
-        yield from ((name, gather(tensor)) for name, tensor in tensors.items())
-        return
     for name, tensor in tensors.items():
         if _ADAPTER.search(name):
             continue
         plain = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
-        layer, is_adapted = name.removesuffix(".base_layer.weight"), name.endswith(".base_layer.weight")
-        if not is_adapted:
-            yield plain, gather(tensor)
+        if only is not None and plain not in only:
+            continue
+        layer = name.removesuffix(".base_layer.weight")
+        if lora is None or layer == name:
+            yield plain, gather(tensor, dtype)
             continue
         parts = {
-            kind: gather(tensors[f"{layer}.lora_{kind}.default.weight"])
+            kind: gather(tensors[f"{layer}.lora_{kind}.default.weight"], None)
             for kind in ("A", "B", *(["magnitude_vector"] if lora.dora else []))
         }
-        yield plain, merge(gather(tensor), parts["A"], parts["B"], parts.get("magnitude_vector"), lora=lora)
+        merged = merge(gather(tensor, None), parts["A"], parts["B"], parts.get("magnitude_vector"), lora=lora)
+        yield plain, merged.to(dtype)
 
 
 def merge(weight: Tensor, down: Tensor, up: Tensor, magnitude: Tensor | None, *, lora: LoraConfig) -> Tensor:

@@ -62,7 +62,7 @@ def test_merged_weights_are_those_that_peft_merges_to(folder: Path, is_dora: boo
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    ours = dict(plain_weights(adapted.state_dict(), torch.clone, lora=lora))
+    ours = dict(plain_weights(adapted.state_dict(), lambda tensor, _: tensor.clone(), torch.float32, lora=lora))
     merged = adapted.merge_and_unload().state_dict()
     assert set(ours) == names
     for name in names:

@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 from packed_prompts import a_prompt, logits_of
+from streamed import sent_weights
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun, SftRun
-from videor2_rl.types import Group, PromptHandle, Rollout, SkippedSample, WeightSnapshot
+from videor2_rl.types import Group, PromptHandle, Rollout, SkippedSample
 
 Chain = tuple[tuple[str, int], ...]
 GRPO_CHAIN: Chain = (("generate", 3), ("reward", 4), ("update", 4), ("sync", 5), ("save", 5))
@@ -122,15 +123,17 @@ class Rollouts(Weightless):
             self._kill.at("generate", step_of(group_id))
         return groups
 
-    def update_weights(self, snapshot: WeightSnapshot) -> Mapping[str, float]:
+    def update_weights(self, source: Any) -> None:
         import torch
 
-        held = self._network.state_dict()
-        for number, (name, values) in enumerate(snapshot.ref.items()):
-            if number == len(snapshot.ref) // 2:
-                self._kill.at("sync", snapshot.policy_version)
+        held, weights = self._network.state_dict(), sent_weights(source, np.asarray)
+        for number, (name, values) in enumerate(weights.items()):
+            if number == len(weights) // 2:
+                self._kill.at("sync", source.policy_version)
             held[name].copy_(torch.from_numpy(values))
-        self._version = snapshot.policy_version
+        self._version = source.policy_version
+
+    def sync_metrics(self) -> Mapping[str, float]:
         return {}
 
     def _group(self, group_id: int, prompt: Any, *, seed: int) -> Group:
@@ -234,11 +237,10 @@ def serve(pipe: Any, config: Any, environment: Mapping[str, str], kill: Kill) ->
     from workers.learner.rank import LearnerWorker
 
     class Rank(LearnerWorker):
-        """Publishes weights without an object store."""
+        """Hands over weights without an object store."""
 
-        def publish_weights(self, policy_version: int) -> WeightSnapshot | None:
-            weights = {name: tensor.numpy() for name, tensor in self._full_weights()}
-            return WeightSnapshot(policy_version, weights, 0, "", ()) if self.rank == 0 else None
+        def store_bucket(self) -> Any:
+            return self._sender.stored() if self.rank == 0 else None
 
     kill_while_writing(kill)
     worker = Rank(config)

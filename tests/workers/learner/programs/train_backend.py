@@ -88,7 +88,7 @@ def train(rank: int, model_folder: str, output: Path, *, case: str, stage: str, 
 
 
 def weights_of(worker: Any) -> dict[str, np.ndarray]:
-    return {name: tensor.float().numpy() for name, tensor in worker._full_weights()}
+    return {name: tensor.float().numpy().copy() for name, tensor in worker.engine.full_weights()}
 
 
 def two_steps(worker: Any, groups: list[Any], rank: int, *, state: str) -> dict[str, Any]:
