@@ -1,23 +1,28 @@
 """Attention over packed groups: [prompt a][response a1]...[response aG][prompt b][response b1]... in one sequence.
 
-Every response attends to its own prompt and, causally, to itself. In two parts per group: the prompt causally by
-itself, then its responses as one padded batch against [prompt, own response]. So a prompt's keys and values are
-computed once for all of its responses, and nothing of size L x L exists. Groups of one response each are ordinary
-sequences, attended to as one padded batch.
+Every response attends to its own prompt and, causally, to itself. Two kinds of blocks give that: every prompt and every
+response causally by itself, and all responses of a group together against their prompt's keys, without a mask. What a
+response's token gets from the two is merged by its log-sum-exp; the backward pass gives the merged output and
+log-sum-exp to each block's own, which so differentiates the whole softmax (as flash-decoding splits keys, and ring
+attention its backward pass, arXiv:2310.01889). A prompt's keys and values are read where they lie: neither repeated for
+responses nor for the query heads of a key head, and nothing of size L x L or G x R x P exists.
 
-Transformers finds it by name: `model.set_attn_implementation({"text_config": PACKED_GROUPS})`, the segments travel
-through the model's forward as the keyword `packed_segments`.
+On CUDA two calls of FlashAttention's variable-length kernels do all groups at once; on the CPU a call does a block,
+where padding blocks to one length would cost more than the calls.
+
+Transformers finds it by name: `model.set_attn_implementation({"text_config": PACKED_GROUPS})`, the layout travels
+through the model's forward as the keyword `packed_layout`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,6 +49,63 @@ class Segment:
         """Index after the last response's last token."""
         return self.response_start + sum(self.response_lengths)
 
+    @property
+    def is_shared(self) -> bool:
+        """Several responses share the prompt; with one or none the group is an ordinary causal sequence."""
+        return len(self.response_lengths) > 1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive runs of tokens, by themselves one after the other: what a variable-length kernel takes."""
+
+    index: Tensor
+    """[N] int64: their places in the packed sequence."""
+    bounds: Tensor
+    """[runs + 1] int32: where among the N each run starts, and N."""
+    longest: int
+
+    @classmethod
+    def of(cls, spans: Sequence[tuple[int, int]], device: Any) -> Rows:
+        """Of the runs from start to stop."""
+        lengths = [stop - start for start, stop in spans]
+        index = torch.cat([torch.arange(*span) for span in spans]) if spans else torch.empty(0, dtype=torch.int64)
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return cls(index.to(device), bounds.to(device), max(lengths, default=0))
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """The groups of a packed sequence and its blocks of attention, made once for all layers."""
+
+    segments: tuple[Segment, ...]
+    """In order, covering all L tokens."""
+    causal: tuple[tuple[int, int], ...]
+    """From start to stop: every shared prompt, every response to it, every other group as a whole."""
+    causal_rows: Rows
+    """The same."""
+    prompts: Rows
+    """Shared ones."""
+    responses: Rows
+    """To each shared prompt as one run."""
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], device: Any = "cpu") -> PackedLayout:
+        """With its indices on the device of the sequence."""
+        causal: list[tuple[int, int]] = []
+        for segment in segments:
+            lengths = (segment.prompt_length, *segment.response_lengths) if segment.is_shared else ()
+            stops = list(accumulate(lengths, initial=segment.start)) if lengths else [segment.start, segment.stop]
+            causal += zip(stops, stops[1:], strict=False)
+        shared = [segment for segment in segments if segment.is_shared]
+        return cls(
+            segments=tuple(segments),
+            causal=tuple(causal),
+            causal_rows=Rows.of(causal, device),
+            prompts=Rows.of([(segment.start, segment.response_start) for segment in shared], device),
+            responses=Rows.of([(segment.response_start, segment.stop) for segment in shared], device),
+        )
+
 
 def packed_group_attention(
     module: nn.Module,
@@ -53,7 +115,7 @@ def packed_group_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    packed_segments: Sequence[Segment],
+    packed_layout: PackedLayout,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **_: Any,
@@ -62,89 +124,258 @@ def packed_group_attention(
 
     Args:
         module: the attention layer; unused.
-        query: [1, H, L, D].
+        query: [1, H, L, D]; on CUDA bfloat16 or float16, there is no other kernel to fall back to.
         key: [1, H / n, L, D], n query heads to a key head.
         value: as key.
-        attention_mask: None; the segments say it all.
+        attention_mask: None; the layout says it all.
         scaling: factor of the dot products.
-        packed_segments: the groups in order, covering all L tokens.
-        dropout: applied to the attention weights.
+        packed_layout: the groups, covering all L tokens.
+        dropout: 0.
         sliding_window: None.
 
     Returns:
         [1, L, H, D] and None for the weights.
 
     Raises:
-        ValueError: a mask or a sliding window is asked for.
+        ValueError: a mask, a sliding window or dropout is asked for.
     """
-    if attention_mask is not None or sliding_window is not None:
-        raise ValueError("packed groups support neither an attention mask nor a sliding window")
-    heads_per_key = query.shape[1] // key.shape[1]
-    queries = query[0]
-    keys = key[0].repeat_interleave(heads_per_key, dim=0)
-    values = value[0].repeat_interleave(heads_per_key, dim=0)
-    outputs: list[Tensor] = []
-    if all(len(segment.response_lengths) == 1 for segment in packed_segments):
-        outputs = _sequences(queries, keys, values, segments=packed_segments, scaling=scaling, dropout=dropout)
-    else:
-        for segment in packed_segments:
-            outputs += _group(queries, keys, values, segment=segment, scaling=scaling, dropout=dropout)
-    return torch.cat(outputs, dim=1).transpose(0, 1)[None].contiguous(), None
+    if attention_mask is not None or sliding_window is not None or dropout:
+        raise ValueError("packed groups support neither an attention mask nor a sliding window nor dropout")
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    return _PackedAttention.apply(query, key, value, packed_layout, scaling)[None], None
 
 
-def _sequences(
-    query: Tensor, key: Tensor, value: Tensor, *, segments: Sequence[Segment], scaling: float, dropout: float
-) -> list[Tensor]:
-    """[H, L, D] each -> one [H, P + T, D] per group of a single response, which is an ordinary causal sequence.
+class _PackedAttention(torch.autograd.Function):
+    """[L, H, D] queries, [L, H / n, D] keys and values -> [L, H, D]."""
 
-    Supervised fine-tuning packs many of these; as one padded batch they cost one kernel call instead of two a group.
-    """
-    lengths = tuple(segment.stop - segment.start for segment in segments)
-    output = F.scaled_dot_product_attention(
-        _pad(query, lengths), _pad(key, lengths), _pad(value, lengths), dropout_p=dropout, is_causal=True, scale=scaling
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float) -> Tensor:
+        forward = _varlen_forward if query.device.type == "cuda" else _block_forward
+        output, log_sum = forward(query, key, value, layout=layout, scale=scale)
+        ctx.save_for_backward(query, key, value, output, log_sum)
+        ctx.layout, ctx.scale = layout, scale
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, log_sum = ctx.saved_tensors
+        backward = _varlen_backward if query.device.type == "cuda" else _block_backward
+        grads = backward(grad, query, key, value, output, log_sum, layout=ctx.layout, scale=ctx.scale)
+        return *grads, None, None
+
+
+def _merged(output: Tensor, log_sum: Tensor, other: Tensor, other_log_sum: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over two sets of keys from that over each: outputs [N, H, D], log-sums of weights [H, N]."""
+    total = torch.logaddexp(log_sum, other_log_sum)
+    weight, other_weight = ((part - total).exp().T[..., None] for part in (log_sum, other_log_sum))
+    return (output * weight + other * other_weight).to(output.dtype), total
+
+
+def _varlen_forward(
+    query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Outputs [L, H, D] and log-sums [H, L] float32."""
+    rows, prompts, responses = layout.causal_rows, layout.prompts.index, layout.responses.index
+    output, log_sum = _varlen(query, key, value, rows, rows, is_causal=True, scale=scale)
+    if len(responses):
+        of_prompt = _varlen(
+            query[responses],
+            key[prompts],
+            value[prompts],
+            layout.responses,
+            layout.prompts,
+            is_causal=False,
+            scale=scale,
+        )
+        merged, merged_log_sum = _merged(output[responses], log_sum[:, responses], *of_prompt)
+        output[responses] = merged
+        log_sum[:, responses] = merged_log_sum
+    return output, log_sum
+
+
+def _varlen_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    log_sum: Tensor,
+    *,
+    layout: PackedLayout,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from that of the output."""
+    rows, prompts, responses = layout.causal_rows, layout.prompts.index, layout.responses.index
+    grads = _varlen_grads(grad, query, key, value, output, log_sum, rows, rows, is_causal=True, scale=scale)
+    if len(responses):
+        more = _varlen_grads(
+            grad[responses],
+            query[responses],
+            key[prompts],
+            value[prompts],
+            output[responses],
+            log_sum[:, responses],
+            layout.responses,
+            layout.prompts,
+            is_causal=False,
+            scale=scale,
+        )
+        for whole, index, part in zip(grads, (responses, prompts, prompts), more, strict=True):
+            whole.index_add_(0, index, part)
+    return grads
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, queries: Rows, keys: Rows, *, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """FlashAttention, each run of queries over the run of keys in its place."""
+    return torch.ops.aten._flash_attention_forward(
+        query,
+        key,
+        value,
+        queries.bounds,
+        keys.bounds,
+        queries.longest,
+        keys.longest,
+        0.0,
+        is_causal,
+        return_debug_mask=False,
+        scale=scale,
+    )[:2]
+
+
+def _varlen_grads(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    log_sum: Tensor,
+    queries: Rows,
+    keys: Rows,
+    *,
+    is_causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    # Of dropout alone.
+    random_state = torch.zeros(2, dtype=torch.uint64, device=query.device)
+    return torch.ops.aten._flash_attention_backward(
+        grad,
+        query,
+        key,
+        value,
+        output,
+        log_sum,
+        queries.bounds,
+        keys.bounds,
+        queries.longest,
+        keys.longest,
+        0.0,
+        is_causal,
+        random_state,
+        torch.empty(0, device=query.device),
+        scale=scale,
     )
-    return [sequence[:, :length] for sequence, length in zip(output, lengths, strict=True)]
 
 
-def _group(
-    query: Tensor, key: Tensor, value: Tensor, *, segment: Segment, scaling: float, dropout: float
-) -> list[Tensor]:
-    """[H, L, D] each -> the group's outputs in order, [H, P, D] and one [H, T_g, D] per response."""
-    prompt = slice(segment.start, segment.response_start)
-    prompt_key, prompt_value = key[:, prompt], value[:, prompt]
-    prompt_output = F.scaled_dot_product_attention(
-        query[None, :, prompt], prompt_key[None], prompt_value[None], dropout_p=dropout, is_causal=True, scale=scaling
-    )[0]
-    lengths = segment.response_lengths
-    if not lengths:
-        return [prompt_output]
-    responses = slice(segment.response_start, segment.stop)
-    response_output = F.scaled_dot_product_attention(
-        _pad(query[:, responses], lengths),
-        torch.cat([prompt_key.expand(len(lengths), -1, -1, -1), _pad(key[:, responses], lengths)], dim=2),
-        torch.cat([prompt_value.expand(len(lengths), -1, -1, -1), _pad(value[:, responses], lengths)], dim=2),
-        attn_mask=_mask(segment.prompt_length, max(lengths), device=query.device),
-        dropout_p=dropout,
-        scale=scaling,
+def _block_forward(
+    query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout, scale: float
+) -> tuple[Tensor, Tensor]:
+    """As `_varlen_forward`; the log-sums in float32 or better."""
+    output = torch.empty_like(query)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    log_sum = query.new_empty((query.shape[1], len(query)), dtype=dtype)
+    for start, stop in layout.causal:
+        rows = slice(start, stop)
+        output[rows], log_sum[:, rows] = _block(query[rows], key[rows], value[rows], is_causal=True, scale=scale)
+    for prompt, rows in _shared(layout):
+        of_prompt = _block(query[rows], key[prompt], value[prompt], is_causal=False, scale=scale)
+        output[rows], log_sum[:, rows] = _merged(output[rows], log_sum[:, rows], *of_prompt)
+    return output, log_sum
+
+
+def _block_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    log_sum: Tensor,
+    *,
+    layout: PackedLayout,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    blocks = [(slice(*span), slice(*span), True) for span in layout.causal]
+    blocks += [(rows, prompt, False) for prompt, rows in _shared(layout)]
+    for rows, keys, is_causal in blocks:
+        parts = _block_grads(
+            grad[rows],
+            query[rows],
+            key[keys],
+            value[keys],
+            output[rows],
+            log_sum[:, rows],
+            is_causal=is_causal,
+            scale=scale,
+        )
+        for whole, place, part in zip(grads, (rows, keys, keys), parts, strict=True):
+            # The causal blocks come first and cover everything.
+            if is_causal:
+                whole[place] = part
+            else:
+                whole[place] += part
+    return grads
+
+
+def _shared(layout: PackedLayout) -> list[tuple[slice, slice]]:
+    """Shared prompts and the responses to each."""
+    shared = [segment for segment in layout.segments if segment.is_shared]
+    return [(slice(one.start, one.response_start), slice(one.response_start, one.stop)) for one in shared]
+
+
+def _block(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """[N, H, D], [K, H / n, D] twice -> [N, H, D] and log-sums [H, N], by PyTorch's CPU kernel."""
+    query, key, value = _by_key_head(query, key, value)
+    output, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal, scale=scale
     )
-    return [prompt_output, *(output[:, :length] for output, length in zip(response_output, lengths, strict=True))]
+    return _by_token(output), log_sum.transpose(0, 1).flatten(0, 1)
 
 
-def _pad(states: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """[H, sum of T_g, D] -> [G, H, R, D], R the longest, zeros after each response.
+def _block_grads(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    log_sum: Tensor,
+    *,
+    is_causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_key_heads = key.shape[1]
+    query, key, value = _by_key_head(query, key, value)
+    grad, output = (states.unflatten(1, (num_key_heads, -1)).permute(2, 1, 0, 3) for states in (grad, output))
+    log_sum = log_sum.unflatten(0, (num_key_heads, -1)).transpose(0, 1)
+    grad_query, grad_key, grad_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad, query, key, value, output, log_sum, 0.0, is_causal, scale=scale
+    )
+    return _by_token(grad_query), grad_key.sum(0).transpose(0, 1), grad_value.sum(0).transpose(0, 1)
 
-    The padding needs no mask of its own: it stands after the real tokens, which do not look ahead.
-    """
-    if min(lengths) == max(lengths):
-        return states.unflatten(1, (len(lengths), lengths[0])).transpose(0, 1)
-    padded = pad_sequence(list(states.transpose(0, 1).split(lengths)), batch_first=True)
-    return padded.transpose(1, 2)
+
+def _by_key_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As views [n, H / n, tokens, D]: the query heads of a key head are a batch that shares it."""
+    num_key_heads = key.shape[1]
+    query = query.unflatten(1, (num_key_heads, -1)).permute(2, 1, 0, 3)
+    shared = (states.transpose(0, 1).expand(len(query), -1, -1, -1) for states in (key, value))
+    return query, *shared
 
 
-def _mask(prompt_length: int, response_length: int, *, device: torch.device) -> Tensor:
-    """[R, P + R], True where a response token may look: all of the prompt, itself and what came before."""
-    mask = torch.ones(response_length, prompt_length + response_length, dtype=torch.bool, device=device)
-    return mask.tril(diagonal=prompt_length)
+def _by_token(states: Tensor) -> Tensor:
+    """[n, H / n, N, D] -> [N, H, D]."""
+    return states.permute(2, 1, 0, 3).flatten(1, 2)
 
 
 def register_packed_attention() -> None:
