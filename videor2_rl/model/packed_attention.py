@@ -7,8 +7,8 @@ log-sum-exp to each block's own, which so differentiates the whole softmax (as f
 attention its backward pass, arXiv:2310.01889). A prompt's keys and values are read where they lie: neither repeated for
 responses nor for the query heads of a key head, and nothing of size L x L or G x R x P exists.
 
-On CUDA two calls of FlashAttention's variable-length kernels do all groups at once; on the CPU a call does a block,
-where padding blocks to one length would cost more than the calls.
+On CUDA two calls of FlashAttention's variable-length kernels do all groups at once. On the CPU, whose kernel knows no
+lengths, causal blocks of nearly one length are padded into a call, and every shared prompt has one of its own.
 
 Transformers finds it by name: `model.set_attn_implementation({"text_config": PACKED_GROUPS})`, the layout travels
 through the model's forward as the keyword `packed_layout`.
@@ -75,14 +75,55 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class PaddedBatch:
+    """Runs of nearly one length as rows of one batch; behind a shorter run stand repeats of its last token."""
+
+    index: Tensor
+    """[B, T] int64 on the CPU: each token's place in the packed sequence."""
+    is_padding: Tensor | None
+    """[B, T] bool; None: all are of one length."""
+
+    @classmethod
+    def of(cls, spans: Sequence[tuple[int, int]]) -> PaddedBatch:
+        """Of the runs from start to stop, none empty."""
+        starts, stops = torch.tensor(spans).T[..., None]
+        index = starts + torch.arange(int((stops - starts).max()))
+        is_padding = index >= stops
+        return cls(torch.minimum(index, stops - 1), is_padding if bool(is_padding.any()) else None)
+
+    def gather(self, states: Tensor) -> Tensor:
+        """[L, ...] -> [B, T, ...]."""
+        return states[self.index]
+
+    def scatter(self, batch: Tensor, into: Tensor) -> None:
+        """[B, T, ...] -> its rows of [L, ...]."""
+        if self.is_padding is None:
+            into[self.index] = batch
+        else:
+            into[self.index[~self.is_padding]] = batch[~self.is_padding]
+
+
+def padded_batches(spans: Sequence[tuple[int, int]]) -> tuple[PaddedBatch, ...]:
+    """All runs, in batches in which the longest run is no more than a quarter longer than any other."""
+    batches: list[list[tuple[int, int]]] = []
+    longest = 0
+    for start, stop in sorted(spans, key=lambda span: span[0] - span[1]):
+        if not batches or 4 * longest > 5 * (stop - start):
+            batches.append([])
+            longest = stop - start
+        batches[-1].append((start, stop))
+    return tuple(map(PaddedBatch.of, batches))
+
+
+@dataclass(frozen=True)
 class PackedLayout:
     """The groups of a packed sequence and its blocks of attention, made once for all layers."""
 
     segments: tuple[Segment, ...]
     """In order, covering all L tokens."""
-    causal: tuple[tuple[int, int], ...]
-    """From start to stop: every shared prompt, every response to it, every other group as a whole."""
-    causal_rows: Rows
+    causal: Rows
+    """Every shared prompt, every response to it, every other group as a whole: each causally by itself."""
+    causal_batches: tuple[PaddedBatch, ...]
     """The same."""
     prompts: Rows
     """Shared ones."""
@@ -100,8 +141,8 @@ class PackedLayout:
         shared = [segment for segment in segments if segment.is_shared]
         return cls(
             segments=tuple(segments),
-            causal=tuple(causal),
-            causal_rows=Rows.of(causal, device),
+            causal=Rows.of(causal, device),
+            causal_batches=padded_batches(causal),
             prompts=Rows.of([(segment.start, segment.response_start) for segment in shared], device),
             responses=Rows.of([(segment.response_start, segment.stop) for segment in shared], device),
         )
@@ -141,7 +182,7 @@ def packed_group_attention(
     """
     if attention_mask is not None or sliding_window is not None or dropout:
         raise ValueError("packed groups support neither an attention mask nor a sliding window nor dropout")
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    query, key, value = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     return _PackedAttention.apply(query, key, value, packed_layout, scaling)[None], None
 
 
@@ -166,9 +207,9 @@ class _PackedAttention(torch.autograd.Function):
 
 
 def _merged(output: Tensor, log_sum: Tensor, other: Tensor, other_log_sum: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over two sets of keys from that over each: outputs [N, H, D], log-sums of weights [H, N]."""
+    """Attention over two sets of keys from that over each: outputs [N, H, D], log-sums of weights [N, H]."""
     total = torch.logaddexp(log_sum, other_log_sum)
-    weight, other_weight = ((part - total).exp().T[..., None] for part in (log_sum, other_log_sum))
+    weight, other_weight = ((part - total).exp()[..., None] for part in (log_sum, other_log_sum))
     return (output * weight + other * other_weight).to(output.dtype), total
 
 
@@ -176,7 +217,7 @@ def _varlen_forward(
     query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Outputs [L, H, D] and log-sums [H, L] float32."""
-    rows, prompts, responses = layout.causal_rows, layout.prompts.index, layout.responses.index
+    rows, prompts, responses = layout.causal, layout.prompts.index, layout.responses.index
     output, log_sum = _varlen(query, key, value, rows, rows, is_causal=True, scale=scale)
     if len(responses):
         of_prompt = _varlen(
@@ -188,9 +229,9 @@ def _varlen_forward(
             is_causal=False,
             scale=scale,
         )
-        merged, merged_log_sum = _merged(output[responses], log_sum[:, responses], *of_prompt)
-        output[responses] = merged
-        log_sum[:, responses] = merged_log_sum
+        of_response = output[responses], log_sum[:, responses]
+        output[responses], merged = _merged(of_response[0], of_response[1].T, of_prompt[0], of_prompt[1].T)
+        log_sum[:, responses] = merged.T
     return output, log_sum
 
 
@@ -206,7 +247,7 @@ def _varlen_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from that of the output."""
-    rows, prompts, responses = layout.causal_rows, layout.prompts.index, layout.responses.index
+    rows, prompts, responses = layout.causal, layout.prompts.index, layout.responses.index
     grads = _varlen_grads(grad, query, key, value, output, log_sum, rows, rows, is_causal=True, scale=scale)
     if len(responses):
         more = _varlen_grads(
@@ -282,16 +323,16 @@ def _varlen_grads(
 def _block_forward(
     query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """As `_varlen_forward`; the log-sums in float32 or better."""
+    """Outputs [L, H, D] and log-sums [L, H] in float32 or better."""
     output = torch.empty_like(query)
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    log_sum = query.new_empty((query.shape[1], len(query)), dtype=dtype)
-    for start, stop in layout.causal:
-        rows = slice(start, stop)
-        output[rows], log_sum[:, rows] = _block(query[rows], key[rows], value[rows], is_causal=True, scale=scale)
+    log_sum = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
+    for batch in layout.causal_batches:
+        found = _block(*map(batch.gather, (query, key, value)), is_causal=True, scale=scale)
+        for part, whole in zip(found, (output, log_sum), strict=True):
+            batch.scatter(part, into=whole)
     for prompt, rows in _shared(layout):
-        of_prompt = _block(query[rows], key[prompt], value[prompt], is_causal=False, scale=scale)
-        output[rows], log_sum[:, rows] = _merged(output[rows], log_sum[:, rows], *of_prompt)
+        of_prompt = _block(query[None, rows], key[None, prompt], value[None, prompt], is_causal=False, scale=scale)
+        output[rows], log_sum[rows] = _merged(output[rows], log_sum[rows], *(part[0] for part in of_prompt))
     return output, log_sum
 
 
@@ -306,76 +347,79 @@ def _block_backward(
     layout: PackedLayout,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from that of the output."""
+    of_queries, of_keys = (grad, query, output, log_sum), (key, value)
     grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    blocks = [(slice(*span), slice(*span), True) for span in layout.causal]
-    blocks += [(rows, prompt, False) for prompt, rows in _shared(layout)]
-    for rows, keys, is_causal in blocks:
-        parts = _block_grads(
-            grad[rows],
-            query[rows],
-            key[keys],
-            value[keys],
-            output[rows],
-            log_sum[:, rows],
-            is_causal=is_causal,
-            scale=scale,
-        )
-        for whole, place, part in zip(grads, (rows, keys, keys), parts, strict=True):
-            # The causal blocks come first and cover everything.
-            if is_causal:
-                whole[place] = part
-            else:
-                whole[place] += part
+    for batch in layout.causal_batches:
+        batch_grad, *gathered = map(batch.gather, of_queries)
+        if batch.is_padding is not None:
+            batch_grad[batch.is_padding] = 0.0
+        parts = _block_grads(batch_grad, *gathered, *map(batch.gather, of_keys), is_causal=True, scale=scale)
+        for part, whole in zip(parts, grads, strict=True):
+            batch.scatter(part, into=whole)
+    for prompt, rows in _shared(layout):
+        queries, keys = (states[None, rows] for states in of_queries), (states[None, prompt] for states in of_keys)
+        parts = _block_grads(*queries, *keys, is_causal=False, scale=scale)
+        for part, whole, place in zip(parts, grads, (rows, prompt, prompt), strict=True):
+            whole[place] += part[0]
     return grads
 
 
 def _shared(layout: PackedLayout) -> list[tuple[slice, slice]]:
-    """Shared prompts and the responses to each."""
+    """Where shared prompts stand, and the responses to each."""
     shared = [segment for segment in layout.segments if segment.is_shared]
     return [(slice(one.start, one.response_start), slice(one.response_start, one.stop)) for one in shared]
 
 
 def _block(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """[N, H, D], [K, H / n, D] twice -> [N, H, D] and log-sums [H, N], by PyTorch's CPU kernel."""
-    query, key, value = _by_key_head(query, key, value)
-    output, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, is_causal, scale=scale
-    )
-    return _by_token(output), log_sum.transpose(0, 1).flatten(0, 1)
+    """[B, T, H, D] and twice [B, K, H / n, D] -> [B, T, H, D] and log-sums [B, T, H], by PyTorch's CPU kernel."""
+    outputs, log_sums = [], []
+    for heads in _by_key_head(query, key):
+        output, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            heads.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), 0.0, is_causal, scale=scale
+        )
+        outputs.append(output.transpose(1, 2))
+        log_sums.append(log_sum.transpose(1, 2))
+    return torch.stack(outputs, dim=3).flatten(2, 3), torch.stack(log_sums, dim=3).flatten(2, 3)
 
 
 def _block_grads(
     grad: Tensor,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
     output: Tensor,
     log_sum: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     is_causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    num_key_heads = key.shape[1]
-    query, key, value = _by_key_head(query, key, value)
-    grad, output = (states.unflatten(1, (num_key_heads, -1)).permute(2, 1, 0, 3) for states in (grad, output))
-    log_sum = log_sum.unflatten(0, (num_key_heads, -1)).transpose(0, 1)
-    grad_query, grad_key, grad_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad, query, key, value, output, log_sum, 0.0, is_causal, scale=scale
-    )
-    return _by_token(grad_query), grad_key.sum(0).transpose(0, 1), grad_value.sum(0).transpose(0, 1)
+    """The gradients of `_block`, or of a part of a softmax over more keys: then output and log-sums are the whole's."""
+    grad_queries: list[Tensor] = []
+    grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+    for heads in zip(*(_by_key_head(states, key) for states in (grad, query, output, log_sum)), strict=True):
+        one_grad, one_query, one_output, one_log_sum = (states.transpose(1, 2) for states in heads)
+        parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            one_grad,
+            one_query,
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            one_output,
+            one_log_sum,
+            0.0,
+            is_causal,
+            scale=scale,
+        )
+        grad_query, one_grad_key, one_grad_value = (part.transpose(1, 2) for part in parts)
+        grad_queries.append(grad_query)
+        grad_key += one_grad_key
+        grad_value += one_grad_value
+    return torch.stack(grad_queries, dim=3).flatten(2, 3), grad_key, grad_value
 
 
-def _by_key_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As views [n, H / n, tokens, D]: the query heads of a key head are a batch that shares it."""
-    num_key_heads = key.shape[1]
-    query = query.unflatten(1, (num_key_heads, -1)).permute(2, 1, 0, 3)
-    shared = (states.transpose(0, 1).expand(len(query), -1, -1, -1) for states in (key, value))
-    return query, *shared
-
-
-def _by_token(states: Tensor) -> Tensor:
-    """[n, H / n, N, D] -> [N, H, D]."""
-    return states.permute(2, 1, 0, 3).flatten(1, 2)
+def _by_key_head(states: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+    """[B, T, H, ...] -> n views [B, T, H / n, ...], in each one query head to every key head."""
+    return states.unflatten(2, (key.shape[2], -1)).unbind(3)
 
 
 def register_packed_attention() -> None:

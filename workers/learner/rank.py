@@ -74,10 +74,12 @@ class LearnerWorker(TrainingWorker):
     _saving: Future[dict[str, FileSum]]
 
     def __init__(self, config: TrainingWorkerConfig) -> None:
-        if get_device_name() == "cpu" and not torch.distributed.is_initialized():
-            from workers.learner.engines.cpu_platform import init_cpu_process_group
+        if get_device_name() == "cpu":
+            from workers.learner.engines.cpu_platform import init_cpu_process_group, keep_freed_memory
 
-            init_cpu_process_group()
+            keep_freed_memory()
+            if not torch.distributed.is_initialized():
+                init_cpu_process_group()
         super().__init__(config=config)
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)

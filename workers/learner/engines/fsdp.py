@@ -115,7 +115,10 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             vision_tower=self.engine_config.vision_tower_learning_rate,
             merger=self.engine_config.merger_learning_rate,
         )
-        return build_optimizer(groups, self.optimizer_config)
+        optimizer = build_optimizer(groups, self.optimizer_config)
+        if get_device_name() == "cpu":
+            fuse(optimizer)
+        return optimizer
 
     def forward_backward_batch(  # type: ignore[override]
         self,
@@ -224,6 +227,13 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
 def _local_values(tensor: Tensor) -> Tensor:
     assert isinstance(tensor, DTensor)
     return tensor.to_local().detach().view(-1)
+
+
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Choose Adam's fused step unless its options choose another; PyTorch's own choice on CPUs is op by op."""
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, torch.optim.Adam) and group["fused"] is None and not group["foreach"]:
+            group["fused"] = True
 
 
 def freeze(model: nn.Module, *, vision_tower: bool, merger: bool, language_model: bool) -> None:
