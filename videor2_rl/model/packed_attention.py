@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 PACKED_GROUPS = "packed_groups"
 """The attention's name in transformers' registry."""
+
+flash_forward = torch.ops.aten._flash_attention_forward
+flash_backward = torch.ops.aten._flash_attention_backward
+"""PyTorch's own FlashAttention, as `torch.nn.attention.varlen` calls it: with the log-sums that the latter keeps."""
 
 
 @dataclass(frozen=True)
@@ -75,44 +80,63 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class PaddedBatch:
-    """Runs of nearly one length as rows of one batch; behind a shorter run stand repeats of its last token."""
+class PaddedBatches:
+    """Runs that cover a sequence of L tokens as rows of batches [B, T], M places in all.
 
-    index: Tensor
-    """[B, T] int64 on the CPU: each token's place in the packed sequence."""
-    is_padding: Tensor | None
-    """[B, T] bool; None: all are of one length."""
+    The longest run of a batch is no more than a quarter longer than any other; behind a shorter one stand repeats of
+    its last token.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    """B and T of each batch."""
+    token: Tensor
+    """[M] int64 on the CPU, as the other two: the token at each place, batch by batch."""
+    place: Tensor
+    """[L] int64: where each token stands."""
+    padding: Tensor
+    """[N] int64: the places of repeats."""
 
     @classmethod
-    def of(cls, spans: Sequence[tuple[int, int]]) -> PaddedBatch:
+    def of(cls, spans: Sequence[tuple[int, int]]) -> PaddedBatches:
         """Of the runs from start to stop, none empty."""
-        starts, stops = torch.tensor(spans).T[..., None]
-        index = starts + torch.arange(int((stops - starts).max()))
-        is_padding = index >= stops
-        return cls(torch.minimum(index, stops - 1), is_padding if bool(is_padding.any()) else None)
+        batches: list[list[tuple[int, int]]] = []
+        longest = 0
+        for start, stop in sorted(spans, key=lambda span: span[0] - span[1]):
+            if not batches or 4 * longest > 5 * (stop - start):
+                batches.append([])
+                longest = stop - start
+            batches[-1].append((start, stop))
+        shapes, tokens, paddings = [], [], []
+        for batch in batches:
+            starts, stops = np.array(batch).T[..., None]
+            index = starts + np.arange((stops - starts).max())
+            shapes.append(index.shape)
+            tokens.append(np.minimum(index, stops - 1).ravel())
+            paddings.append((index >= stops).ravel())
+        token, is_padding = np.concatenate(tokens), np.concatenate(paddings)
+        own = np.flatnonzero(~is_padding)
+        place = np.empty_like(own)
+        place[token[own]] = own
+        padding = np.flatnonzero(is_padding)
+        return cls(tuple(shapes), *(torch.from_numpy(array) for array in (token, place, padding)))
 
-    def gather(self, states: Tensor) -> Tensor:
-        """[L, ...] -> [B, T, ...]."""
-        return states[self.index]
+    def gather(self, states: Tensor) -> list[Tensor]:
+        """[L, ...] -> [B, T, ...] of each batch."""
+        return self._split(states.index_select(0, self.token))
 
-    def scatter(self, batch: Tensor, into: Tensor) -> None:
-        """[B, T, ...] -> its rows of [L, ...]."""
-        if self.is_padding is None:
-            into[self.index] = batch
-        else:
-            into[self.index[~self.is_padding]] = batch[~self.is_padding]
+    def gather_without_padding(self, states: Tensor) -> list[Tensor]:
+        """The same with zeros in place of repeats."""
+        return self._split(states.index_select(0, self.token).index_fill_(0, self.padding, 0.0))
 
+    def _split(self, rows: Tensor) -> list[Tensor]:
+        parts = rows.split([num_rows * length for num_rows, length in self.shapes])
+        return [part.unflatten(0, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-def padded_batches(spans: Sequence[tuple[int, int]]) -> tuple[PaddedBatch, ...]:
-    """All runs, in batches in which the longest run is no more than a quarter longer than any other."""
-    batches: list[list[tuple[int, int]]] = []
-    longest = 0
-    for start, stop in sorted(spans, key=lambda span: span[0] - span[1]):
-        if not batches or 4 * longest > 5 * (stop - start):
-            batches.append([])
-            longest = stop - start
-        batches[-1].append((start, stop))
-    return tuple(map(PaddedBatch.of, batches))
+    def scatter(self, batches: Sequence[Tensor]) -> Tensor:
+        """[B, T, ...] of each batch -> [L, ...]."""
+        rows = [batch.flatten(0, 1) for batch in batches]
+        # By a gather: several times as fast as writing to places.
+        return (rows[0] if len(rows) == 1 else torch.cat(rows)).index_select(0, self.place)
 
 
 @dataclass(frozen=True)
@@ -123,7 +147,7 @@ class PackedLayout:
     """In order, covering all L tokens."""
     causal: Rows
     """Every shared prompt, every response to it, every other group as a whole: each causally by itself."""
-    causal_batches: tuple[PaddedBatch, ...]
+    causal_batches: PaddedBatches
     """The same."""
     prompts: Rows
     """Shared ones."""
@@ -137,12 +161,12 @@ class PackedLayout:
         for segment in segments:
             lengths = (segment.prompt_length, *segment.response_lengths) if segment.is_shared else ()
             stops = list(accumulate(lengths, initial=segment.start)) if lengths else [segment.start, segment.stop]
-            causal += zip(stops, stops[1:], strict=False)
+            causal += pairwise(stops)
         shared = [segment for segment in segments if segment.is_shared]
         return cls(
             segments=tuple(segments),
             causal=Rows.of(causal, device),
-            causal_batches=padded_batches(causal),
+            causal_batches=PaddedBatches.of(causal),
             prompts=Rows.of([(segment.start, segment.response_start) for segment in shared], device),
             responses=Rows.of([(segment.response_start, segment.stop) for segment in shared], device),
         )
@@ -191,7 +215,7 @@ class _PackedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float) -> Tensor:
-        forward = _varlen_forward if query.device.type == "cuda" else _block_forward
+        forward = varlen_forward if query.device.type == "cuda" else _block_forward
         output, log_sum = forward(query, key, value, layout=layout, scale=scale)
         ctx.save_for_backward(query, key, value, output, log_sum)
         ctx.layout, ctx.scale = layout, scale
@@ -201,7 +225,7 @@ class _PackedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, log_sum = ctx.saved_tensors
-        backward = _varlen_backward if query.device.type == "cuda" else _block_backward
+        backward = varlen_backward if query.device.type == "cuda" else _block_backward
         grads = backward(grad, query, key, value, output, log_sum, layout=ctx.layout, scale=ctx.scale)
         return *grads, None, None
 
@@ -213,7 +237,7 @@ def _merged(output: Tensor, log_sum: Tensor, other: Tensor, other_log_sum: Tenso
     return (output * weight + other * other_weight).to(output.dtype), total
 
 
-def _varlen_forward(
+def varlen_forward(
     query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Outputs [L, H, D] and log-sums [H, L] float32."""
@@ -235,7 +259,7 @@ def _varlen_forward(
     return output, log_sum
 
 
-def _varlen_backward(
+def varlen_backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -271,7 +295,7 @@ def _varlen(
     query: Tensor, key: Tensor, value: Tensor, queries: Rows, keys: Rows, *, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     """FlashAttention, each run of queries over the run of keys in its place."""
-    return torch.ops.aten._flash_attention_forward(
+    return flash_forward(
         query,
         key,
         value,
@@ -301,7 +325,7 @@ def _varlen_grads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     # Of dropout alone.
     random_state = torch.zeros(2, dtype=torch.uint64, device=query.device)
-    return torch.ops.aten._flash_attention_backward(
+    return flash_backward(
         grad,
         query,
         key,
@@ -324,12 +348,12 @@ def _block_forward(
     query: Tensor, key: Tensor, value: Tensor, *, layout: PackedLayout, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Outputs [L, H, D] and log-sums [L, H] in float32 or better."""
-    output = torch.empty_like(query)
-    log_sum = query.new_empty(query.shape[:2], dtype=torch.promote_types(query.dtype, torch.float32))
-    for batch in layout.causal_batches:
-        found = _block(*map(batch.gather, (query, key, value)), is_causal=True, scale=scale)
-        for part, whole in zip(found, (output, log_sum), strict=True):
-            batch.scatter(part, into=whole)
+    batches = layout.causal_batches
+    inputs = zip(*map(batches.gather, (query, key, value)), strict=True)
+    output, log_sum = (
+        batches.scatter(parts)
+        for parts in zip(*(_block(*states, is_causal=True, scale=scale) for states in inputs), strict=True)
+    )
     for prompt, rows in _shared(layout):
         of_prompt = _block(query[None, rows], key[None, prompt], value[None, prompt], is_causal=False, scale=scale)
         output[rows], log_sum[rows] = _merged(output[rows], log_sum[rows], *(part[0] for part in of_prompt))
@@ -349,20 +373,17 @@ def _block_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from that of the output."""
     of_queries, of_keys = (grad, query, output, log_sum), (key, value)
-    grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    for batch in layout.causal_batches:
-        batch_grad, *gathered = map(batch.gather, of_queries)
-        if batch.is_padding is not None:
-            batch_grad[batch.is_padding] = 0.0
-        parts = _block_grads(batch_grad, *gathered, *map(batch.gather, of_keys), is_causal=True, scale=scale)
-        for part, whole in zip(parts, grads, strict=True):
-            batch.scatter(part, into=whole)
+    batches = layout.causal_batches
+    inputs = zip(batches.gather_without_padding(grad), *map(batches.gather, (*of_queries[1:], *of_keys)), strict=True)
+    found = (_block_grads(*states, is_causal=True, scale=scale) for states in inputs)
+    grad_query, grad_key, grad_value = (batches.scatter(parts) for parts in zip(*found, strict=True))
     for prompt, rows in _shared(layout):
         queries, keys = (states[None, rows] for states in of_queries), (states[None, prompt] for states in of_keys)
         parts = _block_grads(*queries, *keys, is_causal=False, scale=scale)
-        for part, whole, place in zip(parts, grads, (rows, prompt, prompt), strict=True):
-            whole[place] += part[0]
-    return grads
+        grad_query[rows] += parts[0][0]
+        grad_key[prompt] += parts[1][0]
+        grad_value[prompt] += parts[2][0]
+    return grad_query, grad_key, grad_value
 
 
 def _shared(layout: PackedLayout) -> list[tuple[slice, slice]]:
