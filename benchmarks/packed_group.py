@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from videor2_rl.model.packed_attention import PACKED_GROUPS, Segment, register_packed_attention
+from videor2_rl.model.packed_attention import PACKED_GROUPS, PackedLayout, Segment, register_packed_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +96,7 @@ def packed(model: Any, prompt: Tensor, responses: Tensor) -> Tensor:
         input_ids=torch.cat([prompt, responses.flatten()])[None],
         position_ids=torch.cat([torch.arange(start), steps.repeat(group_size)]).expand(3, 1, -1),
         logits_to_keep=predict.flatten(),
-        packed_segments=(Segment(0, start, (length,) * group_size),),
+        packed_layout=PackedLayout.of([Segment(0, start, (length,) * group_size)]),
         use_cache=False,
     ).logits[0]
     return log_probs_of(logits, responses)

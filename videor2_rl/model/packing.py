@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from videor2_rl.model.packed_attention import Segment
+from videor2_rl.model.packed_attention import PackedLayout, Segment
 from videor2_rl.model.prompt import normalize_patches
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class PackedBatch:
     """[N, patch values] float32, the clips of all groups one after the other, each once; None with embeddings."""
     video_grid_thw: Tensor
     """[number of clips, 3] int64."""
-    segments: tuple[Segment, ...]
-    """One per group."""
+    layout: PackedLayout
+    """One segment per group."""
     predict_index: Tensor
     """[S] int64: the token whose hidden state predicts each response token."""
     target_ids: Tensor
@@ -66,7 +66,7 @@ class PackedBatch:
             "pixel_values_videos": self.pixel_values_videos if self.video_embeddings is None else self.video_embeddings,
             "video_grid_thw": self.video_grid_thw,
             "logits_to_keep": self.predict_index,
-            "packed_segments": self.segments,
+            "packed_layout": self.layout,
             "use_cache": False,
         }
 
@@ -119,7 +119,7 @@ def pack(
         pixel_values_videos=pixels,
         video_embeddings=embeddings,
         video_grid_thw=torch.tensor(np.concatenate([prompt.video_grid_thw for prompt in prompts])).to(device),
-        segments=tuple(segments),
+        layout=PackedLayout.of(segments, device),
         predict_index=torch.tensor(np.concatenate(predict_index)).to(device),
         target_ids=torch.tensor(np.concatenate([ids for group in responses for ids in group])).to(device),
         response_lengths=tuple(length for segment in segments for length in segment.response_lengths),

@@ -85,13 +85,15 @@ class LearnerWorker(TrainingWorker):
     _saving: Future[dict[str, FileSum]]
 
     def __init__(self, config: TrainingWorkerConfig) -> None:
-        if get_device_name() != "cpu":
+        if get_device_name() == "cpu":
+            from workers.learner.engines.cpu_platform import init_cpu_process_group, keep_freed_memory
+
+            keep_freed_memory()
+            if not torch.distributed.is_initialized():
+                init_cpu_process_group()
+        else:
             # Ray gives a process as many threads as it counts CPUs for it, which on a GPU is one.
             torch.set_num_threads(threads_beside_a_gpu(len(os.sched_getaffinity(0)), num_gpus=node_gpus()))
-        elif not torch.distributed.is_initialized():
-            from workers.learner.engines.cpu_platform import init_cpu_process_group
-
-            init_cpu_process_group()
         super().__init__(config=config)
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)

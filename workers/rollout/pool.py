@@ -62,6 +62,11 @@ class RolloutPool:
         return 0 if self._source is None else self._source.policy_version
 
     @property
+    def actors(self) -> tuple[Any, ...]:
+        """The workers' handles at this moment."""
+        return self._pool.actors
+
+    @property
     def replacements(self) -> int:
         """Workers lost and replaced since the start."""
         return self._pool.replacements

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videor2_rl.model.packed_attention import PACKED_GROUPS, Segment, register_packed_attention
+from videor2_rl.model.packed_attention import PACKED_GROUPS, PackedLayout, Segment, register_packed_attention
 from videor2_rl.model.packing import (
     PixelNorm,
     even_micro_batches,
@@ -270,7 +270,7 @@ def test_layout_of_a_packed_group() -> None:
     assert batch.position_ids[:, 0, 6:].tolist() == [[6, 7, 6]] * 3
     assert batch.predict_index.tolist() == [5, 6, 5]
     assert batch.target_ids.tolist() == [21, 22, 23]
-    assert batch.segments == (Segment(0, 6, (2, 1)),)
+    assert batch.layout.segments == (Segment(0, 6, (2, 1)),)
     assert batch.pixel_values_videos is not None and batch.pixel_values_videos.dtype == torch.float32
 
 
@@ -412,6 +412,6 @@ def test_attention_refuses_masks_and_windows() -> None:
             states,
             None,
             scaling=1.0,
-            packed_segments=(Segment(0, 1, (1,)),),
+            packed_layout=PackedLayout.of([Segment(0, 1, (1,))]),
             sliding_window=3,
         )

@@ -667,7 +667,7 @@ def test_a_worker_lost_within_an_update_is_replaced_and_all_hold_the_new_weights
 
     def gather_or_strike(index: int, bucket: Bucket, *, only_changes: bool) -> Gathered:
         if index == half and not struck:
-            struck.append(engine_process_of(pool._pool.actors[1]).pid)
+            struck.append(engine_process_of(pool.actors[1]).pid)
             os.kill(struck[0], fault)
         return gather(index, bucket, only_changes=only_changes)
 
@@ -727,8 +727,8 @@ def test_lost_workers_cost_nothing_but_time(
     undisturbed = pool.generate(handles(many), **request)
     took_s = time.perf_counter() - started
 
-    engine_process = engine_process_of(pool._pool.actors[0])
-    actor_pid = ray.get(pool._pool.actors[1].__ray_call__.remote(lambda self: os.getpid()))
+    engine_process = engine_process_of(pool.actors[0])
+    actor_pid = ray.get(pool.actors[1].__ray_call__.remote(lambda self: os.getpid()))
 
     def kill() -> None:
         engine_process.kill()

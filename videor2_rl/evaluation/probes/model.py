@@ -42,7 +42,7 @@ class ProbedModel:
         """[T] log-probs of given response tokens, and the attention that they pay to the video."""
         batch = pack([prompt], [[response_ids]], pixel_norm=self._pixel_norm, device=self._device)
         inputs = batch.model_inputs()
-        del inputs["packed_segments"]
+        del inputs["packed_layout"]
         probe = AttentionProbe(
             is_video=batch.input_ids[0] == self.builder.video_token_id, response_start=len(prompt.token_ids)
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
-from verl.utils.device import get_device_id
+from verl.utils.device import get_device_id, get_device_name
 from verl.utils.fsdp_utils import get_init_weight_context_manager
 from verl.utils.torch_dtypes import PrecisionType
 from verl.workers.config import FSDPEngineConfig
@@ -123,7 +123,10 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
             vision_tower=self.engine_config.vision_tower_learning_rate,
             merger=self.engine_config.merger_learning_rate,
         )
-        return build_optimizer(groups, self.optimizer_config)
+        optimizer = build_optimizer(groups, self.optimizer_config)
+        if get_device_name() == "cpu":
+            fuse(optimizer)
+        return optimizer
 
     def forward_backward_batch(  # type: ignore[override]
         self,
@@ -241,6 +244,13 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
 def _local_values(tensor: Tensor) -> Tensor:
     assert isinstance(tensor, DTensor)
     return tensor.to_local().detach().view(-1)
+
+
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Choose Adam's fused step unless its options choose another; PyTorch's own choice on CPUs is op by op."""
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, torch.optim.Adam) and group["fused"] is None and not group["foreach"]:
+            group["fused"] = True
 
 
 def freeze(model: nn.Module, *, vision_tower: bool, merger: bool, language_model: bool) -> None:
