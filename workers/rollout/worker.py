@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from vllm import SamplingParams
     from vllm.outputs import CompletionOutput
+
+
+T = TypeVar("T")
+
+ALIVE_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,7 @@ class RolloutWorker:
         from workers.weights import vllm_adapter
 
         async with self._lock:
-            with _engine_lost("meeting the learner"):
-                await vllm_adapter.join_group(self._engine, address, first_member=first_member)
+            await self._asked(vllm_adapter.join_group(self._engine, address, first_member=first_member))
 
     async def begin_update(self, plan: WeightPlan) -> int | None:
         """End what runs and open an update: the worker serves nothing until `finish_update`.
@@ -121,10 +125,9 @@ class RolloutWorker:
 
         async with self._lock:
             check_plan(plan, self._expected.shapes)
-            with _engine_lost("the weight update"):
-                base = await vllm_adapter.base_version(self._engine)
-                self._plan, self._policy_version = plan, None
-                await vllm_adapter.begin(self._engine, changes_vision=plan.changes_vision)
+            base = await self._asked(vllm_adapter.base_version(self._engine))
+            self._plan, self._policy_version = plan, None
+            await self._asked(vllm_adapter.begin(self._engine, changes_vision=plan.changes_vision))
             return base
 
     async def receive_bucket(self, index: int, gathered: Gathered, payload: NDArray[np.uint8] | None = None) -> None:
@@ -141,8 +144,10 @@ class RolloutWorker:
         plan = self._plan
         file = nullcontext() if payload is None else shared_file(payload, plan.policy_version)
         async with self._lock:
-            with file as path, _engine_lost("the weight update"):
-                await vllm_adapter.load_bucket(self._engine, index, plan.buckets[index], gathered, plan=plan, path=path)
+            with file as path:
+                await self._asked(
+                    vllm_adapter.load_bucket(self._engine, index, plan.buckets[index], gathered, plan=plan, path=path)
+                )
 
     async def finish_update(self) -> None:
         """Close the update; the worker serves the plan's version."""
@@ -162,20 +167,33 @@ class RolloutWorker:
             raise WeightsRefused(f"the weights in {folder} are of another model than those in {self._spec.model_path}")
         async with self._lock:
             self._policy_version = None
-            with _engine_lost("the weight update"):
-                await vllm_adapter.begin(self._engine, changes_vision=True)
-                await vllm_adapter.load_folder(self._engine, folder)
+            await self._asked(vllm_adapter.begin(self._engine, changes_vision=True))
+            await self._asked(vllm_adapter.load_folder(self._engine, folder))
         await self._finish(policy_version, keeps_base=False)
 
     async def _finish(self, policy_version: int, *, keeps_base: bool) -> None:
         from workers.weights import vllm_adapter
 
         async with self._lock:
-            with _engine_lost("the weight update"):
-                await vllm_adapter.finish(self._engine, policy_version, keeps_base=keeps_base)
-                # Only here are the weights whole: a generation with anything less would end the engine process.
-                await self._engine.resume_generation()
+            await self._asked(vllm_adapter.finish(self._engine, policy_version, keeps_base=keeps_base))
+            # Only here are the weights whole: a generation with anything less would end the engine process.
+            await self._asked(self._engine.resume_generation())
             self._policy_version = policy_version
+
+    async def _asked(self, question: Coroutine[Any, Any, T]) -> T:
+        """What the engine answers; vLLM leaves a question for ever unanswered when the engine dies over it.
+
+        Raises:
+            WorkerLost: the engine process died.
+        """
+        task = asyncio.ensure_future(question)
+        while not task.done():
+            await asyncio.wait({task}, timeout=ALIVE_POLL_S)
+            if self._engine.errored and not task.done():
+                task.cancel()
+                raise WorkerLost("the engine process died in a weight update")
+        with _engine_lost("a weight update"):
+            return task.result()
 
     async def _build_engine(self) -> None:
         from transformers import AutoProcessor
