@@ -23,6 +23,7 @@ from videor2_rl.model.family import part_of
 from videor2_rl.model.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.model.packing import MicroBatch, PackedBatch, PixelNorm, pack
 from videor2_rl.model.token_scores import TokenScores, score_tokens
+from videor2_rl.model.tower import speed_up_tower
 from videor2_rl.model.visual import encode_clip, smallest_clip, without_tower
 from videor2_rl.run.shards import Fragment, StoredTensors
 from workers.learner.engines.lora import add_adapters, parameter_groups, plain_weights
@@ -89,6 +90,7 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
                 dtype=PrecisionType.to_dtype(self.engine_config.model_dtype),
                 attn_implementation={"": "sdpa", "text_config": PACKED_GROUPS, "vision_config": "sdpa"},
             )
+        speed_up_tower(module)
         if self.model_config.enable_gradient_checkpointing:
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         freeze(
