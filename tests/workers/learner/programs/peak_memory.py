@@ -24,10 +24,6 @@ def main() -> None:
     from workers.learner.verl_config import learner_env
 
     os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="1")
-    # Freed blocks of 128 KiB or more go back to the system at once, so that none is counted twice.
-    libc = ctypes.CDLL(None)
-    for option in (-1, -3):
-        libc.mallopt(option, 1 << 17)
     peak_bytes(warm_up, num_tokens=100, response_tokens=20, gradient_checkpointing=False)
     for case in cases:
         num_tokens, response_tokens, checkpointing = case.split(",")
@@ -50,6 +46,10 @@ def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_c
 
     learner = learner_config(learning_rate=1e-4, gradient_checkpointing=gradient_checkpointing)
     worker = LearnerWorker(learner_worker_config(learner, model_config(folder), total_steps=10))
+    # Unlike in a run, freed blocks of 128 KiB or more go back to the system at once, so that none is counted twice.
+    libc = ctypes.CDLL(None)
+    for option, value in ((-1, 1 << 17), (-2, 0), (-3, 1 << 17)):
+        libc.mallopt(option, value)
     video_token = AutoConfig.from_pretrained(folder).video_token_id
     # One pair of frames is four tokens, three of text stand before it.
     text = num_tokens - response_tokens - 7
