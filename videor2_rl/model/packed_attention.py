@@ -83,8 +83,7 @@ class Rows:
 class PaddedBatches:
     """Runs that cover a sequence of L tokens as rows of batches [B, T], M places in all.
 
-    The longest run of a batch is no more than a quarter longer than any other; behind a shorter one stand repeats of
-    its last token.
+    Behind a run shorter than its batch's longest stand repeats of its last token.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -95,14 +94,16 @@ class PaddedBatches:
     """[L] int64: where each token stands."""
     padding: Tensor
     """[N] int64: the places of repeats."""
+    is_in_order: bool
+    """Token and place are 0 to L - 1, as where all runs are of one length."""
 
     @classmethod
-    def of(cls, spans: Sequence[tuple[int, int]]) -> PaddedBatches:
-        """Of the runs from start to stop, none empty."""
+    def of(cls, spans: Sequence[tuple[int, int]], *, slack: float = 1.25) -> PaddedBatches:
+        """Of the runs from start to stop, none empty; a batch's longest is up to `slack` times as long as any other."""
         batches: list[list[tuple[int, int]]] = []
         longest = 0
         for start, stop in sorted(spans, key=lambda span: span[0] - span[1]):
-            if not batches or 4 * longest > 5 * (stop - start):
+            if not batches or longest > slack * (stop - start):
                 batches.append([])
                 longest = stop - start
             batches[-1].append((start, stop))
@@ -118,14 +119,19 @@ class PaddedBatches:
         place = np.empty_like(own)
         place[token[own]] = own
         padding = np.flatnonzero(is_padding)
-        return cls(tuple(shapes), *(torch.from_numpy(array) for array in (token, place, padding)))
+        is_in_order = bool(np.array_equal(token, np.arange(len(place))))
+        return cls(
+            tuple(shapes), torch.from_numpy(token), torch.from_numpy(place), torch.from_numpy(padding), is_in_order
+        )
 
     def gather(self, states: Tensor) -> list[Tensor]:
         """[L, ...] -> [B, T, ...] of each batch."""
-        return self._split(states.index_select(0, self.token))
+        return self._split(states if self.is_in_order else states.index_select(0, self.token))
 
     def gather_without_padding(self, states: Tensor) -> list[Tensor]:
         """The same with zeros in place of repeats."""
+        if len(self.padding) == 0:
+            return self.gather(states)
         return self._split(states.index_select(0, self.token).index_fill_(0, self.padding, 0.0))
 
     def _split(self, rows: Tensor) -> list[Tensor]:
@@ -135,8 +141,9 @@ class PaddedBatches:
     def scatter(self, batches: Sequence[Tensor]) -> Tensor:
         """[B, T, ...] of each batch -> [L, ...]."""
         rows = [batch.flatten(0, 1) for batch in batches]
+        together = rows[0] if len(rows) == 1 else torch.cat(rows)
         # By a gather: several times as fast as writing to places.
-        return (rows[0] if len(rows) == 1 else torch.cat(rows)).index_select(0, self.place)
+        return together if self.is_in_order else together.index_select(0, self.place)
 
 
 @dataclass(frozen=True)
@@ -242,9 +249,9 @@ def varlen_forward(
 ) -> tuple[Tensor, Tensor]:
     """Outputs [L, H, D] and log-sums [H, L] float32."""
     rows, prompts, responses = layout.causal, layout.prompts.index, layout.responses.index
-    output, log_sum = _varlen(query, key, value, rows, rows, is_causal=True, scale=scale)
+    output, log_sum = varlen(query, key, value, rows, rows, is_causal=True, scale=scale)
     if len(responses):
-        of_prompt = _varlen(
+        of_prompt = varlen(
             query[responses],
             key[prompts],
             value[prompts],
@@ -272,9 +279,9 @@ def varlen_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, from that of the output."""
     rows, prompts, responses = layout.causal, layout.prompts.index, layout.responses.index
-    grads = _varlen_grads(grad, query, key, value, output, log_sum, rows, rows, is_causal=True, scale=scale)
+    grads = varlen_grads(grad, query, key, value, output, log_sum, rows, rows, is_causal=True, scale=scale)
     if len(responses):
-        more = _varlen_grads(
+        more = varlen_grads(
             grad[responses],
             query[responses],
             key[prompts],
@@ -291,7 +298,7 @@ def varlen_backward(
     return grads
 
 
-def _varlen(
+def varlen(
     query: Tensor, key: Tensor, value: Tensor, queries: Rows, keys: Rows, *, is_causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     """FlashAttention, each run of queries over the run of keys in its place."""
@@ -310,7 +317,7 @@ def _varlen(
     )[:2]
 
 
-def _varlen_grads(
+def varlen_grads(
     grad: Tensor,
     query: Tensor,
     key: Tensor,

@@ -23,6 +23,7 @@ from videor2_rl.model.family import part_of
 from videor2_rl.model.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.model.packing import MicroBatch, PackedBatch, PixelNorm, pack
 from videor2_rl.model.token_scores import TokenScores, score_tokens
+from videor2_rl.model.tower import speed_up_tower
 from videor2_rl.model.visual import encode_clip, smallest_clip, without_tower
 from videor2_rl.run.shards import Fragment, StoredTensors
 from workers.learner.engines.lora import add_adapters, parameter_groups, plain_weights
@@ -85,6 +86,7 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         """
         register_packed_attention()
         module = self._load_checkpoint()
+        speed_up_tower(module)
         if self.model_config.enable_gradient_checkpointing:
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         freeze(
