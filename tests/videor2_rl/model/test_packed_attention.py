@@ -14,7 +14,7 @@ from videor2_rl.model import packed_attention
 from videor2_rl.model.packed_attention import PackedLayout, PaddedBatches, Segment, packed_group_attention
 
 HEAD_DIM = 16
-LAYOUTS = {
+LAYOUTS: dict[str, list[tuple[int, tuple[int, ...]]]] = {
     "one response": [(5, (4,))],
     "no response": [(5, ()), (3, (2, 2))],
     "two uneven": [(7, (3, 6))],
@@ -56,14 +56,18 @@ def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: tor
     return (scores.softmax(dim=-1) @ value).transpose(1, 2)
 
 
-def states(length: int, *, heads_per_key: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def states(length: int, *, heads_per_key: int, dtype: torch.dtype = torch.float64) -> Three:
     """Query, key, value as the model's layers give them: [1, L, H, D] in memory."""
     generator = torch.Generator().manual_seed(length)
     shapes = [(1, length, heads, HEAD_DIM) for heads in (2 * heads_per_key, 2, 2)]
-    return [
+    query, key, value = (
         torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).transpose(1, 2).requires_grad_()
         for shape in shapes
-    ]
+    )
+    return query, key, value
 
 
 def packed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
@@ -90,16 +94,19 @@ def test_gradients_are_those_of_finite_differences() -> None:
     groups = segments([(3, (2, 3)), (2, (1,))])
     layout = PackedLayout.of(groups)
     inputs = states(groups[-1].stop, heads_per_key=2)
-    assert torch.autograd.gradcheck(lambda *tensors: packed(*tensors, layout), inputs)
+    assert torch.autograd.gradcheck(lambda q, k, v: packed(q, k, v, layout), inputs)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 3e-2)])
 def test_lower_precision_is_as_near_as_it_can_be(dtype: torch.dtype, tolerance: float) -> None:
     groups = segments(LAYOUTS["four groups"])
-    exact = states(groups[-1].stop, heads_per_key=2)
-    inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
+    query, key, value = (
+        tensor.detach().to(dtype).requires_grad_() for tensor in states(groups[-1].stop, heads_per_key=2)
+    )
+    inputs = query, key, value
     # From the rounded values on, in float64.
-    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    query, key, value = (tensor.detach().double().requires_grad_() for tensor in inputs)
+    exact = query, key, value
     outputs = packed(*inputs, PackedLayout.of(groups)), dense(*exact, visible(groups))
     torch.testing.assert_close(outputs[0].double(), outputs[1], rtol=tolerance, atol=tolerance)
     gradients = [
@@ -210,7 +217,8 @@ def test_the_two_calls_for_cuda_are_right_given_what_flash_attention_computes(
     expected = dense(*inputs, visible(groups))
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     layout = PackedLayout.of(groups)
-    rows = [tensor.detach()[0].transpose(0, 1) for tensor in inputs]
+    query, key, value = (tensor.detach()[0].transpose(0, 1) for tensor in inputs)
+    rows = query, key, value
     output, log_sum = packed_attention.varlen_forward(*rows, layout=layout, scale=0.3)
     torch.testing.assert_close(output[None], expected, rtol=0, atol=1e-13)
     found = packed_attention.varlen_backward(weight[0], *rows, output, log_sum, layout=layout, scale=0.3)
