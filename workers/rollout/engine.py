@@ -49,6 +49,9 @@ def rollout_env(config: RolloutConfig, device: str) -> dict[str, str]:
             # Eager engines still compile how they count the ranks of tokens: 15 s of every start, and a C++ compiler.
             "TORCH_COMPILE_DISABLE": "1",
         }
+        if config.tensor_parallel_size > 1:
+            # vLLM would give each process a NUMA node of its own, and refuse where there are fewer.
+            env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return env
 
 

@@ -208,11 +208,11 @@ def source(rank: TensorRank, checkpoint: Path) -> Source:
     return Source(LocalRanks(rank), expected_weights(str(checkpoint)))
 
 
-def load_by_group(engine: Any, rank: TensorRank, update: LearnerWeights, model: Any) -> None:
+def load_by_group(engine: Any, rank: TensorRank, update: LearnerWeights, model: Any, *, num_receivers: int = 1) -> None:
     """The same by gloo, from this process to the engine's."""
     rank.hold(model.state_dict())
     host, port = rank.open_group(60)
-    address = GroupAddress(host, port, 2, 60)
+    address = GroupAddress(host, port, 1 + num_receivers, 60)
     with ThreadPoolExecutor(1) as thread:
         joining = thread.submit(rank.join_group, address)
         engine.run(engine.worker.join_group(address, 1))
@@ -411,6 +411,23 @@ def test_after_an_update_log_probs_are_those_of_the_new_weights_whichever_way_th
     assert numbers(generate(engine, prompts, version=1)) == numbers(by_file)
     load_by_group(engine, rank, source.weights(1, max_bytes=1), new)
     assert numbers(generate(engine, prompts, version=1)) == numbers(by_file)
+
+
+@pytest.mark.slow
+def test_an_engine_of_two_processes_takes_weights_into_both(
+    engine_spec: EngineSpec,
+    checkpoint: Path,
+    prompts: list[Prompt],
+    rank: TensorRank,
+    source: Source,
+    start_engine: Any,
+) -> None:
+    rollout = replace(engine_spec.rollout, tensor_parallel_size=2)
+    new = hf_model(checkpoint, seed=11)
+    with start_engine(replace(engine_spec, rollout=rollout)) as engine:
+        assert max_gap(hf_model(checkpoint), prompts, generate(engine, prompts)) < FLOAT32_LIMIT
+        load_by_group(engine, rank, source.weights(1), new, num_receivers=2)
+        assert max_gap(new, prompts, generate(engine, prompts, version=1)) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow
