@@ -160,6 +160,8 @@ class PackedLayout:
     """Shared ones."""
     responses: Rows
     """To each shared prompt as one run."""
+    read: Tensor
+    """[N] int64: the tokens that predict a response token, the prompt's last one once for all responses."""
 
     @classmethod
     def of(cls, segments: Sequence[Segment], device: Any = "cpu") -> PackedLayout:
@@ -176,7 +178,15 @@ class PackedLayout:
             causal_batches=PaddedBatches.of(causal),
             prompts=Rows.of([(segment.start, segment.response_start) for segment in shared], device),
             responses=Rows.of([(segment.response_start, segment.stop) for segment in shared], device),
+            read=torch.cat([_predicting(segment) for segment in segments]).to(device),
         )
+
+
+def _predicting(segment: Segment) -> Tensor:
+    """The prompt's last token, and every response's but its last."""
+    stops = list(accumulate(segment.response_lengths, initial=segment.response_start))
+    last_of_prompt = torch.arange(segment.response_start - 1, segment.response_start)
+    return torch.cat([last_of_prompt, *(torch.arange(start, stop - 1) for start, stop in pairwise(stops))])
 
 
 def packed_group_attention(

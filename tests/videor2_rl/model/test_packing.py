@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from videor2_rl.model.last_layer import trim_last_layer
 from videor2_rl.model.packed_attention import PACKED_GROUPS, PackedLayout, Segment, register_packed_attention
 from videor2_rl.model.packing import (
     PixelNorm,
@@ -139,6 +140,7 @@ def packed_log_probs(
 ) -> list[torch.Tensor]:
     """Log-probs of all responses in order, through one packed sequence."""
     register_packed_attention()
+    trim_last_layer(model)
     model.set_attn_implementation({"text_config": PACKED_GROUPS, "vision_config": "sdpa"})
     batch = pack(prompts, responses, pixel_norm=NORM)
     scores = score_tokens(model, batch, temperature=1.0)

@@ -20,6 +20,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from videor2_rl.config.sections import LoraConfig
 from videor2_rl.model.family import part_of
+from videor2_rl.model.last_layer import trim_last_layer
 from videor2_rl.model.packed_attention import PACKED_GROUPS, register_packed_attention
 from videor2_rl.model.packing import MicroBatch, PackedBatch, PixelNorm, pack
 from videor2_rl.model.token_scores import TokenScores, score_tokens
@@ -87,6 +88,7 @@ class PackedFSDPEngine(FSDPEngineWithLMHead):
         register_packed_attention()
         module = self._load_checkpoint()
         speed_up_tower(module)
+        trim_last_layer(module)
         if self.model_config.enable_gradient_checkpointing:
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         freeze(
