@@ -264,6 +264,9 @@ def learner_rank_bytes(
     state = state_bytes(shape, model, learner)
     width, layers = width_of(model), shape.num_layers
     of_layer, of_attention = mlp_bytes(shape, model, tokens=tokens), attention_bytes(shape, model, tokens=tokens)
+    # The last layer's second norm and MLP see the tokens alone that predict a response token.
+    unread = max(0, tokens - response_tokens)
+    of_last = of_layer - (mlp_bytes(shape, model, tokens=unread) + 4 * unread * shape.intermediate * width) / 2
     backward = 2 * tokens * shape.intermediate * width + whole_gradient_bytes(shape, model)
     checkpointing = learner.gradient_checkpointing
     return RankBytes(
@@ -272,7 +275,7 @@ def learner_rank_bytes(
         optimiser=state.optimiser,
         gathered=gathered_bytes(shape, model, learner),
         embeddings=2 * tokens * shape.hidden * width,
-        activations=layers * (tokens * shape.hidden * width if checkpointing else of_layer),
+        activations=layers * tokens * shape.hidden * width if checkpointing else (layers - 1) * of_layer + of_last,
         attention=0.0 if checkpointing else layers * of_attention,
         logits=logits_bytes(shape, response_tokens=response_tokens),
         backward=backward + (of_layer + of_attention if checkpointing else 0.0),

@@ -5,6 +5,8 @@ The driver plans which rank computes which groups; ranks fetch the prompts thems
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 import time
 from collections.abc import Sequence
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from verl.workers.config import TrainingWorkerConfig
 
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
+_LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 DEADLINE_S = 3600.0
 """No single call on all ranks is expected to take longer; a hung rank then ends the run with its number."""
 
@@ -43,9 +46,20 @@ class RankLost(RuntimeError):
 
 @ray.remote(num_cpus=0)
 def _free_address() -> tuple[str, int]:
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return ray.util.get_node_ip_address().strip("[]"), listener.getsockname()[1]
+    return ray.util.get_node_ip_address().strip("[]"), free_port()
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that no connection is given before rank 0 listens there some seconds later.
+
+    Linux gives connections, and those who ask for any port, one of its local range; this one is below it.
+    """
+    lowest = int(_LOCAL_PORTS.read_text().split()[0]) if _LOCAL_PORTS.exists() else 32768
+    for port in random.SystemRandom().sample(range(5000, max(lowest, 6000)), 100):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("", port))
+            return port
+    raise RuntimeError("none of 100 ports is free for the ranks to meet")
 
 
 class RankGroup:

@@ -26,17 +26,23 @@ def main() -> None:
     from workers.learner.verl_config import learner_env
 
     os.environ.update(learner_env("cpu"), RAY_LOCAL_WORLD_SIZE="2")
-    # Freed blocks of 128 KiB or more go back to the system at once, so that none is counted twice.
-    libc = ctypes.CDLL(None)
-    for option in (-1, -3):
-        libc.mallopt(option, 1 << 17)
-    make_worker(warm_up, case=case).start(0)
+    warm = make_worker(warm_up, case=case)
+    give_back_freed_memory()
+    warm.start(0)
     worker = make_worker(folder, case=case)
+    give_back_freed_memory()
     gc.collect()
     before = anonymous_bytes()
     with watched() as seen:
         worker.start(0)
     print("PEAK", max(seen) - before)
+
+
+def give_back_freed_memory() -> None:
+    """Unlike in a run, freed blocks of 128 KiB or more go back to the system at once, so that none is counted twice."""
+    libc = ctypes.CDLL(None)
+    for option, value in ((-1, 1 << 17), (-2, 0), (-3, 1 << 17)):
+        libc.mallopt(option, value)
 
 
 @contextmanager
