@@ -144,7 +144,8 @@ class RankBytes:
     attention: float
     """Its queries, keys, values and output, kept as well."""
     logits: float
-    """In the loss alone: of one slice of the vocabulary."""
+    """In the loss alone: of one slice of the vocabulary, and what the last layer keeps, which the others' backward
+    passes come after."""
     backward: float
     """Behind the loss alone: one layer computed again, gradients of its MLP, and whole gradients of its weights and the
     head's, which are not in their shards yet."""
@@ -275,9 +276,10 @@ def learner_rank_bytes(
         optimiser=state.optimiser,
         gathered=gathered_bytes(shape, model, learner),
         embeddings=2 * tokens * shape.hidden * width,
-        activations=layers * tokens * shape.hidden * width if checkpointing else (layers - 1) * of_layer + of_last,
-        attention=0.0 if checkpointing else layers * of_attention,
-        logits=logits_bytes(shape, response_tokens=response_tokens),
+        activations=layers * tokens * shape.hidden * width if checkpointing else (layers - 1) * of_layer,
+        attention=0.0 if checkpointing else (layers - 1) * of_attention,
+        logits=logits_bytes(shape, response_tokens=response_tokens)
+        + (0.0 if checkpointing else of_last + of_attention),
         backward=backward + (of_layer + of_attention if checkpointing else 0.0),
     )
 
