@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from experiments import EXPERIMENTS
 
 import conf
 from rewards.types import VideoR2Config
@@ -23,18 +24,6 @@ JUDGES: dict[str, list[str]] = {
     "managed_cpu": ["judge.model_path=j"],
 }
 BATCH_OF_4 = ["algorithm.prompts_per_step=2", "algorithm.group_size=2"]
-EXPERIMENTS = {
-    "demo": ("grpo", GrpoRun),
-    "smoke": ("grpo", GrpoRun),
-    "smoke_qwen3_vl": ("grpo", GrpoRun),
-    "demo_base": ("sft", SftRun),
-    "demo_sft": ("sft", SftRun),
-    "demo_evaluate": ("evaluate", EvaluateRun),
-    "video_r2_7b_sft": ("sft", SftRun),
-    "video_r2_7b_grpo": ("grpo", GrpoRun),
-    "grpo_7b_1node": ("grpo", GrpoRun),
-    "grpo_7b_4nodes": ("grpo", GrpoRun),
-}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +215,8 @@ def test_a_rollout_workers_gpus_follow_its_tensor_parallel_size() -> None:
         ["cluster=cpu", "model.dtype=float32", "rollout.tensor_parallel_size=2"],
         ["algorithm.kl_coefficient=0", "reference.gpus_per_rank=0"],
     ):
-        compose_run("grpo", GrpoRun, [*PATHS, *accepted])
+        run = compose_run("grpo", GrpoRun, [*PATHS, *accepted])
+        assert run.rollout.tensor_parallel_size == (2 if any("parallel" in one for one in accepted) else 1)
 
 
 @pytest.mark.parametrize(

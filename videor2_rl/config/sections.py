@@ -53,6 +53,11 @@ class ModelConfig(Section):
     """Write each pair of frames' time before it as text, as Qwen3-VL was trained; Qwen2.5-VL cannot."""
 
     @property
+    def bytes_per_value(self) -> int:
+        """Of a number in `dtype`."""
+        return 4 if self.dtype == "float32" else 2
+
+    @property
     def has_frozen_vision(self) -> bool:
         """A clip's visual embeddings never change."""
         return self.freeze_vision_tower and self.freeze_merger

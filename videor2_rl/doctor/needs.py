@@ -25,7 +25,6 @@ from videor2_rl.doctor.sizing import (
     state_bytes,
     step_flops,
     weight_transfer_bytes,
-    width_of,
 )
 from videor2_rl.inputs import (
     CLIPS_MEASURED,
@@ -147,7 +146,7 @@ def _rollout_memory(run: GrpoRun | EvaluateRun, shape: ModelShape, machine: Mach
 
 
 def _reference_memory(run: GrpoRun, shape: ModelShape, machine: Machine, *, tokens: int) -> Need:
-    width = width_of(run.model)
+    width = run.model.bytes_per_value
     weights = 0.0 if run.reference.cpu_offload else shape.parameters * width / run.reference.num_ranks
     gathered = gathered_bytes(shape, run.model, run.learner)
     needed = weights + gathered + tokens * shape.intermediate * 4 * width
@@ -173,7 +172,7 @@ def _host_memory(
     if not isinstance(run, EvaluateRun):
         needed += run.learner.num_ranks * state_bytes(shape, run.model, run.learner).host / GIB
     if isinstance(run, GrpoRun) and has_reference(run) and run.reference.cpu_offload:
-        needed += shape.parameters * width_of(run.model) / GIB
+        needed += shape.parameters * run.model.bytes_per_value / GIB
     what = "models, caches and object store; each process takes its libraries' share besides"
     return Need("host memory", needed, machine.memory_gib, "GiB", what)
 

@@ -194,7 +194,7 @@ def state_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -
             return StateBytes(0.0, 0.0, 0.0, weights + gradients + optimiser)
         return StateBytes(weights, gradients, optimiser, 0.0)
     stage = int(learner.backend[-1])
-    weights = width_of(model) * all_weights / (ranks if stage == 3 else 1)
+    weights = model.bytes_per_value * all_weights / (ranks if stage == 3 else 1)
     gradients = _FLOAT32 * trained / (ranks if stage >= 2 else 1)
     optimiser = 3 * _FLOAT32 * trained / ranks
     if not learner.cpu_offload:
@@ -204,25 +204,20 @@ def state_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -
     return StateBytes(weights, gradients, 0.0, optimiser)
 
 
-def width_of(model: ModelConfig) -> int:
-    """Bytes of a number in the model's dtype."""
-    return _FLOAT32 if model.dtype == "float32" else _BFLOAT16
-
-
 def mlp_bytes(shape: ModelShape, model: ModelConfig, *, tokens: int) -> float:
     """Kept by one decoder layer but for its attention.
 
     Of each of its two norms the input and the normalised input, in float32 or as float32 and the model's dtype, and the
     output; the two sums around them, where no float32 copy stands for them; four wide products of the MLP.
     """
-    width = width_of(model)
+    width = model.bytes_per_value
     norms = 2 * shape.hidden * (3 * width if width == _FLOAT32 else _FLOAT32 + 2 * width)
     return tokens * (norms + 4 * shape.intermediate * width)
 
 
 def attention_bytes(shape: ModelShape, model: ModelConfig, *, tokens: int) -> float:
     """Kept by one layer's attention: queries, keys and values of every query head, the output, the output by token."""
-    return 5 * tokens * shape.hidden * width_of(model)
+    return 5 * tokens * shape.hidden * model.bytes_per_value
 
 
 def logits_bytes(shape: ModelShape, *, response_tokens: int) -> float:
@@ -243,14 +238,14 @@ def gathered_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig
     outside = shape.parameters - shape.vision_parameters - shape.num_layers * shape.layer_parameters
     if not shape.is_tied:
         outside -= shape.vocabulary * shape.hidden
-    return width_of(model) * (outside + 2 * shape.layer_parameters)
+    return model.bytes_per_value * (outside + 2 * shape.layer_parameters)
 
 
 def whole_gradient_bytes(shape: ModelShape, model: ModelConfig) -> float:
     """Of the gradients that are not in their shards yet: the head's, and one decoder layer's in float32."""
     if model.freeze_language_model or model.lora.rank > 0:
         return 0.0
-    return width_of(model) * shape.vocabulary * shape.hidden + _FLOAT32 * shape.layer_parameters
+    return model.bytes_per_value * shape.vocabulary * shape.hidden + _FLOAT32 * shape.layer_parameters
 
 
 def learner_rank_bytes(
@@ -263,7 +258,7 @@ def learner_rank_bytes(
         response_tokens: of that pass.
     """
     state = state_bytes(shape, model, learner)
-    width, layers = width_of(model), shape.num_layers
+    width, layers = model.bytes_per_value, shape.num_layers
     of_layer, of_attention = mlp_bytes(shape, model, tokens=tokens), attention_bytes(shape, model, tokens=tokens)
     # The last layer's second norm and MLP see the tokens alone that predict a response token.
     unread = max(0, tokens - response_tokens)
@@ -290,7 +285,7 @@ def rollout_worker_bytes(shape: ModelShape, model: ModelConfig, run: GrpoRun | E
     On CPUs an engine reserves the cache it is told to; on GPUs it takes what there is: here that of one whole
     sequence, and more cache is more speed.
     """
-    width, ranks = width_of(model), run.rollout.tensor_parallel_size
+    width, ranks = model.bytes_per_value, run.rollout.tensor_parallel_size
     if run.cluster.device == "cpu":
         return shape.parameters * width / ranks + run.rollout.kv_cache_gib * GIB
     cache = 2 * shape.num_layers * shape.key_value_width * width * run.rollout.max_model_tokens
@@ -315,13 +310,13 @@ def embeddings_bytes(
     if not model.has_frozen_vision or learner.visual_cache_mib == 0:
         return 0.0
     largest = sorted((sample.vision_tokens for sample in samples), reverse=True)[:per_step]
-    of_step = per_step * sum(largest) / len(largest) * shape.hidden * width_of(model)
+    of_step = per_step * sum(largest) / len(largest) * shape.hidden * model.bytes_per_value
     return max(float(learner.visual_cache_mib << 20), of_step)
 
 
 def weight_transfer_bytes(shape: ModelShape, model: ModelConfig, learner: LearnerConfig) -> float:
     """Of weights on their way to the rollout workers: one bucket, whatever the model's size."""
-    return min(learner.sync_bucket_mib << 20, shape.parameters * width_of(model))
+    return min(learner.sync_bucket_mib << 20, shape.parameters * model.bytes_per_value)
 
 
 def checkpoint_bytes(shape: ModelShape, model: ModelConfig) -> float:

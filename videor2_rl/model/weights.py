@@ -70,12 +70,12 @@ def check_weights(path: str, *, key: str) -> None:
         ConfigError: names the file that is damaged, or the first weights that are missing or misshapen, and the mend.
     """
     folder = Path(path)
-    if (folder / "adapter_config.json").is_file() and not weight_files(folder, key=key):
+    if (folder / "adapter_config.json").is_file() and not _files(folder, key=key):
         raise ConfigError(
             f"{key}: {path} holds a PEFT adapter alone; merge it into its base model (merge_and_unload), save "
             "that, and give its folder"
         )
-    stored = {name: shape for file in weight_files(folder, key=key) for name, shape in _stored(file, key=key).items()}
+    stored = {name: shape for file in _files(folder, key=key) for name, shape in _stored(file, key=key).items()}
     if not stored:
         raise ConfigError(f"{key}: {path} holds no weights (*.safetensors); {fetch_again(path)}")
     expected = expected_weights(path)
@@ -102,9 +102,14 @@ class StoredWeights:
 
     def __init__(self, path: str) -> None:
         namer, key = _namer(path), "model.path"
-        files = [(file, _stored(file, key=key)) for file in weight_files(Path(path), key=key)]
+        files = [(file, _stored(file, key=key)) for file in _files(Path(path), key=key)]
         self._places = {namer(name): (file, name) for file, shapes in files for name in shapes}
         self._open = {file: _opened(file) for file, _ in files}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all weights, file by file."""
+        return tuple(self._places)
 
     def read(self, name: str) -> Tensor:
         """In the dtype that it is stored in, in host memory.
@@ -143,7 +148,7 @@ def _meta_model(model_path: str) -> Any:
     return model
 
 
-def weight_files(folder: Path, *, key: str) -> list[Path]:
+def _files(folder: Path, *, key: str) -> list[Path]:
     """The files that hold the weights: those that the index names, or one by itself; of both formats the first.
 
     Raises:

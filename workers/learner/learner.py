@@ -34,7 +34,6 @@ from workers.weights.plan import WeightPlan, buckets_of, trained_names
 if TYPE_CHECKING:
     from verl.workers.config import TrainingWorkerConfig
 
-BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
 _LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 DEADLINE_S = 3600.0
 """No single call on all ranks is expected to take longer; a hung rank then ends the run with its number."""
@@ -395,7 +394,7 @@ class Learner:
             expected,
             trained_names(expected.shapes, self._model),
             max_bytes=self._config.sync_bucket_mib << 20,
-            bytes_per_value=BYTES_PER_VALUE[self._model.dtype],
+            bytes_per_value=self._model.bytes_per_value,
         )
         plan = WeightPlan(policy_version, self._model.dtype, buckets, keeps_base=self._config.sync == "delta")
         return LearnerWeights(self._ranks, plan, self._config, base=self._sent)

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 START_DEADLINE_S = 1800.0
 """A large checkpoint from a slow disk takes minutes."""
-COLLECTIVE_ATTEMPTS = 2
+ATTEMPTS_TOGETHER = 2
+"""Before each worker gets its weights by itself."""
 MAX_CALL_WAVES = 4
 """A call carries at most this many times the sequences that an engine runs at once: that much work is lost with it."""
 
@@ -109,8 +110,8 @@ class RolloutPool:
     def update_weights(self, source: PolicyWeights) -> None:
         """Bring every worker to the source's weights, and those that replace one later; returns when all have them.
 
-        All at once by the collective, once more without those that were lost, then one by one through the object store;
-        a worker that takes them neither way is replaced.
+        All at once, once more without those that were lost, then one by one through the object store; a worker that
+        takes them neither way is replaced.
 
         Raises:
             WeightsRefused: they do not fit the model; all workers keep their old weights.
@@ -130,15 +131,15 @@ class RolloutPool:
         return {**self._sync, "rollout/workers_replaced": float(self.replacements)}
 
     def _sent(self, source: PolicyWeights) -> tuple[dict[str, float], int]:
-        attempts = COLLECTIVE_ATTEMPTS if source.is_collective else 0
-        for failures in range(attempts):
+        for failures in range(ATTEMPTS_TOGETHER):
             self._pool.wait_ready()
+            way = self._collective_of(self._pool.actors) if source.is_collective else Stored()
             try:
-                return stream(source, self._pool.actors, self._collective_of(self._pool.actors)), failures
+                return stream(source, self._pool.actors, way), failures
             except TransferFailed as error:
                 log.warning("sending weights %d to all rollout workers failed: %s", source.policy_version, error)
                 self._collective = None
-                # Asked of all: where one is lost or frozen, the collective fails on the others too.
+                # Asked of all: where one is lost, a collective fails on the others too.
                 self._pool.replace_silent("health", deadline_s=source.deadline_s)
         self._pool.wait_ready()
         sent: dict[str, float] = {}
@@ -148,7 +149,7 @@ class RolloutPool:
             except TransferFailed as error:
                 self._pool.lose(actor, error)
         self._pool.wait_ready()
-        return sent or {"mib": 0.0}, attempts
+        return sent or {"mib": 0.0}, ATTEMPTS_TOGETHER
 
     def _collective_of(self, actors: Sequence[Any]) -> Collective:
         if self._collective is None or self._collective.workers != tuple(actors):
@@ -156,9 +157,17 @@ class RolloutPool:
         return self._collective
 
     def load_checkpoint(self, model_path: str, policy_version: int) -> None:
-        """Bring every worker to a checkpoint folder of the same architecture, which each of them reads."""
-        self._source = CheckpointFolder(model_path, policy_version)
-        self._pool.broadcast("load_folder", model_path, policy_version)
+        """Bring every worker to a checkpoint folder of the same architecture, which each of them reads.
+
+        Raises:
+            ConfigError, WeightsRefused: as `RolloutWorker.load_folder`; all workers keep their old weights.
+        """
+        before, self._source = self._source, CheckpointFolder(model_path, policy_version)
+        try:
+            self._pool.broadcast("load_folder", model_path, policy_version)
+        except (ConfigError, WeightsRefused):
+            self._source = before
+            raise
 
     def memory(self) -> dict[str, float]:
         """The most that one worker takes, in MiB by kind."""

@@ -151,7 +151,8 @@ class RolloutWorker:
 
     async def finish_update(self) -> None:
         """Close the update; the worker serves the plan's version."""
-        await self._finish(self._plan.policy_version, keeps_base=self._plan.keeps_base)
+        async with self._lock:
+            await self._finish(self._plan.policy_version, keeps_base=self._plan.keeps_base)
 
     async def load_folder(self, folder: str, policy_version: int) -> None:
         """Replace all weights by those of a checkpoint folder of the same architecture.
@@ -169,16 +170,15 @@ class RolloutWorker:
             self._policy_version = None
             await self._asked(vllm_adapter.begin(self._engine, changes_vision=True))
             await self._asked(vllm_adapter.load_folder(self._engine, folder))
-        await self._finish(policy_version, keeps_base=False)
+            await self._finish(policy_version, keeps_base=False)
 
     async def _finish(self, policy_version: int, *, keeps_base: bool) -> None:
         from workers.weights import vllm_adapter
 
-        async with self._lock:
-            await self._asked(vllm_adapter.finish(self._engine, policy_version, keeps_base=keeps_base))
-            # Only here are the weights whole: a generation with anything less would end the engine process.
-            await self._asked(self._engine.resume_generation())
-            self._policy_version = policy_version
+        await self._asked(vllm_adapter.finish(self._engine, policy_version, keeps_base=keeps_base))
+        # Only here are the weights whole: a generation with anything less would end the engine process.
+        await self._asked(self._engine.resume_generation())
+        self._policy_version = policy_version
 
     async def _asked(self, question: Coroutine[Any, Any, T]) -> T:
         """What the engine answers; vLLM leaves a question for ever unanswered when the engine dies over it.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,15 +45,14 @@ def join(bucket: Bucket, tensors: Iterable[tuple[str, Tensor]], *, dtype: torch.
     return flat
 
 
-def split(flat: Tensor, names: Sequence[str], shapes: Sequence[Sequence[int]]) -> list[tuple[str, Tensor]]:
+def split(flat: Tensor, bucket: Bucket) -> list[tuple[str, Tensor]]:
     """Views of `flat` under their names; the reverse of `join`."""
-    bucket = Bucket(tuple(names), tuple(map(tuple, shapes)))
     parts = flat.split(_sizes(bucket))
     return [(name, part.view(shape)) for name, shape, part in zip(bucket.names, bucket.shapes, parts, strict=True)]
 
 
 def _sizes(bucket: Bucket) -> list[int]:
-    return [Bucket((name,), (shape,)).num_values for name, shape in zip(bucket.names, bucket.shapes, strict=True)]
+    return [math.prod(shape) for shape in bucket.shapes]
 
 
 def digest(flat: Tensor) -> str:

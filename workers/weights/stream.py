@@ -18,12 +18,7 @@ from workers.weights.plan import Bucket, Gathered, WeightPlan, WeightsRefused
 
 
 class TransferFailed(WorkerLost):
-    """A rollout worker's weights are not whole; it serves nothing until an update succeeds. Names bucket and phase."""
-
-    def __init__(self, message: str, *, worker: int | None) -> None:
-        super().__init__(message)
-        self.worker = worker
-        """Index among the update's workers of the one that failed first or did not answer; None: the sender."""
+    """Names the worker and what it failed at; no worker of the update serves anything until one succeeds."""
 
 
 class PolicyWeights(Protocol):
@@ -173,5 +168,5 @@ def await_workers(refs: Sequence[Any], what: str, *, deadline_s: float, others: 
                 raise
             except (ray.exceptions.RayError, RuntimeError) as error:
                 message = " ".join(str(getattr(error, "cause", None) or error).split())
-                raise TransferFailed(f"{what} failed on {who}: {message[:500]}", worker=worker) from error
+                raise TransferFailed(f"{what} failed on {who}: {message[:500]}") from error
     return [answers[ref] for ref in refs]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from videor2_rl.model.token_scores import float32_logits
+from videor2_rl.model.weights import StoredWeights
 from workers.weights.group import GroupAddress, TransferGroup
 from workers.weights.payload import decode, split
 from workers.weights.plan import Bucket, Gathered, WeightPlan
@@ -82,9 +82,7 @@ async def load_folder(engine: Any, folder: str) -> None:
 
 async def finish(engine: Any, policy_version: int, *, keeps_base: bool) -> None:
     """Close the update: the engine may generate again after `resume_generation`."""
-    for version in await engine.collective_rpc("weights_finish", args=(policy_version, keeps_base)):
-        if version != policy_version:
-            raise RuntimeError(f"an engine process holds policy version {version} after loading {policy_version}")
+    await engine.collective_rpc("weights_finish", args=(policy_version, keeps_base))
 
 
 # --- inside the engine's processes --------------------------------------------------------------------------------
@@ -133,11 +131,12 @@ class Receiver:
         flat = decode(payload, gathered, dtype=dtype, base=self._base.get(index))
         if keeps_base and gathered.num_changed is None:
             self._base[index] = flat.to("cpu", copy=True)
-        self._load(split(flat, bucket.names, bucket.shapes))
+        self._load(split(flat, bucket))
 
     def load_folder(self, folder: str) -> None:
         self.base_version = None
-        self._load(_stored(folder))
+        stored = StoredWeights(folder)
+        self._load((name, stored.read(name)) for name in stored.names)
 
     def finish(self, policy_version: int, *, keeps_base: bool) -> None:
         self._close()
@@ -174,21 +173,6 @@ class Receiver:
         return set_current_vllm_config(self._vllm_config)
 
 
-def _stored(folder: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights in a checkpoint's files, mapped into memory where the format allows it."""
-    from safetensors import safe_open
-
-    from videor2_rl.model.weights import weight_files
-
-    for file in weight_files(Path(folder), key="model.path"):
-        if file.suffix == ".bin":
-            yield from torch.load(file, map_location="cpu", mmap=True, weights_only=True).items()
-            continue
-        with safe_open(file, framework="pt", device="cpu") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                yield name, tensors.get_tensor(name)
-
-
 def _end_with_parent(parent: int) -> None:
     """End this process when `parent` has gone.
 
@@ -213,15 +197,13 @@ class WeightExtension:
     vllm_config: Any
     device: torch.device
     weights_receiver: Receiver
-    weights_version: int
 
     def weights_prepare(self, float32_head: bool) -> None:
-        """Once after the start, with the weights of the checkpoint folder, which are version 0."""
+        """Once after the start."""
         if float32_head:
             # Outside of CUDA graphs, which end at the last hidden states.
             self.model_runner.model.get_language_model().lm_head.quant_method.apply = _apply_in_float32
         self.weights_receiver = Receiver(self.model_runner.model, self.model_config, self.vllm_config, self.device)
-        self.weights_version = 0
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def weights_join(self, address: dict[str, Any], first_member: int) -> None:
@@ -260,8 +242,6 @@ class WeightExtension:
         """All weights of a checkpoint folder."""
         self.weights_receiver.load_folder(folder)
 
-    def weights_finish(self, policy_version: int, keeps_base: bool) -> int:
-        """Close the update; the version in use."""
+    def weights_finish(self, policy_version: int, keeps_base: bool) -> None:
+        """Close the update."""
         self.weights_receiver.finish(policy_version, keeps_base=keeps_base)
-        self.weights_version = policy_version
-        return self.weights_version

@@ -74,7 +74,7 @@ def test_in_float64_gradients_are_those_of_finite_differences(
     def log_probs(hidden: Tensor, weight: Tensor) -> Tensor:
         return token_scores(hidden, weight, targets, temperature=0.7).log_probs
 
-    torch.autograd.gradcheck(log_probs, (hidden.requires_grad_(), weight.requires_grad_()))
+    assert torch.autograd.gradcheck(log_probs, (hidden.requires_grad_(), weight.requires_grad_()))
 
 
 @pytest.mark.parametrize("slice_logits", SLICES)

@@ -192,4 +192,5 @@ def test_a_file_that_is_not_there_is_a_fault_too(tmp_path: Path) -> None:
 
 @given(st.text(alphabet="[]{}<>-:,.0123456789\nScriptEvnsDialogueV4+ Styf\\", max_size=200))
 def test_no_substation_script_makes_it_fail(text: str) -> None:
-    parse_subtitles(f"[Script Info]\n[Events]\nFormat: Start, End, Text\nDialogue: {text}".encode())
+    found = parse_subtitles(f"[Script Info]\n[Events]\nFormat: Start, End, Text\nDialogue: {text}".encode())
+    assert bool(found.fault) == (not found.cues)

@@ -15,31 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from experiments import EXPERIMENTS
 from ray.cluster_utils import Cluster
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.resources import parts_of
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.doctor.preflight import faults
 from videor2_rl.doctor.sizing import model_shape
 from workers.cluster import connected
 from workers.preflight import check_cluster, look_at_nodes
 
-RUNS: dict[str, tuple[str, type[Any]]] = {
-    "demo": ("grpo", GrpoRun),
-    "smoke": ("grpo", GrpoRun),
-    "smoke_qwen3_vl": ("grpo", GrpoRun),
-    "demo_base": ("sft", SftRun),
-    "demo_sft": ("sft", SftRun),
-    "demo_evaluate": ("evaluate", EvaluateRun),
-    "video_r2_7b_sft": ("sft", SftRun),
-    "grpo_7b_1node": ("grpo", GrpoRun),
-    "video_r2_7b_grpo": ("grpo", GrpoRun),
-    "grpo_7b_4nodes": ("grpo", GrpoRun),
-}
-ONE_NODE = tuple(RUNS)[:8]
-MORE_NODES = tuple(RUNS)[8:]
+MORE_NODES = ("video_r2_7b_grpo", "grpo_7b_4nodes")
+ONE_NODE = tuple(name for name in EXPERIMENTS if name not in MORE_NODES)
 
 
 def main() -> None:
@@ -51,7 +39,7 @@ def main() -> None:
 def fits(model: str) -> None:
     """Eight GPUs, then four times as many, whose nodes are said to have a driver and 80 GB a GPU."""
     cluster = Cluster(initialize_head=True, head_node_args=node_arguments())
-    for name in RUNS:
+    for name in (*ONE_NODE, *MORE_NODES):
         if name == MORE_NODES[0]:
             show(name, lambda run: None, model, address=cluster.address)
             for _ in range(3):
@@ -112,7 +100,7 @@ def described(run: Any) -> None:
 
 
 def show(experiment: str, check: Any, model: str, *, address: str) -> None:
-    app, kind = RUNS[experiment]
+    app, kind = EXPERIMENTS[experiment]
     overrides = [f"experiment={experiment}", f"model.path={model}", "output_dir=out", f"cluster.address={address}"]
     overrides += ["data.train_file=t", "data.media_dir=d"] if "7b" in experiment else []
     overrides += ["data.subtitles_dir=null"] if experiment.startswith("video_r2") else []

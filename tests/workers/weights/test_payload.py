@@ -24,7 +24,7 @@ def tensors() -> list[tuple[str, torch.Tensor]]:
 def test_tensors_come_back_as_they_went(dtype: torch.dtype) -> None:
     flat = join(BUCKET, iter(tensors()), dtype=dtype, device=CPU)
     assert (flat.shape, flat.dtype) == ((11,), dtype)
-    back = split(flat, BUCKET.names, BUCKET.shapes)
+    back = split(flat, BUCKET)
     assert [name for name, _ in back] == ["a", "b", "c"]
     assert back[0][1].tolist() == [[0, 2, 4], [1, 3, 5]]
     assert back[1][1].tolist() == [1, 1, 1, 1]

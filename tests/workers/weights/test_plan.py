@@ -88,7 +88,10 @@ def test_a_layer_that_is_not_whole_a_name_too_many_and_another_shape_are_refused
 
 def test_whole_layers_are_accepted_whether_or_not_others_stay_as_they_are() -> None:
     for changed in (SHAPES, ["a.k_proj.weight"], []):
-        check_plan(plan_of(buckets_of(EXPECTED, changed, max_bytes=64, bytes_per_value=4)), SHAPES)
+        plan = plan_of(buckets_of(EXPECTED, changed, max_bytes=64, bytes_per_value=4))
+        check_plan(plan, SHAPES)
+        assert plan.shapes.items() <= SHAPES.items()
+        assert set(changed) <= plan.shapes.keys()
 
 
 @pytest.mark.parametrize(
