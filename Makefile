@@ -78,7 +78,7 @@ $(NEXT_INSTALLED): $(INSTALLED) tests/requirements-next-vllm.txt
 
 test-next-vllm: $(NEXT_INSTALLED)
 	$(BIN)/python -c 'import pathlib, videor2_rl.demo.model as m; m.make_model(pathlib.Path("outputs/next_vllm"), seed=1)'
-	OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 VLLM_LOGGING_LEVEL=ERROR PYTHONPATH=. \
+	OMP_NUM_THREADS=1 TORCH_COMPILE_DISABLE=1 VLLM_LOGGING_LEVEL=ERROR PYTHONPATH=.:tests/helpers \
 		$(NEXT_VENV)/bin/python tests/workers/weights/programs/next_vllm.py outputs/next_vllm
 
 clean:

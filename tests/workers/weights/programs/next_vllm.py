@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import vllm
+from hf_network import hf_model
 
 from videor2_rl.model.weights import ExpectedWeights, expected_weights
 from workers.weights import vllm_adapter
@@ -28,18 +29,6 @@ PROMPT = list(range(40, 72))
 NUM_TOKENS = 24
 LIMIT = 1e-4
 """Nats, as between the pinned release and transformers."""
-
-
-def network(checkpoint: str, *, seed: int | None) -> Any:
-    from transformers import AutoModelForImageTextToText
-
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    if seed is not None:
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight += 0.02 * torch.randn(weight.shape, generator=generator)
-    return model
 
 
 async def gap(engine: Any, model: Any, name: str) -> float:
@@ -114,7 +103,7 @@ async def main(checkpoint: str) -> int:
         failures += not is_right
         print(f"{'ok  ' if is_right else 'FAIL'} {what}: {near:.1e} nats from its own model, {far} from the one before")
 
-    first, second, third = network(checkpoint, seed=None), network(checkpoint, seed=1), network(checkpoint, seed=2)
+    first, second, third = hf_model(checkpoint, seed=None), hf_model(checkpoint, seed=1), hf_model(checkpoint, seed=2)
     print(f"vLLM {vllm.__version__}, torch {torch.__version__}")
     await compare("the checkpoint", first, None)
     await update(engine, sender, plan_of(expected, everything, 1), second, by_group=False)
@@ -123,7 +112,7 @@ async def main(checkpoint: str) -> int:
     await compare("all weights by gloo", third, second)
     plan = plan_of(expected, some, 3)
     await update(engine, sender, plan, second, by_group=True)
-    mixed = network(checkpoint, seed=2)
+    mixed = hf_model(checkpoint, seed=2)
     mixed.load_state_dict({name: second.state_dict()[name] for name in plan.shapes}, strict=False)
     await compare(f"{len(plan.shapes)} of {len(everything)} weights", mixed, None)
     engine.shutdown()

@@ -1,0 +1,214 @@
+"""The pool: parts of the work, updates of all workers, faults."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hf_network import hf_model
+from hypothesis import given
+from hypothesis import strategies as st
+from rollout_checks import (
+    FLOAT32_LIMIT,
+    make_prompt,
+    max_gap,
+    numbers,
+    responses,
+    sampling,
+)
+from weight_source import ActorRanks, Source, rank_actor
+
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.model.weights import expected_weights
+from videor2_rl.types import Group, Prompt, PromptHandle
+from workers.rollout.engine import EngineSpec
+from workers.rollout.pool import RolloutPool, call_parts
+from workers.weights.plan import Bucket, Gathered, WeightsRefused
+
+
+@given(st.integers(0, 300), st.integers(1, 20), st.integers(1, 50))
+def test_call_parts_cover_the_prompts_in_order_and_evenly(num_prompts: int, num_workers: int, max_groups: int) -> None:
+    parts = call_parts(num_prompts, num_workers=num_workers, max_groups=max_groups)
+    assert [index for part in parts for index in part] == list(range(num_prompts))
+    sizes = [len(part) for part in parts]
+    assert all(0 < size <= max_groups for size in sizes)
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    assert len(parts) >= min(num_prompts, num_workers)
+
+
+@pytest.fixture(scope="module")
+def pool(ray_cluster: None, engine_spec: EngineSpec) -> Iterator[RolloutPool]:
+    # A deadline that even a very busy machine keeps: only the workers killed here may be lost.
+    config = replace(engine_spec.rollout, num_workers=2, max_response_tokens=150, cpus_per_worker=0.5, deadline_s=900.0)
+    pool = RolloutPool(replace(engine_spec, rollout=config))
+    yield pool
+    pool.shutdown()
+
+
+@pytest.fixture(scope="module")
+def learner(pool: RolloutPool) -> Any:
+    return rank_actor()
+
+
+@pytest.fixture(scope="module")
+def policy(learner: Any, checkpoint: Path) -> Source:
+    return Source(ActorRanks(learner), expected_weights(str(checkpoint)), sync_deadline_s=15.0)
+
+
+def hold(learner: Any, model: Any, damaged: int | None = None) -> None:
+    import ray
+
+    ray.get(learner.hold.remote(model.state_dict(), damaged))
+
+
+def handles(prompts: list[Prompt]) -> list[PromptHandle]:
+    import ray
+
+    return [PromptHandle(p.sample_id, p.clip_key, len(p.token_ids), ray.put(p)) for p in prompts]
+
+
+def four_groups(pool: RolloutPool, prompts: list[Prompt]) -> list[Group]:
+    return pool.generate(handles(prompts), group_ids=[5, 6, 7, 8], sampling=sampling(), seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_an_update_reaches_every_worker_either_way_and_groups_come_in_order(
+    pool: RolloutPool, checkpoint: Path, prompts: list[Prompt], learner: Any, policy: Source
+) -> None:
+    new = hf_model(checkpoint, seed=30)
+    hold(learner, new)
+    pool.update_weights(policy.weights(1))
+    size = sum(4 * weight.numel() for weight in new.parameters()) / 2**20
+    metrics = pool.sync_metrics()
+    assert metrics["perf/sync_mib"] == pytest.approx(size, rel=1e-3)
+    assert metrics["rollout/sync_failures"] == metrics["rollout/workers_replaced"] == 0
+    phases = {name for name in metrics if name.startswith("timing_s/")}
+    assert phases == {f"timing_s/sync_{phase}" for phase in ("begin", "gather", "move", "finish")}
+    groups = four_groups(pool, prompts)
+    assert [group.group_id for group in groups] == [5, 6, 7, 8]
+    assert [group.sample_id for group in groups] == [prompt.sample_id for prompt in prompts]
+    assert max_gap(new, prompts, groups) < FLOAT32_LIMIT
+
+    pool.load_checkpoint(str(checkpoint), 3)
+    others = four_groups(pool, prompts)
+    assert others[0].rollouts[0].policy_version == 3
+    assert max_gap(hf_model(checkpoint), prompts, others) < FLOAT32_LIMIT
+
+    stored = Source(ActorRanks(learner), expected_weights(str(checkpoint)), sync_transport="object_store")
+    pool.update_weights(stored.weights(4))
+    assert numbers(four_groups(pool, prompts)) == numbers(groups)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_weights_of_another_model_are_refused_and_all_workers_keep_theirs(
+    pool: RolloutPool, prompts: list[Prompt], policy: Source
+) -> None:
+    version, before = pool.policy_version, numbers(four_groups(pool, prompts))
+    update = policy.weights(50)
+    update.plan = replace(update.plan, buckets=(*update.plan.buckets, Bucket(("model.extra",), ((2,),))))
+    with pytest.raises(WeightsRefused, match=r"1 unknown: model\.extra"):
+        pool.update_weights(update)
+    assert pool.policy_version == version
+    assert numbers(four_groups(pool, prompts)) == before
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_lost_within_an_update_is_replaced_and_all_hold_the_new_weights(
+    pool: RolloutPool, checkpoint: Path, prompts: list[Prompt], learner: Any, policy: Source, fault: signal.Signals
+) -> None:
+    """Its engine is killed, or stopped, when half of the buckets are there."""
+    new = hf_model(checkpoint, seed=32)
+    hold(learner, new)
+    update = policy.weights(pool.policy_version + 1)
+    gather, half, replaced = update.gather, len(update.plan.buckets) // 2, pool.replacements
+    struck: list[int] = []
+
+    def gather_or_strike(index: int, bucket: Bucket, *, only_changes: bool) -> Gathered:
+        if index == half and not struck:
+            struck.append(engine_process_of(pool.actors[1]).pid)
+            os.kill(struck[0], fault)
+        return gather(index, bucket, only_changes=only_changes)
+
+    update.gather = gather_or_strike  # type: ignore[method-assign]
+    pool.update_weights(update)
+    assert len(struck) == 1
+    assert pool.replacements == replaced + 1
+    assert pool.sync_metrics()["rollout/sync_failures"] >= 1
+    groups = four_groups(pool, prompts)
+    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {update.policy_version}
+    assert max_gap(new, prompts, groups) < FLOAT32_LIMIT
+    # The group that meets now has the new worker in it.
+    pool.update_weights(policy.weights(update.policy_version + 1))
+    assert pool.sync_metrics()["rollout/sync_failures"] == 0
+    assert numbers(four_groups(pool, prompts)) == numbers(groups)
+
+
+def engine_process_of(actor: Any) -> Any:
+    import psutil
+    import ray
+
+    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    (found,) = (p for p in psutil.Process(pid).children(recursive=True) if "EngineCore" in p.name())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_prompt_that_leaves_no_room_is_refused_with_the_key_to_change(
+    pool: RolloutPool, prompts: list[Prompt]
+) -> None:
+    long = PromptHandle("row-3", "clip", 200, prompts[0])
+    with pytest.raises(ConfigError, match=r"rollout\.max_model_tokens: sample row-3 has 200 prompt tokens"):
+        pool.generate([long], group_ids=[0], sampling=sampling(max_tokens=57), seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_lost_workers_cost_nothing_but_time(
+    pool: RolloutPool, tokenizer: Any, checkpoint: Path, learner: Any, policy: Source
+) -> None:
+    """One engine process and one actor are killed while they generate; version 70 must reach their replacements."""
+    import psutil
+    import ray
+
+    new = hf_model(checkpoint, seed=31)
+    hold(learner, new)
+    pool.update_weights(policy.weights(70))
+    before = pool.replacements
+    many = [make_prompt(tokenizer, seed=100 + i) for i in range(24)]
+    request: dict[str, Any] = {
+        "group_ids": list(range(24)),
+        "sampling": sampling(max_tokens=150, group_size=8),
+        "seed": 3,
+    }
+    started = time.perf_counter()
+    undisturbed = pool.generate(handles(many), **request)
+    took_s = time.perf_counter() - started
+
+    engine_process = engine_process_of(pool.actors[0])
+    actor_pid = ray.get(pool.actors[1].__ray_call__.remote(lambda self: os.getpid()))
+
+    def kill() -> None:
+        engine_process.kill()
+        psutil.Process(actor_pid).kill()
+
+    timer = threading.Timer(took_s / 3, kill)
+    timer.start()
+    groups = pool.generate(handles(many), **request)
+    timer.join()
+    assert pool.replacements == before + 2
+    assert [group.group_id for group in groups] == list(range(24))
+    assert responses(groups) == responses(undisturbed)
+    assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {70}
+    assert max_gap(new, many[:2], groups[:2]) < FLOAT32_LIMIT
