@@ -139,8 +139,8 @@ class RolloutPool:
             except TransferFailed as error:
                 log.warning("sending weights %d to all rollout workers failed: %s", source.policy_version, error)
                 self._collective = None
-                # Asked of all: where one is lost, a collective fails on the others too.
-                self._pool.replace_silent("health", deadline_s=source.deadline_s)
+                # Asked of all: where one is lost or stands still, a collective fails on the others too.
+                self._pool.replace_silent("answers", deadline_s=source.deadline_s)
         self._pool.wait_ready()
         sent: dict[str, float] = {}
         for actor in self._pool.actors:

@@ -77,6 +77,16 @@ class RolloutWorker:
         if self._engine is None or self._engine.errored:
             raise WorkerLost("the engine process is gone")
 
+    async def answers(self) -> None:
+        """Returns once the engine has answered something: one that stands still never does.
+
+        Raises:
+            WorkerLost: the engine process died.
+        """
+        from workers.weights import vllm_adapter
+
+        await self._asked(vllm_adapter.base_version(self._engine))
+
     async def stop(self) -> None:
         """End the engine process."""
         if self._engine is not None:

@@ -48,6 +48,7 @@ def pool(ray_cluster: None, engine_spec: EngineSpec) -> Iterator[RolloutPool]:
     # A deadline that even a very busy machine keeps: only the workers killed here may be lost.
     config = replace(engine_spec.rollout, num_workers=2, max_response_tokens=150, cpus_per_worker=0.5, deadline_s=900.0)
     pool = RolloutPool(replace(engine_spec, rollout=config))
+    pool.wait_ready()
     yield pool
     pool.shutdown()
 
