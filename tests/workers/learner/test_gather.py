@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ import ray
 from cluster_configs import cluster_config
 
 from workers.cluster import connected
-from workers.learner.learner import RankLost, gather
+from workers.learner.learner import RankLost, free_port, gather
 from workers.pool import DeadlineExceeded
 
 pytestmark = pytest.mark.ray
@@ -68,3 +70,15 @@ def test_dead_rank_is_named_although_the_others_fail_first(ranks: list[ray.actor
     ray.get(victim.answer.remote(0))
     with pytest.raises(RankLost, match="the update: learner rank 1 died; resume"):
         gather([ranks[2].fail.remote(), victim.die.remote()], name="learner", what="the update", deadline_s=60)
+
+
+def test_ranks_meet_on_free_ports_that_no_connection_is_given() -> None:
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = {free_port() for _ in range(20)}
+    assert all(5000 <= port < lowest for port in ports)
+    # Drawn, so that two runs on one machine hardly ever meet on the same one.
+    assert len(ports) > 10
+    with socket.socket() as taken:
+        taken.bind(("", min(ports)))
+        taken.listen()
+        assert all(free_port() != min(ports) for _ in range(20))
