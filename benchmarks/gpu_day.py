@@ -214,7 +214,7 @@ def handles(run: GrpoRun, size: Size) -> list[PromptHandle]:
 
 def sample(pool: Any, run: GrpoRun, prompts: Sequence[PromptHandle]) -> list[Group]:
     """Groups by one seed: equal weights give equal groups."""
-    from videor2_rl.training.trainer import sampling_of
+    from videor2_rl.training.stream import sampling_of
 
     groups: list[Group] = pool.generate(
         prompts, group_ids=range(len(prompts)), sampling=sampling_of(run), seed=SAMPLE_SEED
@@ -265,7 +265,7 @@ def learner_alone(results: Results, run: GrpoRun, sampled: Sequence[Sampled]) ->
     for one in sampled:
         name = "its first" if one.folder == run.model.path else "new"
         with learner_of(replace(run, model=replace(run.model, path=one.folder))) as learner:
-            prompts = learner.encode(one.prompts)
+            prompts = learner.encoder.encode(one.prompts)
             train = train_groups(one.groups, prompts)
             found = learner.log_probs(train, temperature=run.rollout.temperature)
             gap = measure_gap(one.groups, found, is_tempered=run.rollout.is_tempered)
@@ -426,11 +426,11 @@ def together(results: Results, run: GrpoRun, changed: Path, *, size: Size) -> No
     try:
         with learner_of(replace(run, model=replace(run.model, path=str(changed)))) as learner:
             pool.wait_ready()
-            prompts = learner.encode(handles(run, size))
+            prompts = learner.encoder.encode(handles(run, size))
             rates = []
             for version in range(1, size.repeats + 1):
                 pool.update_weights(learner.weights(version))
-                sync = pool.sync_metrics()
+                sync = pool.metrics()
                 assert sync["rollout/sync_failures"] == 0, "the collective failed and the object store took over"
                 rates.append(sync["perf/sync_mib"] / sync["timing_s/sync_move"])
             phases = ", ".join(f"{name[14:]} {value:.2f}" for name, value in sync.items() if name.startswith("timing"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def load_samples(file: str, *, data: DataConfig) -> list[VideoSample]:
 
 
 class SampleOrder:
-    """Which samples each step uses: a pure function of seed and step, so a run resumes from the step alone."""
+    """Which sample each prompt of a run is of: a pure function of seed and number, so a run resumes from the number."""
 
     def __init__(self, num_samples: int, *, seed: int, shuffle: bool) -> None:
         if num_samples < 1:
@@ -59,16 +60,23 @@ class SampleOrder:
         self._num_samples = num_samples
         self._seed = seed
         self._shuffle = shuffle
-        # A batch touches one epoch, or two at their border.
+        # What is on its way touches one epoch, or two at their border.
         self._epoch = lru_cache(maxsize=2)(self._permutation)
 
-    def batch(self, step: int, size: int) -> list[int]:
-        """Indices of the `size` samples of step `step` (from 0), all steps being of this size.
+    def sample(self, number: int) -> int:
+        """Index of the sample of prompt `number` (from 0).
 
-        Epochs follow each other without a gap, each in an order of its own; a batch may span two of them.
+        Epochs follow each other without a gap, each in an order of its own.
         """
-        start = step * size
-        return [int(self._epoch(i // self._num_samples)[i % self._num_samples]) for i in range(start, start + size)]
+        return int(self._epoch(number // self._num_samples)[number % self._num_samples])
+
+    def of(self, samples: Sequence[VideoSample]) -> Callable[[int], VideoSample]:
+        """The samples by the numbers of prompts."""
+        return lambda number: samples[self.sample(number)]
+
+    def batch(self, step: int, size: int) -> list[int]:
+        """Indices of the `size` samples of step `step` (from 0), all steps being of this size; may span two epochs."""
+        return [self.sample(number) for number in range(step * size, (step + 1) * size)]
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         if not self._shuffle:

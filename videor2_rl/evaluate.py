@@ -80,15 +80,14 @@ def evaluate(
     """One response to every usable sample, scored."""
     from videor2_rl.evaluation.results import sample_result
     from videor2_rl.run.tracking import ProgressBar
-    from videor2_rl.training.trainer import rows_of
-
     videos, rollouts, rewards = workers
     results: list[SampleResult] = []
     with ProgressBar(f"evaluating {stage}, {mode}", len(samples)) as progress:
         for start in range(0, len(samples), PROMPTS_PER_CALL):
             rows = samples[start : start + PROMPTS_PER_CALL]
             prompts: list[PromptHandle] = ledger.usable(videos.prepare(rows))
-            rows = rows_of(prompts, rows)
+            by_id = {row.sample_id: row for row in rows}
+            rows = [by_id[prompt.sample_id] for prompt in prompts]
             groups = rollouts.generate(
                 prompts,
                 group_ids=range(start, start + len(prompts)),

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from videor2_rl.training.protocols import Workers
     from videor2_rl.types import VideoSample
 
-logger = logging.getLogger(__name__)
+# Run as a script, this module has another name.
+logger = logging.getLogger("videor2_rl.grpo")
 
 
 def run_grpo(run: GrpoRun) -> None:
@@ -57,6 +58,7 @@ def run_grpo(run: GrpoRun) -> None:
         from videor2_rl.run.rollout_log import remove_rollouts_after
         from videor2_rl.run.stopping import Stopping
         from videor2_rl.run.tracking import Tracker
+        from videor2_rl.training.ledger import Ledger, check_ledger, remove_steps_after
         from videor2_rl.training.trainer import train
         from videor2_rl.training.upkeep import Upkeep, progress_of, restore
         from workers.build import grpo_workers
@@ -66,6 +68,8 @@ def run_grpo(run: GrpoRun) -> None:
         newest = checkpoints.newest()
         start = progress_of(newest)
         remove_rollouts_after(run_dir, start.step)
+        remove_steps_after(run_dir, start.step)
+        ledger = Ledger(None if newest is None else newest.state["ledger"])
         tracker = Tracker(
             run_dir,
             run.logging,
@@ -87,7 +91,8 @@ def run_grpo(run: GrpoRun) -> None:
                     num_samples=len(samples),
                     checkpoints=checkpoints,
                     tracker=tracker,
-                    ledger=SkipLedger(
+                    ledger=ledger,
+                    skips=SkipLedger(
                         run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac, keep=start.skipped
                     ),
                     received_bytes=reset_received_bytes,
@@ -95,7 +100,9 @@ def run_grpo(run: GrpoRun) -> None:
                     stopping=stopping,
                 )
                 with upkeep.saved_if_stopped():
-                    train(run, workers, samples, start=start, upkeep=upkeep)
+                    train(run, workers, samples, start=start, ledger=ledger, upkeep=upkeep)
+            num_prompts = run.algorithm.num_steps * run.algorithm.prompts_per_step
+            logger.info("%s", check_ledger(run_dir, num_prompts=num_prompts))
             finish(run_dir, export=workers.learner.export if run.checkpoint.export else None)
 
 

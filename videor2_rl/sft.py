@@ -133,7 +133,7 @@ def train(
             if batch:
                 with timer.phase("encode"):
                     batch = with_embeddings(learner, batch)
-                    metrics |= learner.visual_metrics()
+                    metrics |= learner.encoder.metrics()
             with stopping.undivided():
                 if batch:
                     with timer.phase("update"):
@@ -172,7 +172,7 @@ def sft_groups(ledger: SkipLedger, videos: VideoPool, batch: Sequence[VideoSampl
 
 def with_embeddings(learner: Learner, groups: Sequence[TrainGroup]) -> list[TrainGroup]:
     """The groups with their clips' visual embeddings, where the learner keeps any."""
-    prompts = learner.encode([group.prompt for group in groups])
+    prompts = learner.encoder.encode([group.prompt for group in groups])
     return [dataclasses.replace(group, prompt=prompt) for group, prompt in zip(groups, prompts, strict=True)]
 
 

@@ -101,6 +101,8 @@ class PromptHandle:
     """Where the clip's visual embeddings live (`model/visual.py`), as `ref`; None: each pass computes its own."""
     solution_ids: NDArray[np.int64] | None = None
     """[T] token ids of the sample's solution and the end token; only for SFT."""
+    num_bytes: int = 0
+    """Of the Prompt's pixels, where `ref` points to."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,14 @@ class Rollout:
     """The decoded response without special tokens."""
     finish_reason: FinishReason
     policy_version: int
+    """Of the policy that sampled the first token: the oldest one."""
+    continued: tuple[tuple[int, int], ...] = ()
+    """Where later policies went on with it: policy version and the place of its first token, in order."""
+
+    @property
+    def newest_version(self) -> int:
+        """Of the policy that sampled the last token."""
+        return self.continued[-1][0] if self.continued else self.policy_version
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,9 @@ class TrainGroup:
     """G arrays of [T_g], of the frozen reference, at the training temperature."""
     rollout_log_probs: tuple[NDArray[np.float32], ...] | None = None
     """G arrays of [T_g], as `Rollout.log_probs`; for the gap to the learner, and to weigh stale rollouts."""
+    is_fresh: NDArray[np.bool_] | None = None
+    """[G], whether all of a rollout is of the policy that is about to be updated: only then do the engine's and the
+    learner's log-probs have to agree. None: all are."""
 
     @property
     def num_tokens(self) -> int:

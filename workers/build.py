@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Literal
 
-from videor2_rl.config.resources import has_reference, parts_of
+from videor2_rl.config.resources import encodes_beside_learner, has_reference, has_reference_ranks, parts_of
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, ModelConfig, RolloutConfig, SftRun
 from videor2_rl.model.prompt import banned_token_ids
 from videor2_rl.training.protocols import Workers
@@ -34,7 +34,10 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
         stack.enter_context(connected(run.cluster, worker_env=learner_env(device), parts=parts_of(run)))
         check_cluster(run, model_path=run.model.path)
         _announce(run)
-        rollouts = RolloutPool(engine_spec(run.rollout, run.model, device=device))
+        rollouts = RolloutPool(
+            engine_spec(run.rollout, run.model, device=device),
+            group_size=run.algorithm.group_size if run.algorithm.max_staleness > 0 else None,
+        )
         stack.callback(rollouts.shutdown)
         judge = stack.enter_context(judge_access(run.judge, device=device))
         rewards = RewardPool(run.reward, run.reward_workers, judge)
@@ -49,20 +52,24 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
             max_response_tokens=run.rollout.max_response_tokens,
         )
         stack.callback(learner.shutdown)
-        reference: Reference | BaseOfAdapter | None = None
-        if has_reference(run):
-            reference = Reference(
+        encoder = learner.encoder
+        reference: Reference | BaseOfAdapter | None = (
+            BaseOfAdapter(learner) if run.algorithm.kl_coefficient > 0 else None
+        )
+        if has_reference_ranks(run):
+            ranks = Reference(
                 run.reference,
                 run.model,
                 backend=run.learner.backend,
                 max_tokens_per_micro_batch=run.learner.max_tokens_per_micro_batch,
+                visual_cache_mib=run.learner.visual_cache_mib if encodes_beside_learner(run) else None,
             )
-            stack.callback(reference.shutdown)
-        elif run.algorithm.kl_coefficient > 0:
-            reference = BaseOfAdapter(learner)
+            stack.callback(ranks.shutdown)
+            reference = ranks if has_reference(run) else reference
+            encoder = ranks.encoder if encodes_beside_learner(run) else encoder
         rollouts.wait_ready()
         learner.wait_ready()
-        yield Workers(videos=videos, rollouts=rollouts, rewards=rewards, learner=learner, reference=reference)
+        yield Workers(videos, encoder, rollouts, rewards, learner, reference)
 
 
 @contextmanager

@@ -1,11 +1,12 @@
-"""Sets of like Ray actors: ordered fan-out with deadlines, and replacement of the ones that are lost.
+"""Sets of like Ray actors: calls as futures, with deadlines, and replacement of the actors that are lost.
 
-Rollout, reward and video workers are all driven through this file, and `fetch` is the only place where the driver takes
-data out of Ray, so that it can count what it receives.
+Rollout, reward and video workers are all driven through this file. `fetch` and `answer` are the only places where the
+driver takes data out of Ray, so that it can count what it receives.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -13,7 +14,8 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,7 @@ from ray.exceptions import (
 )
 
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.run.background import BackgroundLoop
 from workers.memory import most
 
 log = logging.getLogger(__name__)
@@ -139,33 +142,58 @@ def fetch(refs: Any, *, deadline_s: float | None = None, what: str) -> Any:
 # --- actors -------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+async def answer(ref: Any, *, deadline_s: float | None, what: str) -> Any:
+    """`fetch` of one reference, in an event loop."""
+    try:
+        value = await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline_s)
+    except asyncio.TimeoutError:
+        raise DeadlineExceeded(f"{what} took longer than {deadline_s:g} s") from None
+    except RayTaskError as error:
+        if isinstance(error.cause, ConfigError):
+            raise error.cause from None
+        raise
+    _RECEIVED.add(pickled_size(value))
+    return value
+
+
+@dataclass(eq=False)
+class _Call:
+    """Something asked of the pool."""
+
+    method: str
+    args: tuple[Any, ...]
+    done: asyncio.Future[Any]
+    losses: int | None = 0
+    """Actors that were lost over it; None: it is for one actor alone, and is not issued again."""
+
+
+@dataclass(eq=False)
 class _Slot:
     """One place in the pool and the actor that fills it now."""
 
     index: int
     actor: Any
-    ready: Any
-    """Reference that resolves when the actor may serve; None once it does."""
-    ready_by: float
+    is_ready: bool = False
+    has_joined: bool = False
+    """It was let in."""
+    serves: bool = False
+    """It gets calls."""
+    is_lost: bool = False
     calls: list[_Call] = field(default_factory=list)
+    busy_since: float = 0.0
+    """Where it has calls: since when, or since the last measurement."""
 
-
-@dataclass
-class _Call:
-    """One item on its way through an actor."""
-
-    item: int
-    ref: Any
-    due: float
+    def busy_for(self, now: float) -> float:
+        """Seconds that it has been busy."""
+        return now - self.busy_since
 
 
 class ActorPool:
-    """`size` like actors that share out work; the driver's ordinary object, its methods block.
+    """`size` like actors that share out calls; any thread may use it, and what goes on in it goes on in one of its own.
 
     A lost actor (its process died, it raised `WorkerLost`, or a call passed its deadline) is killed and replaced, and
-    what it worked on is issued again; items must therefore be repeatable. The replacement serves only when the
-    reference given by `prepare` has resolved.
+    its calls are issued again; they must therefore be repeatable. The replacement serves only when the reference given
+    by `prepare` has resolved and, in a pool that holds its joiners, when its owner has let it in.
     """
 
     def __init__(
@@ -177,9 +205,9 @@ class ActorPool:
         prepare: Callable[[Any], Any],
         call_deadline_s: float | None,
         start_deadline_s: float,
-        admit: Callable[[Any], None] | None = None,
+        holds_joiners: bool = False,
         max_in_flight: int = 1,
-        max_replacements: int = 3,
+        max_losses: int = 3,
     ) -> None:
         """Create the actors; they get ready in the background (`wait_ready`).
 
@@ -187,24 +215,32 @@ class ActorPool:
             name: For messages, e.g. "rollout".
             create: Slot index -> actor handle; must not block.
             prepare: Actor handle -> reference that resolves when the actor may serve, e.g. `actor.start.remote()`.
-            call_deadline_s: Seconds that one call may take; None: no limit.
+            call_deadline_s: Seconds that one call may take on an actor; None: no limit.
             start_deadline_s: Seconds from an actor's creation until it is ready.
-            admit: Called with each actor that got ready, before it serves; one of `LOST` from it costs the actor.
+            holds_joiners: An actor that got ready waits for `let_in`.
             max_in_flight: Calls per actor at a time.
-            max_replacements: Actors replaced within one `map` or `broadcast` before it gives up.
+            max_losses: Actors that may be lost over one call, or one after the other before they are ready.
         """
         self.name = name
         self.replacements = 0
         """Actors replaced since the pool was made."""
         self._create = create
         self._prepare = prepare
-        self._admit = admit
         self._call_deadline_s = call_deadline_s
         self._start_deadline_s = start_deadline_s
+        self._holds_joiners = holds_joiners
         self._max_in_flight = max_in_flight
-        self._max_replacements = max_replacements
-        self._allowed = max_replacements
-        self._slots = [self._fill(index) for index in range(size)]
+        self._max_losses = max_losses
+        self._failed_starts = 0
+        self._failure: Exception | None = None
+        self._waiting: deque[_Call] = deque()
+        self._slots: list[_Slot] = []
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._news = asyncio.Event()
+        self._busy_s = 0.0
+        self._measured_from = time.monotonic()
+        self._loop = BackgroundLoop(f"{name} pool")
+        self._loop.run(self._fill_all(size))
 
     @property
     def size(self) -> int:
@@ -215,60 +251,69 @@ class ActorPool:
         """The handles at this moment."""
         return tuple(slot.actor for slot in self._slots)
 
+    @property
+    def ready(self) -> tuple[Any, ...]:
+        """Those that got ready, let in or not."""
+        return tuple(slot.actor for slot in self._slots if slot.is_ready)
+
+    @property
+    def joiners(self) -> tuple[Any, ...]:
+        """Those that got ready and wait for `let_in`."""
+        return tuple(slot.actor for slot in self._slots if slot.is_ready and not slot.has_joined)
+
     def wait_ready(self) -> None:
-        """Block until every actor may serve."""
-        self._allowed = self._max_replacements
-        while any(slot.ready is not None for slot in self._slots):
-            self._step({})
-
-    def map(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Call `method` with each tuple of arguments on some actor; results in the order of `items`.
-
-        Each item goes to the least loaded actor that is ready; ties go to the lower index.
+        """Block until every actor is ready.
 
         Raises:
-            RuntimeError: more than `max_replacements` actors were lost on the way.
+            RuntimeError: they keep failing.
         """
-        self._allowed = self._max_replacements
-        todo = deque(range(len(items)))
-        results: dict[int, Any] = {}
-        with self._calls_end_here():
-            while len(results) < len(items):
-                while todo and (slot := self._least_loaded()) is not None:
-                    item = todo.popleft()
-                    self._call(slot, method, items[item], item=item)
-                todo.extendleft(sorted(self._step(results), reverse=True))
-        return [results[index] for index in range(len(items))]
+        self._loop.run(self._until(lambda: all(slot.is_ready for slot in self._slots)))
+
+    def let_in(self, actor: Any) -> None:
+        """A joiner gets calls from now on; nothing where it was lost meanwhile."""
+        self._loop.run(self._set_serving(actor, True))
+
+    def drain(self, actor: Any) -> Future[None]:
+        """An actor gets no more calls until it is let in again; done when those that it has have ended."""
+        return self._loop.begin(self._drained(actor))
+
+    def submit(self, method: str, *args: Any) -> Future[Any]:
+        """Call `method` on the least loaded actor that serves, ties going to the lower index; calls wait in order.
+
+        The future raises RuntimeError where actors keep failing, else what the call raised.
+        """
+        return self._loop.begin(self._call(method, args))
+
+    def submit_all(self, method: str, items: Sequence[tuple[Any, ...]]) -> Future[list[Any]]:
+        """Call `method` with each tuple of arguments; results in the order of `items`; an error ends the others."""
+        return self._loop.begin(self._all(method, items))
+
+    def map(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """`submit_all`, waited for.
+
+        Raises:
+            RuntimeError: actors keep failing.
+        """
+        return self._loop.run(self._all(method, items))
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """Call `method` once on every actor; results in slot order, without those of actors lost on the way.
 
-        Returns when every actor has answered or its replacement is ready: `prepare` must by then bring a new actor to
-        the state that the call leaves behind.
+        Returns when every actor has answered or its replacement is ready: it must by then have been brought to the
+        state that the call leaves behind.
         """
         self.wait_ready()
-        results: dict[int, Any] = {}
-        with self._calls_end_here():
-            for slot in self._slots:
-                self._call(slot, method, args, item=slot.index)
-            while any(slot.calls for slot in self._slots):
-                self._step(results)
+        results = self._loop.run(self._on_each(method, args))
         self.wait_ready()
-        return [results[index] for index in sorted(results)]
+        return results
 
     def lose(self, actor: Any, error: Exception) -> None:
-        """Replace an actor that somebody else found to be of no more use; nothing where it has been replaced.
-
-        Raises:
-            RuntimeError: too many were replaced since the last call of another method.
-        """
-        for slot in list(self._slots):
-            if slot.actor == actor:
-                self._replace(slot, error)
+        """Replace an actor that somebody else found to be of no more use; nothing where it has been replaced."""
+        self._loop.run(self._lose_actor(actor, error))
 
     def replace_silent(self, method: str, *, deadline_s: float) -> None:
-        """Call `method` on every actor that serves, and replace those that do not answer in time or are lost."""
-        asked = [(slot.actor, getattr(slot.actor, method).remote()) for slot in self._slots if slot.ready is None]
+        """Call `method` on every actor that is ready, and replace those that do not answer in time or are lost."""
+        asked = [(actor, getattr(actor, method).remote()) for actor in self.ready]
         ray.wait([ref for _, ref in asked], num_returns=len(asked), timeout=deadline_s)
         for actor, ref in asked:
             try:
@@ -276,9 +321,13 @@ class ActorPool:
             except LOST as error:
                 self.lose(actor, error)
 
+    def busy_frac(self) -> float:
+        """Share of the time since the last call of this in which an actor had something to do, a mean over actors."""
+        return self._loop.run(self._take_busy_frac())
+
     def memory(self) -> dict[str, float]:
         """The most that one actor takes, in MiB by kind; one that is busy, getting ready or lost says nothing."""
-        refs = [slot.actor.memory.remote() for slot in self._slots if slot.ready is None]
+        refs = [actor.memory.remote() for actor in self.ready]
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=MEMORY_WAIT_S) if refs else ([], [])
         memories = []
         for ref in done:
@@ -289,79 +338,187 @@ class ActorPool:
 
     def shutdown(self) -> None:
         """Kill the actors; what they still worked on is lost."""
+        self._loop.close()
         for slot in self._slots:
             ray.kill(slot.actor, no_restart=True)
         self._slots = []
 
-    def _fill(self, index: int) -> _Slot:
-        actor = self._create(index)
-        return _Slot(index, actor, self._prepare(actor), time.monotonic() + self._start_deadline_s)
+    # What follows runs in the pool's own thread.
 
-    @contextlib.contextmanager
-    def _calls_end_here(self) -> Iterator[None]:
-        """After an error or an interrupt the results still under way belong to nobody."""
+    async def _fill_all(self, size: int) -> None:
+        self._slots = [self._fill(index) for index in range(size)]
+
+    def _fill(self, index: int) -> _Slot:
+        slot = _Slot(index, self._create(index))
+        self._spawn(self._start(slot))
+        return slot
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        # The loop itself keeps no strong reference to its tasks.
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, slot: _Slot) -> None:
+        what = f"starting {self.name} worker {slot.index}"
         try:
-            yield
+            await answer(self._prepare(slot.actor), deadline_s=self._start_deadline_s, what=what)
+        except LOST as error:
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                self._fail(error)  # its code or environment is wrong, and would be in a replacement
+                return
+            self._failed_starts += 1
+            if self._failed_starts > self._max_losses:
+                self._fail(RuntimeError(self._keep_failing(self._failed_starts, "before they were ready", error)))
+            else:
+                self._lose(slot, error)
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._failed_starts = 0
+            slot.is_ready = True
+            slot.has_joined = slot.serves = not self._holds_joiners
+            self._dispatch()
+            self._tell()
+
+    async def _call(self, method: str, args: tuple[Any, ...]) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        call = _Call(method, args, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        self._dispatch()
+        return await call.done
+
+    async def _all(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
+        calls = [asyncio.ensure_future(self._call(method, item)) for item in items]
+        try:
+            return list(await asyncio.gather(*calls))
         finally:
-            for slot in self._slots:
-                for call in slot.calls:
-                    ray.cancel(call.ref)
-                slot.calls.clear()
+            # After an error or an interrupt the results still under way belong to nobody.
+            for call in calls:
+                call.cancel()
+
+    async def _on_each(self, method: str, args: tuple[Any, ...]) -> list[Any]:
+        calls = [_Call(method, args, asyncio.get_running_loop().create_future(), losses=None) for _ in self._slots]
+        for slot, call in zip(list(self._slots), calls, strict=True):
+            self._issue(slot, call)
+        results = await asyncio.gather(*(call.done for call in calls), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, LOST):
+                raise result
+        return [result for result in results if not isinstance(result, BaseException)]
+
+    def _dispatch(self) -> None:
+        while self._waiting and (slot := self._least_loaded()) is not None:
+            call = self._waiting.popleft()
+            if not call.done.done():
+                self._issue(slot, call)
 
     def _least_loaded(self) -> _Slot | None:
-        free = [slot for slot in self._slots if slot.ready is None and len(slot.calls) < self._max_in_flight]
+        free = [slot for slot in self._slots if slot.serves and len(slot.calls) < self._max_in_flight]
         return min(free, key=lambda slot: (len(slot.calls), slot.index), default=None)
 
-    def _call(self, slot: _Slot, method: str, args: tuple[Any, ...], *, item: int) -> None:
-        due = float("inf") if self._call_deadline_s is None else time.monotonic() + self._call_deadline_s
-        slot.calls.append(_Call(item, getattr(slot.actor, method).remote(*args), due))
+    def _issue(self, slot: _Slot, call: _Call) -> None:
+        if not slot.calls:
+            slot.busy_since = time.monotonic()
+        slot.calls.append(call)
+        self._spawn(self._perform(slot, call))
 
-    def _step(self, results: dict[int, Any]) -> list[int]:
-        """Wait until something happens; put finished items into `results` and return the items of lost actors."""
-        waiting = [(slot.ready, slot.ready_by) for slot in self._slots if slot.ready is not None]
-        waiting += [(call.ref, call.due) for slot in self._slots for call in slot.calls]
-        due = min(when for _, when in waiting)
-        timeout_s = None if due == float("inf") else max(0.0, due - time.monotonic())
-        done, _ = ray.wait([ref for ref, _ in waiting], num_returns=1, timeout=timeout_s)
-        again: list[int] = []
-        for slot in list(self._slots):
-            try:
-                self._collect(slot, set(done), results)
-            except LOST as error:
-                if isinstance(error, RayActorError) and error.actor_init_failed:
-                    raise  # its code or environment is wrong, and would be in a replacement
-                again += [call.item for call in slot.calls]
-                self._replace(slot, error)
-        return again
+    async def _perform(self, slot: _Slot, call: _Call) -> None:
+        what = f"a call of {self.name} worker {slot.index}"
+        try:
+            ref = getattr(slot.actor, call.method).remote(*call.args)
+            call.done.add_done_callback(lambda done: ray.cancel(ref) if done.cancelled() else None)
+            result = await answer(ref, deadline_s=self._call_deadline_s, what=what)
+        except LOST as error:
+            self._lose(slot, error)
+            self._again(call, error)
+        except Exception as error:
+            if not call.done.done():
+                call.done.set_exception(error)
+        else:
+            if not call.done.done():
+                call.done.set_result(result)
+        finally:
+            slot.calls.remove(call)
+            if not slot.calls:
+                self._busy_s += slot.busy_for(time.monotonic())
+            self._dispatch()
+            self._tell()
 
-    def _collect(self, slot: _Slot, done: set[Any], results: dict[int, Any]) -> None:
-        """Take in what `slot` finished; raises one of `LOST` when its actor is of no more use."""
-        now = time.monotonic()
-        if slot.ready is not None:
-            if slot.ready in done:
-                fetch(slot.ready, what=f"starting {self.name} worker {slot.index}")
-                if self._admit is not None:
-                    self._admit(slot.actor)
-                slot.ready = None
-            elif now > slot.ready_by:
-                raise DeadlineExceeded(f"the start took longer than {self._start_deadline_s:g} s")
-        for call in list(slot.calls):
-            if call.ref in done:
-                results[call.item] = fetch(call.ref, what=f"{self.name} worker {slot.index}")
-                slot.calls.remove(call)
-            elif now > call.due:
-                raise DeadlineExceeded(f"a call took longer than {self._call_deadline_s:g} s")
+    def _again(self, call: _Call, error: Exception) -> None:
+        """Its actor was lost: another one does it, before all that wait."""
+        if call.done.done():
+            return
+        if call.losses is None:
+            call.done.set_exception(error)
+            return
+        call.losses += 1
+        if call.losses > self._max_losses:
+            call.done.set_exception(RuntimeError(self._keep_failing(call.losses, "over one call", error)))
+        elif self._failure is not None:
+            call.done.set_exception(self._failure)
+        else:
+            self._waiting.appendleft(call)
 
-    def _replace(self, slot: _Slot, error: Exception) -> None:
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
+    def _keep_failing(self, count: int, when: str, error: Exception) -> str:
+        return f"{self.name} workers keep failing: {count} were lost {when}; the last error was {_reason(error)}"
+
+    def _lose(self, slot: _Slot, error: Exception) -> None:
+        if slot.is_lost:
+            return
+        slot.is_lost = True
         ray.kill(slot.actor, no_restart=True)
-        if self._allowed == 0:
-            raise RuntimeError(
-                f"{self.name} workers keep failing: {self._max_replacements} were replaced, then worker {slot.index} "
-                f"was lost too; the last error was {reason}"
-            ) from error
-        self._allowed -= 1
         self.replacements += 1
-        log.warning("%s worker %d was lost and is replaced: %s", self.name, slot.index, reason)
+        log.warning("%s worker %d was lost and is replaced: %s", self.name, slot.index, _reason(error))
         self._slots[slot.index] = self._fill(slot.index)
+        self._tell()
+
+    def _fail(self, error: Exception) -> None:
+        """No actor will serve any more: everybody who waits is told."""
+        self._failure = self._failure or error
+        for call in self._waiting:
+            if not call.done.done():
+                call.done.set_exception(self._failure)
+        self._waiting.clear()
+        self._tell()
+
+    async def _lose_actor(self, actor: Any, error: Exception) -> None:
+        for slot in list(self._slots):
+            if slot.actor == actor:
+                self._lose(slot, error)
+
+    async def _set_serving(self, actor: Any, serves: bool) -> None:
+        for slot in self._slots:
+            if slot.actor == actor:
+                slot.serves = serves
+                slot.has_joined |= serves
+        self._dispatch()
+
+    async def _drained(self, actor: Any) -> None:
+        await self._set_serving(actor, False)
+        await self._until(lambda: not any(slot.actor == actor and slot.calls for slot in self._slots))
+
+    async def _take_busy_frac(self) -> float:
+        now = time.monotonic()
+        busy_s = self._busy_s + sum(slot.busy_for(now) for slot in self._slots if slot.calls)
+        for slot in self._slots:
+            slot.busy_since = now
+        elapsed_s, self._busy_s, self._measured_from = now - self._measured_from, 0.0, now
+        return busy_s / (elapsed_s * len(self._slots)) if elapsed_s > 0 and self._slots else 0.0
+
+    def _tell(self) -> None:
+        """Something changed that somebody may wait for."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _until(self, is_met: Callable[[], bool]) -> None:
+        while not is_met():
+            if self._failure is not None:
+                raise self._failure
+            await self._news.wait()
+
+
+def _reason(error: Exception) -> str:
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from videor2_rl.config.sections import RewardWorkersConfig
 from videor2_rl.dataset import context_of, target_of
 from videor2_rl.judge.access import JudgeAccess
 from videor2_rl.judge.client import JudgeClient
-from videor2_rl.judge.counts import CallCounts, check_failures, judge_metrics, total
+from videor2_rl.judge.counts import CallCounts, check_failures, total
 from videor2_rl.judge.evidence import gather_evidence
+from videor2_rl.run.background import then
+from videor2_rl.training.protocols import ScoredGroups
 from videor2_rl.types import Group, PromptHandle, VideoSample
 from workers.memory import process_memory
 from workers.pool import LOST, ActorPool, fetch
@@ -133,7 +135,6 @@ class RewardPool:
         self._config = config
         self._told: set[str] = set()
         self._judge = judge
-        self._counts = CallCounts()
 
         def create(index: int) -> Any:
             # Two threads with a judge: `notices` answers while `score` waits.
@@ -150,18 +151,19 @@ class RewardPool:
             call_deadline_s=600 if judge is None else None,
             start_deadline_s=600,
         )
+        self._is_over = threading.Event()
+        if judge is not None:
+            threading.Thread(target=self._relay_notices, name="judge notices", daemon=True).start()
 
-    def score(
+    def begin_score(
         self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
-    ) -> list[list[Scored]]:
+    ) -> Future[ScoredGroups]:
         """For each group its responses' scores, in order; a share of the groups for each worker.
+
+        The future raises JudgeDown where the judge stayed away for longer than `judge.calls.patience_s`.
 
         Args:
             step: of the training, for terms of one's own; None: nothing trains.
-
-        Raises:
-            JudgeDown: the judge stayed away for longer than `judge.calls.patience_s`, or too many of its replies could
-                not be had or read.
         """
         targets = [target_of(sample) for sample in samples]
         responses = [[rollout.text for rollout in group.rollouts] for group in groups]
@@ -174,59 +176,65 @@ class RewardPool:
             for group, sample, texts in zip(groups, samples, responses, strict=True)
         ]
         shares = [slice(start, None, self._pool.size) for start in range(min(self._pool.size, len(groups)))]
-        with self._relayed_notices():
-            parts = self._pool.map("score", [(targets[part], responses[part], contexts[part]) for part in shares])
-        scored: list[list[Scored]] = [[] for _ in groups]
-        for share, part in zip(shares, parts, strict=True):
-            scored[share] = part.scored
-        self._counts = total(part.counts for part in parts)
+
+        def joined(parts: list[ScoredShare]) -> ScoredGroups:
+            scored: list[list[Scored]] = [[] for _ in groups]
+            for share, part in zip(shares, parts, strict=True):
+                scored[share] = part.scored
+            return ScoredGroups(scored, total(part.counts for part in parts))
+
+        items = [(targets[part], responses[part], contexts[part]) for part in shares]
+        return then(self._pool.submit_all("score", items), joined)
+
+    def check(self, scored: ScoredGroups) -> None:
+        """Whether a step's scores are good enough to go on; what terms of one's own failed at is told once.
+
+        Raises:
+            JudgeDown: too many of the judge's replies could not be had or read.
+        """
         if self._judge is not None:
+            self._log_notices()
             limit = self._judge.calls.max_failed_frac
-            check_failures(self._counts, address=self._judge.server.base_url, max_failed_frac=limit)
-        for name, sentence in own_term_failures(self._config, scored).items():
+            check_failures(scored.counts, address=self._judge.server.base_url, max_failed_frac=limit)
+        for name, sentence in own_term_failures(self._config, scored.scored).items():
             if name not in self._told:
                 self._told.add(name)
                 log.warning("%s", sentence)
-        return scored
 
-    def judge_metrics(self) -> dict[str, float]:
-        """What the judge was asked in the last call of `score`, and how it went; empty without a judge."""
-        return judge_metrics(self._counts)
+    def score(
+        self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+    ) -> list[list[Scored]]:
+        """`begin_score`, waited for and checked.
 
-    def write_rollouts(self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]) -> None:
-        self._pool.map("write_rollouts", [(path, records, prompts)])
+        Raises:
+            JudgeDown: as `begin_score` and `check`.
+        """
+        scored = self.begin_score(groups, samples, step=step).result()
+        self.check(scored)
+        return scored.scored
+
+    def begin_write_rollouts(
+        self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]
+    ) -> Future[None]:
+        """Write a step's file, after what is being scored."""
+        return self._pool.submit("write_rollouts", path, records, prompts)
 
     def memory(self) -> dict[str, float]:
         """The most that one worker takes, in MiB by kind."""
         return self._pool.memory()
 
     def shutdown(self) -> None:
+        self._is_over.set()
         self._pool.shutdown()
 
-    @contextmanager
-    def _relayed_notices(self) -> Iterator[None]:
-        """While the workers score, log what their judge clients have to tell: their own logs stay on their nodes."""
-        if self._judge is None:
-            yield
-            return
-        is_over = threading.Event()
-
-        def relay() -> None:
-            while not is_over.wait(NOTICE_POLL_S):
-                self._log_notices()
-
-        thread = threading.Thread(target=relay, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            thread.join()
+    def _relay_notices(self) -> None:
+        """Log what the workers' judge clients have to tell: their own logs stay on their nodes."""
+        while not self._is_over.wait(NOTICE_POLL_S):
             self._log_notices()
 
     def _log_notices(self) -> None:
         told: dict[str, None] = {}
-        for actor in self._pool.actors:
+        for actor in self._pool.ready:
             try:
                 told.update(dict.fromkeys(fetch(actor.notices.remote(), deadline_s=10, what="notices")))
             except LOST:  # the call that scores deals with it

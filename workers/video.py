@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import ray
 
 from videor2_rl.config.sections import ModelConfig, VideoConfig
+from videor2_rl.run.background import then
 from videor2_rl.types import PromptHandle, SkippedSample, VideoSample
 from workers.memory import process_memory
 from workers.pool import ActorPool
@@ -62,6 +64,7 @@ class VideoWorker:
             clip_key=prompt.clip_key,
             num_tokens=len(prompt.token_ids),
             ref=ray.put(prompt),
+            num_bytes=prompt.patches.nbytes,
             solution_ids=self._builder.encode_response(sample.solution) if self._encode_solutions else None,
         )
         return Prepared(handle, decodes=stats.decodes, cache_fault=stats.cache_fault)
@@ -85,59 +88,62 @@ class VideoPool:
             start_deadline_s=600,
             max_in_flight=4,
         )
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._ahead: tuple[tuple[str, ...], Future[list[Prepared]]] | None = None
+        self._lock = threading.Lock()
+        self._ahead: dict[str, Future[Prepared]] = {}
         self._decodes: dict[str, int] = {}
         self._cache_dir = video.cache_dir
         self._warned = False
 
-    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
+    def begin_prepare(self, samples: Sequence[VideoSample]) -> list[Future[PromptHandle | SkippedSample]]:
         """One outcome for each sample, in order; those of the last `prefetch` are taken from it."""
-        prepared = self._take(samples)
-        for item in prepared:
-            if isinstance(item.outcome, PromptHandle):
-                key = item.outcome.clip_key
-                # What was not stored was not counted there either.
-                before = self._decodes.get(key, 0) if item.cache_fault else 0
-                self._decodes[key] = item.decodes + before
-            if item.cache_fault and not self._warned:
-                self._warned = True
-                logger.warning(
-                    "video.cache_dir: cannot write to %s (%s); the run goes on without, and decodes clips again when "
-                    "they come back",
-                    self._cache_dir,
-                    item.cache_fault,
-                )
-        return [item.outcome for item in prepared]
+        with self._lock:
+            prepared = [
+                self._ahead.pop(sample.sample_id, None) or self._pool.submit("prepare", sample) for sample in samples
+            ]
+        return [then(future, self._counted) for future in prepared]
+
+    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
+        """`begin_prepare`, waited for."""
+        begun = self.begin_prepare(samples)
+        try:
+            return [future.result() for future in begun]
+        finally:
+            for future in begun:
+                future.cancel()
 
     def prefetch(self, samples: Sequence[VideoSample]) -> None:
-        """Begin to prepare what the next `prepare` will ask for, while the caller does something else."""
-        self._ahead = (_ids(samples), self._thread.submit(self._map, list(samples)))
+        """Begin to prepare what will be asked for next; what was prefetched before and not asked for is let go."""
+        with self._lock:
+            for future in self._ahead.values():
+                future.cancel()
+            self._ahead = {sample.sample_id: self._pool.submit("prepare", sample) for sample in samples}
 
     def decodes_per_clip(self) -> float:
         """Decodes of this run's clips over their number: 1.0 when each was decoded once, by whichever stage."""
-        return sum(self._decodes.values()) / len(self._decodes) if self._decodes else 0.0
+        with self._lock:
+            return sum(self._decodes.values()) / len(self._decodes) if self._decodes else 0.0
 
     def memory(self) -> dict[str, float]:
         """The most that one worker takes, in MiB by kind."""
         return self._pool.memory()
 
     def shutdown(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown()
 
-    def _take(self, samples: Sequence[VideoSample]) -> list[Prepared]:
-        if self._ahead is not None and self._ahead[0] == _ids(samples):
-            future = self._ahead[1]
-        else:
-            # Through the one thread as well: the pool is not for two threads at once.
-            future = self._thread.submit(self._map, list(samples))
-        self._ahead = None
-        return future.result()
-
-    def _map(self, samples: list[VideoSample]) -> list[Prepared]:
-        return self._pool.map("prepare", [(sample,) for sample in samples])
-
-
-def _ids(samples: Sequence[VideoSample]) -> tuple[str, ...]:
-    return tuple(sample.sample_id for sample in samples)
+    def _counted(self, prepared: Prepared) -> PromptHandle | SkippedSample:
+        outcome = prepared.outcome
+        with self._lock:
+            if isinstance(outcome, PromptHandle):
+                # What was not stored was not counted there either.
+                before = self._decodes.get(outcome.clip_key, 0) if prepared.cache_fault else 0
+                self._decodes[outcome.clip_key] = prepared.decodes + before
+            is_news = prepared.cache_fault is not None and not self._warned
+            self._warned |= is_news
+        if is_news:
+            logger.warning(
+                "video.cache_dir: cannot write to %s (%s); the run goes on without, and decodes clips again when they "
+                "come back",
+                self._cache_dir,
+                prepared.cache_fault,
+            )
+        return outcome

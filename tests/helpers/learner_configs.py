@@ -59,6 +59,8 @@ def algorithm_config(**changes: Any) -> AlgorithmConfig:
     values: dict[str, Any] = {
         "num_steps": 10,
         "prompts_per_step": 5,
+        "max_staleness": 0,
+        "lookahead": 0,
         "group_size": 4,
         "updates_per_batch": 1,
         "advantage": "grpo",
@@ -72,6 +74,8 @@ def algorithm_config(**changes: Any) -> AlgorithmConfig:
         "filter_zero_variance": False,
         "mask_truncated": False,
         "importance_cap": None,
+        "importance_level": "token",
+        "importance_beyond": "truncate",
         "max_log_prob_gap_mean": 1e-5,
         "max_log_prob_gap_tail": 1e-4,
     }

@@ -36,6 +36,8 @@ def rollout_config(**changes: Any) -> RolloutConfig:
         "gpu_memory_utilization": 0.5,
         "reproducible": True,
         "deadline_s": 120.0,
+        "on_update": "continue",
+        "max_prepared_mib": 64,
     }
     return RolloutConfig(**{**values, **changes})
 

@@ -7,6 +7,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,94 +43,186 @@ def test_the_size_of_text_is_its_length_and_little_more() -> None:
 
 
 class Reference:
-    """What a call of a `Fake` gives: its result, kept until it is fetched."""
+    """What a call of a `Fake` gives: a future that somebody resolves, or that is done at once."""
 
-    def __init__(self, actor: int, result: Any) -> None:
-        self.actor, self.result = actor, result
+    def __init__(self, result: Any, *, done: bool = True) -> None:
+        self._result: Future[Any] = Future()
+        self._value = result
+        if done:
+            self.arrive()
+
+    def arrive(self) -> None:
+        if isinstance(self._value, Exception):
+            self._result.set_exception(self._value)
+        else:
+            self._result.set_result(self._value)
+
+    def future(self) -> Future[Any]:
+        return self._result
 
 
-class Fake:
-    """An actor whose calls are done at once; `lose` is the death of it."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.start, self.echo, self.lose = self, self, self
-
-    def remote(self, value: Any = None) -> Any:
-        return Reference(self.index, value)
-
-
+@dataclass
 class FakeRay:
-    """Says that the latest of the calls under way is the one that is done, and notes how many each actor has."""
+    """Keeps the references of calls under way, by actor, and notes who was killed."""
 
-    def __init__(self) -> None:
-        self.most_at_once: Counter[int] = Counter()
-        self.killed: list[int] = []
-
-    def wait(self, refs: list[Any], *, num_returns: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
-        if num_returns > len(refs):
-            raise ValueError(f"{num_returns} of {len(refs)} references")
-        self.most_at_once |= Counter(ref.actor for ref in refs)
-        return refs[-num_returns:], refs[:-num_returns]
-
-    def get(self, ref: Any, *, timeout: float | None = None) -> Any:
-        if isinstance(ref.result, Exception):
-            raise ref.result
-        return ref.result
+    held: list[tuple[int, Reference]] = field(default_factory=list)
+    killed: list[int] = field(default_factory=list)
+    cancelled: list[Reference] = field(default_factory=list)
 
     def kill(self, actor: Any, *, no_restart: bool) -> None:
         self.killed.append(actor.index)
 
-    def cancel(self, ref: Any) -> None:
-        pass
+    def cancel(self, ref: Reference) -> None:
+        self.cancelled.append(ref)
+
+
+class Fake:
+    """An actor: `echo` is done at once, `hold` when the test says so, `lose` is the death of it."""
+
+    def __init__(self, index: int, ray: FakeRay) -> None:
+        self.index = index
+        self.start = self.echo = self.lose = SimpleNamespace(remote=lambda value=None: Reference(value))
+        self.hold = SimpleNamespace(remote=self._hold)
+        self._ray = ray
+
+    def _hold(self, value: Any) -> Reference:
+        ref = Reference(value, done=False)
+        self._ray.held.append((self.index, ref))
+        return ref
 
 
 @pytest.fixture
 def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
-    for name in ("wait", "get", "kill", "cancel"):
+    for name in ("kill", "cancel"):
         monkeypatch.setattr(ray, name, getattr(fake, name))
     return fake
 
 
-def fake_pool(size: int, **options: Any) -> ActorPool:
-    return ActorPool(
-        "fake",
-        size=size,
-        create=Fake,
-        prepare=lambda actor: actor.start.remote(),
-        call_deadline_s=None,
-        start_deadline_s=60.0,
-        **options,
-    )
+@pytest.fixture
+def fake_pool(fake_ray: FakeRay) -> Iterator[Callable[..., ActorPool]]:
+    pools = []
+
+    def make(size: int, **options: Any) -> ActorPool:
+        pool = ActorPool(
+            "fake",
+            size=size,
+            create=lambda index: Fake(index, fake_ray),
+            prepare=lambda actor: actor.start.remote(),
+            call_deadline_s=None,
+            start_deadline_s=60.0,
+            **options,
+        )
+        pools.append(pool)
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.shutdown()
 
 
-def test_results_keep_the_order_of_the_items_whichever_is_done_first_and_are_counted(fake_ray: FakeRay) -> None:
-    pool = fake_pool(3)
+def eventually(is_met: Callable[[], bool]) -> None:
+    due = time.monotonic() + 30
+    while not is_met():
+        assert time.monotonic() < due
+        time.sleep(0.001)
+
+
+def test_results_keep_the_order_of_the_items_whichever_is_done_first_and_are_counted(
+    fake_pool: Callable[..., ActorPool], fake_ray: FakeRay
+) -> None:
+    pool = fake_pool(3, max_in_flight=2)
     pool.wait_ready()
     reset_received_bytes()
     items = [b"a" * 1000, b"b" * 2000, b"c" * 3000, b"d" * 4000]
-    assert pool.map("echo", [(item,) for item in items]) == items
+    calls = [pool.submit("hold", item) for item in items]
+    eventually(lambda: len(fake_ray.held) == 4)
+    for _, ref in reversed(fake_ray.held):
+        ref.arrive()
+    assert [call.result(timeout=30) for call in calls] == items
     # A pickle of bytes adds a header of less than 30.
     assert 10_000 <= received_bytes() < 10_000 + 4 * 30
 
 
 @pytest.mark.parametrize(("options", "at_once"), [({}, 1), ({"max_in_flight": 2}, 2)])
 def test_an_actor_has_one_call_at_a_time_unless_more_are_allowed(
-    options: dict[str, int], at_once: int, fake_ray: FakeRay
+    options: dict[str, int], at_once: int, fake_pool: Callable[..., ActorPool], fake_ray: FakeRay
 ) -> None:
     pool = fake_pool(2, **options)
     pool.wait_ready()
-    pool.map("echo", [(number,) for number in range(9)])
-    assert fake_ray.most_at_once == {0: at_once, 1: at_once}
+    calls = [pool.submit("hold", number) for number in range(9)]
+    for done in range(9):
+        under_way = min(2 * at_once, 9 - done)
+        eventually(lambda under_way=under_way: len(fake_ray.held) == under_way)  # type: ignore[misc]
+        assert max(Counter(index for index, _ in fake_ray.held).values()) <= at_once
+        fake_ray.held.pop(0)[1].arrive()
+    assert [call.result(timeout=30) for call in calls] == list(range(9))
 
 
-@pytest.mark.parametrize(("options", "allowed"), [({}, 3), ({"max_replacements": 1}, 1)])
-def test_so_many_actors_may_be_lost_within_one_map(options: dict[str, int], allowed: int, fake_ray: FakeRay) -> None:
+@pytest.mark.parametrize(("options", "allowed"), [({}, 3), ({"max_losses": 1}, 1)])
+def test_so_many_actors_may_be_lost_over_one_call(
+    options: dict[str, int], allowed: int, fake_pool: Callable[..., ActorPool], fake_ray: FakeRay
+) -> None:
     pool = fake_pool(1, **options)
-    with pytest.raises(RuntimeError, match=f"keep failing: {allowed} were replaced.*WorkerLost: died"):
+    with pytest.raises(RuntimeError, match=f"keep failing: {allowed + 1} were lost over one call.*WorkerLost: died"):
         pool.map("lose", [(WorkerLost("died"),)])
-    assert (pool.replacements, fake_ray.killed) == (allowed, [0] * (allowed + 1))
+    assert (pool.replacements, fake_ray.killed) == (allowed + 1, [0] * (allowed + 1))
+
+
+def test_actors_that_never_get_ready_end_the_wait_of_everybody(fake_ray: FakeRay) -> None:
+    pool = ActorPool(
+        "fake",
+        size=2,
+        create=lambda index: Fake(index, fake_ray),
+        prepare=lambda actor: actor.start.remote(WorkerLost("no memory")),
+        call_deadline_s=None,
+        start_deadline_s=60.0,
+    )
+    for wait in (pool.wait_ready, lambda: pool.submit("echo", 1).result(timeout=30)):
+        with pytest.raises(RuntimeError, match=r"4 were lost before they were ready; the last error.*no memory"):
+            wait()
+    pool.shutdown()
+
+
+def test_a_joiner_gets_nothing_before_it_is_let_in(fake_pool: Callable[..., ActorPool], fake_ray: FakeRay) -> None:
+    pool = fake_pool(2, holds_joiners=True)
+    pool.wait_ready()
+    call = pool.submit("hold", 1)
+    first, second = pool.joiners
+    pool.let_in(second)
+    eventually(lambda: len(fake_ray.held) == 1)
+    assert fake_ray.held[0][0] == second.index and pool.joiners == (first,)
+    fake_ray.held[0][1].arrive()
+    assert call.result(timeout=30) == 1
+
+
+def test_a_call_that_nobody_wants_any_more_is_cancelled_and_frees_its_place(
+    fake_pool: Callable[..., ActorPool], fake_ray: FakeRay
+) -> None:
+    pool = fake_pool(1)
+    pool.wait_ready()
+    unwanted, waiting, wanted = pool.submit("hold", 1), pool.submit("hold", 2), pool.submit("hold", 3)
+    eventually(lambda: len(fake_ray.held) == 1)
+    unwanted.cancel(), waiting.cancel()
+    eventually(lambda: fake_ray.cancelled == [fake_ray.held[0][1]])
+    fake_ray.held[0][1].arrive()
+    eventually(lambda: len(fake_ray.held) == 2)
+    fake_ray.held[1][1].arrive()
+    assert wanted.result(timeout=30) == 3
+
+
+def test_how_busy_the_actors_were_is_a_mean_over_them(fake_pool: Callable[..., ActorPool], fake_ray: FakeRay) -> None:
+    pool = fake_pool(2)
+    pool.wait_ready()
+    pool.busy_frac()
+    assert pool.busy_frac() == 0
+    call = pool.submit("hold", 1)
+    eventually(lambda: len(fake_ray.held) == 1)
+    pool.busy_frac()
+    time.sleep(0.05)
+    assert pool.busy_frac() == pytest.approx(0.5)
+    fake_ray.held[0][1].arrive()
+    call.result(timeout=30)
 
 
 # --- with Ray -------------------------------------------------------------------------------------------------------
@@ -257,10 +352,10 @@ def test_items_of_a_lost_actor_are_done_by_its_prepared_replacement(
 
 @pytest.mark.ray
 def test_the_pool_gives_up_when_replacements_keep_failing(make_pool: PoolMaker) -> None:
-    pool = make_pool(1, max_replacements=1)
-    with pytest.raises(RuntimeError, match=r"echo workers keep failing: 1 were replaced.*WorkerLost: the engine died"):
+    pool = make_pool(1, max_losses=1)
+    with pytest.raises(RuntimeError, match=r"echo workers keep failing: 2 were lost.*WorkerLost: the engine died"):
         pool.map("always", [("lost",)])
-    assert pool.replacements == 1
+    assert pool.replacements == 2
 
 
 @pytest.mark.ray

@@ -6,7 +6,7 @@ from rewards.judge import needs_judge
 from rewards.types import RewardConfig
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
-from videor2_rl.config.resources import has_reference, parts_of
+from videor2_rl.config.resources import has_reference_ranks, parts_of
 from videor2_rl.config.sections import (
     AlgorithmConfig,
     EvaluateRun,
@@ -125,7 +125,7 @@ def _check_gpus(run: GrpoRun | SftRun | EvaluateRun) -> None:
         )
     if not isinstance(run, EvaluateRun):
         _check_whole_gpu(run.learner.gpus_per_rank, "learner.gpus_per_rank")
-    if isinstance(run, GrpoRun) and has_reference(run):
+    if isinstance(run, GrpoRun) and has_reference_ranks(run):
         _check_whole_gpu(run.reference.gpus_per_rank, "reference.gpus_per_rank")
 
 
@@ -291,6 +291,7 @@ def _check_grpo(run: GrpoRun) -> None:
         f"top_p={rollout.top_p}; what they cut away cannot be weighed, so set rollout.top_k=0 rollout.top_p=1, or "
         "algorithm.importance_cap=null",
     )
+    _check_staleness(run)
     _check_loss(algorithm)
     least, most = reward_range(run.reward)
     require(
@@ -301,6 +302,35 @@ def _check_grpo(run: GrpoRun) -> None:
     require(
         algorithm.advantage != "bnpo" or most > least,
         "algorithm.advantage: bnpo scales rewards to 0-1, and no term of the reward has a weight; give one",
+    )
+
+
+def _check_staleness(run: GrpoRun) -> None:
+    algorithm, rollout = run.algorithm, run.rollout
+    staleness = algorithm.max_staleness
+    require(
+        staleness >= 0, f"algorithm.max_staleness: found {staleness}, cannot be negative; 0 is the synchronous loop"
+    )
+    require(
+        algorithm.lookahead >= 0 and (algorithm.lookahead == 0 or staleness > 0),
+        f"algorithm.lookahead: found {algorithm.lookahead} with algorithm.max_staleness={staleness}; no group can be "
+        "passed in the synchronous loop, so give 0, or a max_staleness above 0",
+    )
+    require(
+        rollout.max_prepared_mib > 0, f"rollout.max_prepared_mib: found {rollout.max_prepared_mib}, needs to be above 0"
+    )
+    if staleness == 0:
+        return
+    require(
+        algorithm.importance_cap is None or rollout.is_full_softmax,
+        f"algorithm.max_staleness: found {staleness} with rollout.top_k={rollout.top_k}, top_p={rollout.top_p}; "
+        "importance weights correct what separates the policies that sample and train, and what is cut away cannot be "
+        "weighed: set rollout.top_k=0 rollout.top_p=1, or algorithm.importance_cap=null to go without",
+    )
+    require(
+        rollout.on_update != "finish" or run.learner.sync == "full",
+        f"rollout.on_update: found finish with learner.sync={run.learner.sync}; each worker loads when it comes to it, "
+        "and may lack what the changes are to: give learner.sync=full, or rollout.on_update=continue",
     )
 
 

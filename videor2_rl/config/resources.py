@@ -42,8 +42,19 @@ def parts_of(run: GrpoRun | SftRun | EvaluateRun) -> list[Part]:
 
 
 def has_reference(run: GrpoRun) -> bool:
-    """Whether reference ranks are started: under an adapter the learner is its own reference."""
+    """Whether the KL term's reference has ranks of its own: under an adapter the learner is its own reference."""
     return run.algorithm.kl_coefficient > 0 and run.model.lora.rank == 0
+
+
+def encodes_beside_learner(run: GrpoRun) -> bool:
+    """Whether clips are encoded by the reference's ranks: the learner trains meanwhile."""
+    encodes_once = run.model.has_frozen_vision and run.learner.visual_cache_mib > 0
+    return run.algorithm.max_staleness > 0 and encodes_once
+
+
+def has_reference_ranks(run: GrpoRun) -> bool:
+    """Whether reference ranks are started, be it for their vision tower alone."""
+    return has_reference(run) or encodes_beside_learner(run)
 
 
 def total(parts: Sequence[Part]) -> dict[str, float]:
@@ -91,7 +102,7 @@ def _learner(run: GrpoRun | SftRun) -> Part:
 def _reference(run: GrpoRun) -> list[Part]:
     ranks, key = run.reference, "reference.num_ranks"
     part = Part("reference rank", ranks.num_ranks, ranks.cpus_per_rank, ranks.gpus_per_rank, key)
-    return [part] if has_reference(run) else []
+    return [part] if has_reference_ranks(run) else []
 
 
 def _judge(judge: JudgeConfig) -> list[Part]:

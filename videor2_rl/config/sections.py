@@ -145,6 +145,13 @@ class RolloutConfig(Section):
     """A seed for each response: the same tokens from any worker at any time. On GPUs it costs vLLM its fast sampler."""
     deadline_s: float
     """A worker whose generation call takes longer is replaced and its work issued again; after three the run stops."""
+    on_update: Literal["continue", "finish"]
+    """Where new weights find a worker sampling (algorithm.max_staleness above 0). continue: it holds its responses for
+    the time of its load and goes on with them; each says which policy sampled which of its tokens. finish: its
+    responses end first, and it takes no new ones meanwhile."""
+    max_prepared_mib: int
+    """With algorithm.max_staleness above 0: prompts wait with their preparation while the pixels of those that set out
+    and were not trained on take more than this in the object store; those of the next step never wait."""
 
     @property
     def is_full_softmax(self) -> bool:
@@ -247,6 +254,11 @@ class AlgorithmConfig(Section):
     num_steps: int
     """0: one epoch."""
     prompts_per_step: int
+    max_staleness: int
+    """Steps that may train between the moment a prompt sets out and the step that takes it. 0: synchronous. Above, up
+    to (max_staleness + 1) x prompts_per_step groups are on their way while the learner trains."""
+    lookahead: int
+    """So many younger groups may be trained before the oldest one that is not ready; 0: in strict order."""
     group_size: int
     updates_per_batch: int
     """Optimiser steps on each batch of rollouts; the batch is split into this many parts by prompt."""
@@ -272,7 +284,13 @@ class AlgorithmConfig(Section):
     """Keep responses cut at the token limit out of the loss."""
     importance_cap: float | Literal["auto"] | None
     """Weigh each token by learner / rollout probability, at most this (truncated importance sampling). auto: 2 where
-    the two differ by design (everywhere but in float32 on CPUs) and the whole softmax is sampled. None: off."""
+    the two differ by design (with max_staleness above 0, and everywhere but in float32 on CPUs) and the whole softmax
+    is sampled. None: off."""
+    importance_level: Literal["token", "sequence"]
+    """Whose probabilities are compared: each token's, or the whole response's, which its tokens then share."""
+    importance_beyond: Literal["truncate", "mask"]
+    """What becomes of weights above the cap: they count as the cap, or their tokens leave the loss, as do those with
+    weights below 1 / cap."""
     max_log_prob_gap_mean: float
     max_log_prob_gap_tail: float
     """The run stops when vLLM's and the learner's log-probs of the sampled tokens differ by more nats than this in the
@@ -446,8 +464,10 @@ class GrpoRun(Run):
 
     @property
     def differs_by_design(self) -> bool:
-        """vLLM's kernels round otherwise than the learner's by more than float32 shows."""
-        return self.model.dtype != "float32" or self.cluster.device != "cpu"
+        """Rollouts are of an older policy, or vLLM's kernels round otherwise than the learner's by more than float32
+        shows."""
+        rounds = self.model.dtype != "float32" or self.cluster.device != "cpu"
+        return rounds or self.algorithm.max_staleness > 0
 
     def with_importance_cap(self) -> GrpoRun:
         """The same with "auto" resolved."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rewards.judge import needs_judge
 from videor2_rl.config.judge import RulesJudge
-from videor2_rl.config.resources import has_reference, parts_of, total
+from videor2_rl.config.resources import has_reference, has_reference_ranks, parts_of, total
 from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, SftRun
 from videor2_rl.doctor.machine import AnyRun, Machine
 from videor2_rl.doctor.sizing import (
@@ -98,7 +98,7 @@ def grpo_needs(
         run, shape, machine, tokens=tokens, response_tokens=min(tokens - longest, algorithm.group_size * response)
     )
     rollout = _rollout_memory(run, shape, machine)
-    reference = [_reference_memory(run, shape, machine, tokens=tokens)] if has_reference(run) else []
+    reference = [_reference_memory(run, shape, machine, tokens=tokens)] if has_reference_ranks(run) else []
     processes = [(run.learner.num_ranks, learner), (_rollout_processes(run), rollout)]
     processes += [(run.reference.num_ranks, need) for need in reference]
     return [
@@ -171,7 +171,7 @@ def _host_memory(
         needed += sum(number * need.needed for number, need in processes)
     if not isinstance(run, EvaluateRun):
         needed += run.learner.num_ranks * state_bytes(shape, run.model, run.learner).host / GIB
-    if isinstance(run, GrpoRun) and has_reference(run) and run.reference.cpu_offload:
+    if isinstance(run, GrpoRun) and has_reference_ranks(run) and run.reference.cpu_offload:
         needed += shape.parameters * run.model.bytes_per_value / GIB
     what = "models, caches and object store; each process takes its libraries' share besides"
     return Need("host memory", needed, machine.memory_gib, "GiB", what)
@@ -220,11 +220,22 @@ def evaluate_needs(
 
 
 def _object_store(run: GrpoRun | SftRun, shape: ModelShape, sizes: Sequence[SampleSize]) -> Need:
-    per_step = run.algorithm.prompts_per_step if isinstance(run, GrpoRun) else run.sft.batch_size
-    needed = prompts_bytes(shape, sizes, per_step=per_step)
-    needed += embeddings_bytes(shape, run.model, run.learner, sizes, per_step=per_step)
-    what = "two steps' prompts, visual embeddings (learner.visual_cache_mib)"
-    if isinstance(run, GrpoRun):
+    per_step, steps = run.sft.batch_size if isinstance(run, SftRun) else run.algorithm.prompts_per_step, 2
+    what = "two steps' prompts"
+    if isinstance(run, GrpoRun) and run.algorithm.max_staleness > 0:
+        steps = run.algorithm.max_staleness + 2
+        what = "prompts ahead (algorithm.max_staleness, rollout.max_prepared_mib)"
+    needed = prompts_bytes(shape, sizes, per_step=per_step, steps=steps)
+    if steps > 2:
+        # Beyond the next step's, prompts wait while the others fill what they may.
+        needed = min(needed, needed / steps + (run.rollout.max_prepared_mib << 20))  # type: ignore[union-attr]
+    needed += embeddings_bytes(shape, run.model, run.learner, sizes, per_step=per_step * (steps - 1))
+    what += ", visual embeddings (learner.visual_cache_mib)"
+    if isinstance(run, GrpoRun) and run.algorithm.max_staleness > 0 and run.rollout.on_update == "finish":
+        # One version that a worker still takes, and the next.
+        needed += 2 * shape.parameters * run.model.bytes_per_value
+        what += ", two versions of the weights (rollout.on_update=finish)"
+    elif isinstance(run, GrpoRun):
         needed += weight_transfer_bytes(shape, run.model, run.learner)
         what += ", a bucket of weights (learner.sync_bucket_mib)"
     there = run.cluster.object_store_mib / 1024

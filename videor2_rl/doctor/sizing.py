@@ -297,10 +297,10 @@ def prompt_bytes(shape: ModelShape, sample: SampleSize) -> int:
     return sample.vision_tokens * shape.merge_size**2 * shape.patch_values + 5 * 8 * sample.prompt_tokens
 
 
-def prompts_bytes(shape: ModelShape, samples: Sequence[SampleSize], *, per_step: int) -> float:
-    """Of two steps' prompts, of the longest kind, in the object store: one step is prepared ahead."""
+def prompts_bytes(shape: ModelShape, samples: Sequence[SampleSize], *, per_step: int, steps: int) -> float:
+    """Of some steps' prompts, of the longest kind, in the object store; one step is prepared ahead."""
     largest = sorted((prompt_bytes(shape, sample) for sample in samples), reverse=True)[:per_step]
-    return 2 * per_step * sum(largest) / len(largest)
+    return steps * per_step * sum(largest) / len(largest)
 
 
 def embeddings_bytes(

@@ -176,6 +176,7 @@ def _select(group: TrainGroup, kept: Sequence[int] | NDArray[np.intp]) -> TrainG
         old_log_probs=select(group.old_log_probs),
         ref_log_probs=select(group.ref_log_probs),
         rollout_log_probs=select(group.rollout_log_probs),
+        is_fresh=None if group.is_fresh is None else group.is_fresh[kept],
     )
 
 

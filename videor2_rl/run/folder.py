@@ -123,23 +123,39 @@ class SkipLedger:
         return len(self._seen)
 
     def usable(self, prepared: Sequence[PromptHandle | SkippedSample]) -> list[PromptHandle]:
-        """The prompts among `prepared`; the others are appended to skipped.jsonl, once each.
+        """The prompts among `prepared`; the others are recorded as by `skip`.
 
         Raises:
             ConfigError: more than the allowed share of the dataset was skipped.
         """
-        prompts = [item for item in prepared if isinstance(item, PromptHandle)]
         for item in prepared:
-            if isinstance(item, SkippedSample) and item.sample_id not in self._seen:
-                self._seen.add(item.sample_id)
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n")
+            if isinstance(item, SkippedSample):
+                self._record(item)
+        self._check()
+        return [item for item in prepared if isinstance(item, PromptHandle)]
+
+    def skip(self, sample: SkippedSample) -> None:
+        """Append a sample to skipped.jsonl, unless it stands there.
+
+        Raises:
+            ConfigError: more than the allowed share of the dataset was skipped.
+        """
+        self._record(sample)
+        self._check()
+
+    def _record(self, sample: SkippedSample) -> None:
+        if sample.sample_id in self._seen:
+            return
+        self._seen.add(sample.sample_id)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n")
+
+    def _check(self) -> None:
         if self.count > self._max_frac * self._num_samples:
             raise ConfigError(
                 f"data: {self.count} of {self._num_samples} samples could not be used, more than "
                 f"data.max_skipped_frac={self._max_frac}; see {self._file}, mend the clips or raise the limit"
             )
-        return prompts
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ _OUTPUTS = (
     "checkpoints",
     "metrics.jsonl",
     "rollouts",
+    "ledger.jsonl",
     "skipped.jsonl",
     "evaluation",
     "hf",

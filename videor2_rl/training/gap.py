@@ -49,13 +49,16 @@ class Gap:
     (http://joschu.net/blog/kl-approx.html), which is never negative."""
 
 
-def measure_gap(groups: Sequence[Group], learner: Sequence[LogProbs], *, is_tempered: bool) -> Gap | None:
+def measure_gap(
+    groups: Sequence[Group], learner: Sequence[LogProbs], *, is_tempered: bool, policy_version: int | None = None
+) -> Gap | None:
     """The gap of a step; None where no token was sampled.
 
     Args:
         groups: as sampled.
         learner: log-probs of the same policy, one per group in any order.
         is_tempered: the engine's are of the softmax at the sampling temperature, else of that at temperature 1.
+        policy_version: the learner's: responses that another policy sampled, be it a part, are left out. None: none is.
 
     Raises:
         ValueError: a group has no log-probs, or theirs are not as many as its tokens.
@@ -72,6 +75,8 @@ def measure_gap(groups: Sequence[Group], learner: Sequence[LogProbs], *, is_temp
         if lengths != sampled:
             raise ValueError(f"Group {group.group_id}: {lengths} tokens are compared with those of {sampled}.")
         for response, (rollout, values) in enumerate(zip(group.rollouts, own, strict=True)):
+            if policy_version not in (None, rollout.policy_version):
+                continue
             places.append((group, response))
             # float64, so that small gaps are not rounded.
             differences.append(np.asarray(values, np.float64) - np.asarray(rollout.log_probs, np.float64))

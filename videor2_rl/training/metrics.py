@@ -27,6 +27,7 @@ def grpo_metrics(
     log_probs: Sequence[LogProbs] = (),
     ref_log_probs: Sequence[LogProbs] = (),
     is_tempered: bool = False,
+    policy_version: int | None = None,
 ) -> dict[str, float]:
     """Every reward/, rollout/ and actor/ metric that follows from one step's batch alone.
 
@@ -36,6 +37,7 @@ def grpo_metrics(
         log_probs: the learner's, from before the update, one per group in any order; empty: no gap.
         ref_log_probs: the reference's, one per group in any order; empty: no `actor/kl`.
         is_tempered: as `measure_gap`.
+        policy_version: of the learner before the update; None: that of all rollouts.
 
     Raises:
         ValueError: lengths or group ids do not correspond.
@@ -43,8 +45,11 @@ def grpo_metrics(
     if [len(group.rollouts) for group in groups] != [len(scores) for scores in scored]:
         raise ValueError("Groups and scores do not correspond: each rollout needs exactly one score, in its order.")
     metrics = {**rollout_metrics(groups), **reward_metrics(scored)}
+    if policy_version is not None:
+        metrics |= staleness_metrics(groups, policy_version)
     if log_probs:
-        metrics |= gap_metrics(measure_gap(groups, log_probs, is_tempered=is_tempered))
+        gap = measure_gap(groups, log_probs, is_tempered=is_tempered, policy_version=policy_version)
+        metrics |= gap_metrics(gap)
     if log_probs and ref_log_probs:
         metrics["actor/kl"] = kl_to_reference(log_probs, ref_log_probs)
     return metrics
@@ -61,6 +66,24 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "rollout/response_tokens_max": float(lengths.max()),
         "rollout/truncated_frac": _share(rollout.finish_reason == "length" for rollout in rollouts),
         "rollout/aborted_frac": _share(rollout.finish_reason == "abort" for rollout in rollouts),
+    }
+
+
+def staleness_metrics(groups: Sequence[Group], policy_version: int) -> dict[str, float]:
+    """How many optimiser steps lie between the policy that sampled a response's first token, its oldest, and the one
+    that trains on it; and how many policies sampled a response.
+
+    Args:
+        policy_version: of the policy that trains.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    if not rollouts:
+        return {}
+    staleness = [policy_version - rollout.policy_version for rollout in rollouts]
+    return {
+        "rollout/staleness_mean": float(np.mean(staleness)),
+        "rollout/staleness_max": float(max(staleness)),
+        "rollout/policies_per_response": float(np.mean([1 + len(rollout.continued) for rollout in rollouts])),
     }
 
 

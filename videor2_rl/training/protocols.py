@@ -6,12 +6,14 @@ Nothing here imports Ray: prompts, groups and weights pass as handles and number
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from rewards.types import Scored
 from videor2_rl.config.sections import AlgorithmConfig
+from videor2_rl.judge.counts import CallCounts
 from videor2_rl.run.files import FileSum
 from videor2_rl.types import (
     Group,
@@ -29,30 +31,61 @@ class Measured(Protocol):
 
 
 class Videos(Measured, Protocol):
+    def begin_prepare(self, samples: Sequence[VideoSample]) -> Sequence[Future[PromptHandle | SkippedSample]]: ...
     def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]: ...
     def prefetch(self, samples: Sequence[VideoSample]) -> None: ...
     def decodes_per_clip(self) -> float: ...
 
 
+class Encoder(Protocol):
+    def begin_encode(self, prompts: Sequence[PromptHandle]) -> Future[list[PromptHandle]]: ...
+    def metrics(self) -> Mapping[str, float]: ...
+
+
 class Rollouts(Measured, Protocol):
+    def begin_generate(
+        self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
+    ) -> Future[list[Group]]: ...
     def generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
     ) -> list[Group]: ...
+    def admit_joiners(self) -> None:
+        """Brings workers that got ready lately to the learner's weights, which must not change meanwhile."""
+        ...
+
     def update_weights(self, source: Any) -> None:
         """Takes what the learner's `weights` gave."""
         ...
 
-    def sync_metrics(self) -> Mapping[str, float]: ...
+    def metrics(self) -> Mapping[str, float]:
+        """Of the last update of weights, and of the time since the last call of this."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScoredGroups:
+    """What reward workers say of some groups."""
+
+    scored: list[list[Scored]]
+    """For each group its rollouts' scores."""
+    counts: CallCounts
+    """What the judge was asked for them."""
 
 
 class Rewards(Measured, Protocol):
+    def begin_score(
+        self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+    ) -> Future[ScoredGroups]: ...
+    def check(self, scored: ScoredGroups) -> None:
+        """Raises JudgeDown: too little of a step could be judged."""
+        ...
+
     def score(
         self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
     ) -> list[list[Scored]]: ...
-    def judge_metrics(self) -> Mapping[str, float]: ...
-    def write_rollouts(
+    def begin_write_rollouts(
         self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]
-    ) -> None: ...
+    ) -> Future[None]: ...
 
 
 class PendingLogProbs(Protocol):
@@ -69,8 +102,6 @@ class Reference(Measured, Protocol):
 
 class Learner(Measured, Protocol):
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]: ...
-    def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]: ...
-    def visual_metrics(self) -> Mapping[str, float]: ...
     def update(
         self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float, is_tempered: bool = False
     ) -> dict[str, float]:
@@ -89,6 +120,7 @@ class Workers:
     """The parts of a run; `reference` is None when there is no KL term."""
 
     videos: Videos
+    encoder: Encoder
     rollouts: Rollouts
     rewards: Rewards
     learner: Learner

@@ -1,7 +1,8 @@
 """GRPO guided by the Temporal Alignment Reward: the loop, and the pure steps in it.
 
-What a run does besides learning (evaluations, checkpoints, logs, a judge that is away) stands in `upkeep.py`, what the
-loop needs of the workers in `protocols.py`.
+How prompts come to be batches stands in `stream.py`, which of them are on their way in `window.py`; what a run does
+besides learning (evaluations, checkpoints, logs, a judge that is away) in `upkeep.py`, and what the loop needs of the
+workers in `protocols.py`.
 """
 
 from __future__ import annotations
@@ -18,18 +19,24 @@ from videor2_rl.dataset import SampleOrder
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of
 from videor2_rl.training.gap import check_gap, measure_gap
-from videor2_rl.training.protocols import PendingLogProbs, Workers
+from videor2_rl.training.ledger import Ledger, StepEnds
+from videor2_rl.training.protocols import Workers
+from videor2_rl.training.stream import Batch, Stream, sampled_group
 from videor2_rl.training.upkeep import Progress, StepOutcome, Upkeep
-from videor2_rl.types import Group, LogProbs, PromptHandle, SamplingSpec, TrainGroup, VideoSample
+from videor2_rl.training.window import Window
+from videor2_rl.types import Group, LogProbs, PromptHandle, TrainGroup, VideoSample
 
 
-def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, start: Progress, upkeep: Upkeep) -> None:
+def train(
+    run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, start: Progress, ledger: Ledger, upkeep: Upkeep
+) -> None:
     """GRPO, step by step; `start` says which step comes first.
 
     Args:
         run: the configuration.
         workers: the parts; learner and rollout workers hold the weights of `start.policy_version`.
         samples: the training rows.
+        ledger: what became of every prompt so far.
         upkeep: what surrounds the algorithm, called where it belongs in a step.
 
     Raises:
@@ -40,70 +47,59 @@ def train(run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, sta
     """
     algorithm, temperature = run.algorithm, run.rollout.temperature
     order = SampleOrder(len(samples), seed=run.seed, shuffle=run.data.shuffle)
-
-    def rows(step: int) -> list[VideoSample]:
-        return [samples[index] for index in order.batch(step - 1, algorithm.prompts_per_step)]
-
+    window = Window(
+        prompts_per_step=algorithm.prompts_per_step,
+        max_staleness=algorithm.max_staleness,
+        lookahead=algorithm.lookahead,
+        end=algorithm.num_steps * algorithm.prompts_per_step,
+        taken=ledger.ended,
+    )
     progress = start
-    for step in range(start.step + 1, algorithm.num_steps + 1):
-        upkeep.before_step()
-        timer = PhaseTimer()
-        with timer.phase("prepare"):
-            prompts = upkeep.usable(workers.videos.prepare(rows(step)))
-            batch = rows_of(prompts, rows(step))
-        if step < algorithm.num_steps:
-            workers.videos.prefetch(rows(step + 1))
-        upkeep.evaluate_if_due(progress, timer)
-        if not prompts:
-            progress = upkeep.pass_over(Progress(step, progress.policy_version, upkeep.skipped), timer)
-            continue
-        with timer.phase("encode"):
-            prompts = workers.learner.encode(prompts)
-        with timer.phase("generate"):
-            group_ids = [(step - 1) * algorithm.prompts_per_step + index for index in range(len(prompts))]
-            groups = workers.rollouts.generate(prompts, group_ids=group_ids, sampling=sampling_of(run), seed=run.seed)
-        ref_begun = begin_ref_log_probs(workers, groups, prompts, temperature=temperature)
-        with upkeep.judging(), timer.phase("reward"):
-            scored = workers.rewards.score(groups, batch, step=step)
+    with Stream(run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip) as stream:
+        for step in range(start.step + 1, algorithm.num_steps + 1):
+            upkeep.before_step()
+            timer = PhaseTimer()
+            upkeep.evaluate_if_due(progress, timer)
+            stream.admit()
+            with upkeep.judging(), timer.phase("wait"):
+                batch = stream.take(tend=workers.rollouts.admit_joiners)
+                workers.rewards.check(batch.scored)
+            version = progress.policy_version
             train_groups = with_advantages(
-                groups, prompts, scored, algorithm=algorithm, reward_range=reward_range(run.reward)
+                batch.groups,
+                batch.prompts,
+                batch.scored.scored,
+                algorithm=algorithm,
+                reward_range=reward_range(run.reward),
+                policy_version=version,
             )
-
-        train_groups, old, ref = with_log_probs(workers, groups, train_groups, ref_begun, run=run, timer=timer)
-        upkeep.complete_checkpoint(timer)
-        with upkeep.undivided():
-            with timer.phase("update"):
-                updates = [
-                    workers.learner.update(
-                        part, algorithm=algorithm, temperature=temperature, is_tempered=run.rollout.is_tempered
-                    )
-                    for part in update_batches(train_groups, algorithm=algorithm)
-                ]
-            with timer.phase("sync_weights"):
-                progress = Progress(step, progress.policy_version + len(updates), upkeep.skipped)
-                if updates:
-                    workers.rollouts.update_weights(workers.learner.weights(progress.policy_version))
-            outcome = StepOutcome(batch, prompts, groups, scored, train_groups, old, ref, updates)
-            upkeep.finish_step(progress, outcome, timer)
-
-
-def begin_ref_log_probs(
-    workers: Workers, groups: Sequence[Group], prompts: Sequence[PromptHandle], *, temperature: float
-) -> PendingLogProbs | None:
-    """The reference's log-probs, begun: it needs no rewards, so it works while they and the learner's are computed."""
-    if workers.reference is None:
-        return None
-    sampled = [sampled_group(group, prompt) for group, prompt in zip(groups, prompts, strict=True)]
-    return workers.reference.begin_log_probs(sampled, temperature=temperature)
+            train_groups, old, ref = with_log_probs(workers, batch, train_groups, run=run, version=version, timer=timer)
+            upkeep.complete_checkpoint(timer)
+            with upkeep.undivided():
+                parts = update_batches(train_groups, algorithm=algorithm)
+                with timer.phase("update"):
+                    updates = [
+                        workers.learner.update(
+                            part, algorithm=algorithm, temperature=temperature, is_tempered=run.rollout.is_tempered
+                        )
+                        for part in parts
+                    ]
+                with timer.phase("sync_weights"):
+                    progress = Progress(step, version + len(updates), upkeep.skipped)
+                    if updates:
+                        workers.rollouts.update_weights(workers.learner.weights(progress.policy_version))
+                stream.release(batch)
+                ends = ends_of(batch, train_groups, parts)
+                upkeep.finish_step(progress, StepOutcome(batch, train_groups, old, ref, updates, ends), timer)
 
 
 def with_log_probs(
     workers: Workers,
-    groups: Sequence[Group],
+    batch: Batch,
     train_groups: Sequence[TrainGroup],
-    ref_begun: PendingLogProbs | None,
     *,
     run: GrpoRun,
+    version: int,
     timer: PhaseTimer,
 ) -> tuple[list[TrainGroup], list[LogProbs], list[LogProbs]]:
     """The groups with log-probs of the learner before the update and of the reference, and both as they came.
@@ -111,22 +107,22 @@ def with_log_probs(
     Without a reference there are none of its own, and none of the learner where its update finds them itself.
 
     Args:
-        ref_begun: the reference's, of the same groups; None without a reference.
+        version: of the learner's policy.
 
     Raises:
         LogProbGapError: as `check_gap`.
     """
-    temperature = run.rollout.temperature
     filled, old = list(train_groups), []
-    if not update_gives_old_log_probs(train_groups, run=run):
+    if filled and not update_gives_old_log_probs(train_groups, run=run):
         with timer.phase("old_log_probs"):
-            old = workers.learner.log_probs(train_groups, temperature=temperature)
-            check_gap(measure_gap(groups, old, is_tempered=run.rollout.is_tempered), run.algorithm)
+            old = workers.learner.log_probs(train_groups, temperature=run.rollout.temperature)
+            gap = measure_gap(batch.groups, old, is_tempered=run.rollout.is_tempered, policy_version=version)
+            check_gap(gap, run.algorithm)
             filled = [replace(g, old_log_probs=o.at_temperature) for g, o in zip(train_groups, old, strict=True)]
-    if ref_begun is None:
+    if not batch.refs:
         return filled, old, []
     with timer.phase("ref_log_probs"):
-        ref = ref_begun.result()
+        ref = [log_probs for begun in batch.refs for log_probs in begun.result()]
     return [replace(g, ref_log_probs=r.at_temperature) for g, r in zip(filled, ref, strict=True)], old, ref
 
 
@@ -140,24 +136,6 @@ def update_gives_old_log_probs(groups: Sequence[TrainGroup], *, run: GrpoRun) ->
     return len(update_batches(groups, algorithm=run.algorithm)) == 1 and not has_dropout
 
 
-def sampling_of(run: GrpoRun) -> SamplingSpec:
-    """How this run samples its training rollouts."""
-    rollout = run.rollout
-    return SamplingSpec(
-        temperature=rollout.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-        max_tokens=rollout.max_response_tokens,
-        group_size=run.algorithm.group_size,
-    )
-
-
-def rows_of(prompts: Sequence[PromptHandle], rows: Sequence[VideoSample]) -> list[VideoSample]:
-    """The rows that became prompts, in the prompts' order."""
-    by_id = {row.sample_id: row for row in rows}
-    return [by_id[prompt.sample_id] for prompt in prompts]
-
-
 def with_advantages(
     groups: Sequence[Group],
     prompts: Sequence[PromptHandle],
@@ -165,11 +143,13 @@ def with_advantages(
     *,
     algorithm: AlgorithmConfig,
     reward_range: tuple[float, float],
+    policy_version: int | None = None,
 ) -> list[TrainGroup]:
     """Each group with the advantage of every rollout; rollouts without a reward stay out of baseline and loss.
 
     Args:
         reward_range: the least and the most that the reward can pay.
+        policy_version: of the learner; None: that of all rollouts.
     """
     rewards = np.array([_reward(score) for group in scored for score in group], dtype=np.float32)
     group_ids = np.array([group.group_id for group in groups for _ in group.rollouts], dtype=np.int64)
@@ -190,14 +170,10 @@ def with_advantages(
                 in_loss=in_loss,
                 accuracies=accuracies[rows],
                 rollout_log_probs=tuple(rollout.log_probs for rollout in group.rollouts),
+                is_fresh=np.array([policy_version in (None, rollout.policy_version) for rollout in group.rollouts]),
             )
         )
     return train_groups
-
-
-def sampled_group(group: Group, prompt: PromptHandle) -> TrainGroup:
-    """A group as it was sampled, without what rewards say of it."""
-    return TrainGroup(group.group_id, prompt, tuple(rollout.token_ids for rollout in group.rollouts))
 
 
 def _reward(score: Scored) -> float:
@@ -226,3 +202,18 @@ def _accuracy_varies(group: TrainGroup) -> bool:
     assert group.accuracies is not None and group.in_loss is not None, "filtering needs scored groups"
     valid = group.accuracies[group.in_loss & ~np.isnan(group.accuracies)]
     return len(np.unique(valid)) > 1
+
+
+def ends_of(batch: Batch, train_groups: Sequence[TrainGroup], parts: Sequence[Sequence[TrainGroup]]) -> StepEnds:
+    """What the step did with its prompts.
+
+    Args:
+        parts: what `update_batches` left of the groups.
+    """
+    trained = [group.group_id for part in parts for group in part]
+    filtered = {
+        group.group_id: "no_reward" if group.in_loss is not None and not group.in_loss.any() else "zero_variance"
+        for group in train_groups
+        if group.group_id not in trained
+    }
+    return StepEnds(trained, {number: sample.reason for number, sample in batch.skipped.items()}, filtered)

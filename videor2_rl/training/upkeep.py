@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +16,20 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from rewards.types import Scored
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.judge.breaker import JudgeDown
+from videor2_rl.judge.counts import judge_metrics
 from videor2_rl.run.checkpoint import Checkpoint, Checkpoints
 from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.rollout_log import rollout_records
 from videor2_rl.run.stopping import Stopped, Stopping
 from videor2_rl.run.tracking import PhaseTimer, Tracker
+from videor2_rl.training.ledger import Ledger, StepEnds, append_step, close_step
 from videor2_rl.training.metrics import grpo_metrics
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
 from videor2_rl.training.protocols import Measured, Workers
-from videor2_rl.types import Group, LogProbs, PromptHandle, SkippedSample, TrainGroup, VideoSample
+from videor2_rl.training.stream import Batch
+from videor2_rl.types import LogProbs, SkippedSample, TrainGroup
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +50,7 @@ class Progress:
 class StepOutcome:
     """What a step went through, for its metrics and its rollout log."""
 
-    samples: Sequence[VideoSample]
-    prompts: Sequence[PromptHandle]
-    groups: Sequence[Group]
-    scored: Sequence[Sequence[Scored]]
+    batch: Batch
     train_groups: Sequence[TrainGroup]
     old_log_probs: Sequence[LogProbs]
     """Empty where the update found them itself: their gap is then among its metrics."""
@@ -58,6 +58,7 @@ class StepOutcome:
     """Empty without a reference."""
     updates: Sequence[Mapping[str, float]]
     """Metrics of each optimiser step."""
+    ends: StepEnds
 
 
 class Upkeep:
@@ -72,7 +73,8 @@ class Upkeep:
         num_samples: int,
         checkpoints: Checkpoints,
         tracker: Tracker,
-        ledger: SkipLedger,
+        ledger: Ledger,
+        skips: SkipLedger,
         received_bytes: Callable[[], int],
         evaluation: PeriodicEvaluation | None,
         stopping: Stopping,
@@ -83,7 +85,8 @@ class Upkeep:
             num_samples: training rows, an epoch.
             checkpoints: where state goes every `checkpoint.every_steps` steps.
             tracker: gets each step's metrics.
-            ledger: gets the samples that cannot be used.
+            ledger: of the prompts; each step closes its own.
+            skips: gets the samples that cannot be used.
             received_bytes: bytes that reached this process since it was last called.
             evaluation: of the policy that a step begins with, and of the last one; None: never.
             stopping: when the run is to end early.
@@ -97,16 +100,17 @@ class Upkeep:
         self._checkpoints = checkpoints
         self._tracker = tracker
         self._ledger = ledger
+        self._skips = skips
         self._received_bytes = received_bytes
         self._evaluation = evaluation
         self._evaluated: dict[str, float] = {}
-        self._judged: Mapping[str, float] = {}
+        self._writing: Future[None] | None = None
         self._snapshot_s = 0.0
 
     @property
     def skipped(self) -> int:
         """Samples that could not be used so far."""
-        return self._ledger.count
+        return self._skips.count
 
     @contextmanager
     def saved_if_stopped(self) -> Iterator[None]:
@@ -122,13 +126,13 @@ class Upkeep:
         """Raises Stopped where there is no time for another step."""
         self._stopping.before_step(self._last_step_s)
 
-    def usable(self, answers: Sequence[PromptHandle | SkippedSample]) -> list[PromptHandle]:
-        """The prompts; the others are recorded.
+    def skip(self, sample: SkippedSample) -> None:
+        """Record a sample that cannot be used.
 
         Raises:
-            ConfigError: too many samples cannot be used.
+            ConfigError: they are too many.
         """
-        return self._ledger.usable(answers)
+        self._skips.skip(sample)
 
     def evaluate_if_due(self, progress: Progress, timer: PhaseTimer) -> None:
         """Respond to the held-out prompts; they are scored while the step's rollouts are generated."""
@@ -138,15 +142,13 @@ class Upkeep:
 
     @contextmanager
     def judging(self) -> Iterator[None]:
-        """Around the scoring of a step: what was learned since the last checkpoint must not go with the judge."""
+        """Around the wait for a step's scores: what was learned since the last checkpoint stays if the judge goes."""
         try:
-            # Before the reward workers are needed again.
             self._evaluated = {} if self._evaluation is None else self._evaluation.metrics()
             yield
         except JudgeDown:
             self._save_now()
             raise
-        self._judged = self._workers.rewards.judge_metrics()
 
     def complete_checkpoint(self, timer: PhaseTimer) -> None:
         """The checkpoint under way becomes the newest, before an update changes what it is written from."""
@@ -157,52 +159,64 @@ class Upkeep:
         """Around what makes a step whole: who stops the run waits for its end."""
         return self._stopping.undivided()
 
-    def pass_over(self, progress: Progress, timer: PhaseTimer) -> Progress:
-        """End a step none of whose samples can be used: it is counted and logged, and teaches nothing."""
-        logger.warning("step %d: none of its samples can be used (skipped.jsonl says why); passed over", progress.step)
-        with self.judging():
-            self.complete_checkpoint(timer)
-        self.finish_step(progress, StepOutcome([], [], [], [], [], [], [], []), timer)
-        return progress
-
     def finish_step(self, progress: Progress, outcome: StepOutcome, timer: PhaseTimer) -> None:
         """Log rollouts and metrics, evaluate after the last step, and begin a checkpoint where one is due."""
-        run, workers, self._progress = self._run, self._workers, progress
-        if run.logging.rollouts and outcome.groups:
-            path = Path(run.output_dir) / "rollouts" / f"step_{progress.step:06d}.jsonl"
-            records = rollout_records(outcome.groups, outcome.samples, outcome.scored, outcome.train_groups)
-            workers.rewards.write_rollouts(path, records, outcome.prompts)
+        run, workers, batch = self._run, self._workers, outcome.batch
+        before, self._progress = self._progress, progress
+        if not batch.groups:
+            logger.warning("step %d: none of its samples can be used (skipped.jsonl says why)", progress.step)
+        close_step(self._ledger, outcome.ends)
+        append_step(Path(run.output_dir), progress.step, outcome.ends)
+        self._write_rollouts(progress, outcome)
         if self._evaluation is not None and progress.step == run.algorithm.num_steps:
             with timer.phase("evaluate_last"):
                 self._evaluation.generate(progress.step)
             self._evaluated |= final_metrics(self._evaluation)
         metrics = {
             **grpo_metrics(
-                outcome.groups,
-                outcome.scored,
+                batch.groups,
+                batch.scored.scored,
                 log_probs=outcome.old_log_probs,
                 ref_log_probs=outcome.ref_log_probs,
                 is_tempered=run.rollout.is_tempered,
+                policy_version=before.policy_version,
             ),
             **mean_of(outcome.updates),
             **self._evaluated,
-            **self._judged,
-            **workers.learner.visual_metrics(),
-            **workers.rollouts.sync_metrics(),
+            **judge_metrics(batch.scored.counts),
+            **workers.encoder.metrics(),
+            **workers.rollouts.metrics(),
             "actor/policy_version": progress.policy_version,
             "data/decodes_per_clip": workers.videos.decodes_per_clip(),
             "data/skipped": progress.skipped,
+            "data/filtered": len(outcome.ends.filtered),
             "data/epoch": progress.step * run.algorithm.prompts_per_step / self._num_samples,
             "perf/driver_received_bytes": self._received_bytes(),
-            **throughput(outcome, timer.metrics()),
             **memory_of(workers),
             "timing_s/snapshot": self._snapshot_s,
-            **timer.metrics(),
+            **timings(outcome, timer.metrics(), is_synchronous=run.algorithm.max_staleness == 0),
         }
         self._tracker.log(progress.step, metrics)
         self._last_step_s = metrics["timing_s/step"]
         # After the metrics: a run killed in between writes this step's row again, and never lacks one.
         self._snapshot_s = self._save_if_due(progress)
+
+    def _write_rollouts(self, progress: Progress, outcome: StepOutcome) -> None:
+        """Begin to write a step's rollouts, behind what is being scored; those of the last step are waited for."""
+        batch = outcome.batch
+        if self._run.logging.rollouts and batch.groups:
+            self._await_rollouts()
+            path = Path(self._run.output_dir) / "rollouts" / f"step_{progress.step:06d}.jsonl"
+            scored = batch.scored.scored
+            records = rollout_records(batch.groups, batch.samples, scored, outcome.train_groups)
+            self._writing = self._workers.rewards.begin_write_rollouts(path, records, batch.prompts)
+        if progress.step == self._run.algorithm.num_steps:
+            self._await_rollouts()
+
+    def _await_rollouts(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def _save_if_due(self, progress: Progress) -> float:
         """Begin a checkpoint; returns the seconds that taking the state took."""
@@ -221,29 +235,46 @@ class Upkeep:
         self._checkpoints.complete()
 
     def _begin_checkpoint(self, progress: Progress) -> None:
-        """The loop is synchronous: the groups in flight while this is written are those of the next step, all of them.
-
-        Their ids are `next_sample` and the numbers after it, and their samples and seeds follow from these.
-        """
+        """What is on its way beyond the ledger's frontier is issued again by a run that goes on from here: samples and
+        seeds follow from the numbers."""
+        self._await_rollouts()
         state = {
             "policy_version": progress.policy_version,
             "skipped": progress.skipped,
-            "next_sample": progress.step * self._run.algorithm.prompts_per_step,
+            "ledger": self._ledger.state(),
         }
         self._checkpoints.begin(progress.step, state, self._workers.learner)
 
 
-def throughput(outcome: StepOutcome, timings: Mapping[str, float]) -> dict[str, float]:
-    """Tokens a second: sampled while generating; trained, a prompt once for all its responses, while updating."""
-    tokens = {
-        "rollout": (sum(len(rollout.token_ids) for group in outcome.groups for rollout in group.rollouts), "generate"),
-        "learner": (sum(update["actor/packed_tokens"] for update in outcome.updates), "update"),
-    }
-    return {
-        f"perf/{part}_tokens_per_s": count / max(timings[f"timing_s/{phase}"], 1e-9)
-        for part, (count, phase) in tokens.items()
-        if f"timing_s/{phase}" in timings
-    }
+def timings(outcome: StepOutcome, measured: Mapping[str, float], *, is_synchronous: bool) -> dict[str, float]:
+    """Where a step's time went, and tokens a second: sampled while the step's groups were sampled; trained, a prompt
+    once for all its responses, while updating.
+
+    In the synchronous loop the wait for groups is what their parts took one after the other (`timing_s/prepare`, ...).
+    Where they overlap with training, `timing_s/wait` is what is left of it, `timing_s/group_<part>` what each part took
+    of a group's way, and a learner that waits is idle.
+
+    Args:
+        measured: of the main thread, `timing_s/step` among them.
+    """
+    timings, batch = dict(measured), outcome.batch
+    step_s = timings["timing_s/step"]
+    if is_synchronous:
+        del timings["timing_s/wait"]
+        timings |= {f"timing_s/{name}": seconds for name, seconds in batch.seconds.items()}
+        sampling_s = batch.seconds.get("generate", 0.0)
+    else:
+        timings |= {f"timing_s/group_{name}": seconds for name, seconds in batch.seconds.items()}
+        sampling_s = step_s
+    busy = sum(timings.get(f"timing_s/{name}", 0.0) for name in ("old_log_probs", "update"))
+    timings["perf/learner_idle_frac"] = 1 - busy / step_s
+    if sampling_s:
+        sampled = sum(len(rollout.token_ids) for group in batch.groups for rollout in group.rollouts)
+        timings["perf/rollout_tokens_per_s"] = sampled / max(sampling_s, 1e-9)
+    if outcome.updates:
+        trained = sum(update["actor/packed_tokens"] for update in outcome.updates)
+        timings["perf/learner_tokens_per_s"] = trained / max(timings["timing_s/update"], 1e-9)
+    return timings
 
 
 def memory_of(workers: Workers) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,10 +24,10 @@ from videor2_rl.model.packing import MicroBatch, even_micro_batches, only_in_los
 from videor2_rl.model.weights import expected_weights
 from videor2_rl.run.files import FileSum
 from videor2_rl.training.gap import check_gap, gap_metrics
-from videor2_rl.types import LogProbs, PromptHandle, TrainGroup
+from videor2_rl.types import LogProbs, TrainGroup
+from workers.learner.encoder import Encoder
 from workers.learner.policy_weights import LearnerWeights, SentBase
 from workers.learner.verl_config import UpdateSpec, check_algorithm, learner_worker_config
-from workers.learner.visual_store import VisualStore, encode_shares
 from workers.memory import most
 from workers.pool import DeadlineExceeded, fetch
 from workers.weights.plan import WeightPlan, buckets_of, trained_names
@@ -116,9 +117,14 @@ class RankGroup:
             use_gpu=use_gpu,
         )
         self._starting = self._workers.start(seed)  # type: ignore[attr-defined]
+        self._turn = threading.Lock()
 
     def wait_ready(self) -> None:
         """Block until every rank holds the model."""
+        with self._turn:
+            self._wait_ready()
+
+    def _wait_ready(self) -> None:
         gather(self._starting, name=self.name, what="starting", deadline_s=self._deadline_s)
         self._starting = []
 
@@ -138,8 +144,10 @@ class RankGroup:
 
     def begin(self, method: str, *args: Any) -> list[Any]:
         """Call a worker method on all ranks, once they are ready; a reference for each."""
-        self.wait_ready()
-        return list(getattr(self._workers, method)(*args))
+        # Several threads ask: all ranks must get their calls in one order, or their collectives wait for each other.
+        with self._turn:
+            self._wait_ready()
+            return list(getattr(self._workers, method)(*args))
 
     def collect(self, refs: Sequence[Any], *, what: str) -> list[Any]:
         """What `begin` began, once it is done."""
@@ -218,6 +226,11 @@ def plan(groups: Sequence[TrainGroup], *, num_ranks: int, max_tokens: int) -> li
     return even_micro_batches(shares, max_tokens=max_tokens)
 
 
+def encodes_once(config: LearnerConfig, model: ModelConfig) -> bool:
+    """Whether clips' visual embeddings are computed once: they never change, and there is room for them."""
+    return model.has_frozen_vision and config.visual_cache_mib > 0
+
+
 class GroupLogProbs:
     """Log-probs of groups' responses, begun on all ranks; calls that come after wait for their turn there."""
 
@@ -285,8 +298,6 @@ class Learner:
         self._model = model
         self._config = config
         self._sent = SentBase()
-        reuses = model.has_frozen_vision and config.visual_cache_mib > 0
-        self._visual = VisualStore(config.visual_cache_mib) if reuses else None
         self._ranks = RankGroup(
             "learner",
             learner_worker_config(config, model, total_steps=total_steps),
@@ -296,23 +307,7 @@ class Learner:
             seed=seed,
             deadline_s=deadline_s,
         )
-
-    def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]:
-        """The prompts with their clips' visual embeddings, for every later pass of learner, reference and rollouts.
-
-        Each clip goes through the frozen vision tower once, as long as `learner.visual_cache_mib` holds it. With 0, and
-        where tower or merger trains, the prompts come back as they are and every pass runs the tower.
-        """
-        if self._visual is None:
-            return list(prompts)
-        missing = self._visual.missing(prompts)
-        shares = encode_shares(missing, num_ranks=self._ranks.num_ranks)
-        answers = self._ranks.run("encode", shares, what=f"encoding {len(missing)} clips") if missing else []
-        return self._visual.attach(prompts, [clip for share in answers for clip in share if clip is not None])
-
-    def visual_metrics(self) -> dict[str, float]:
-        """Clips encoded and reused by the last `encode`; nothing where each pass computes its own."""
-        return {} if self._visual is None else self._visual.metrics()
+        self.encoder = Encoder(self._ranks if encodes_once(config, model) else None, cache_mib=config.visual_cache_mib)
 
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         """Log-probs of all responses under the current weights, in the order of `groups`."""
@@ -428,6 +423,7 @@ class Learner:
 
     def shutdown(self) -> None:
         """Kill the ranks."""
+        self.encoder.shutdown()
         self._ranks.shutdown()
 
     def _plan(self, groups: Sequence[TrainGroup]) -> list[list[MicroBatch]]:

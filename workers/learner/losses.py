@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from workers.learner.verl_config import UpdateSpec
 if TYPE_CHECKING:
     from torch import Tensor
     from verl.workers.config import ActorConfig
+
+
+MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,14 @@ def policy_loss(
     old_log_probs = log_probs.detach() if is_old else padded([group.old_log_probs for group in groups])
     per_response = torch.cat([torch.tensor(group.advantages) for group in groups]).to(device)
     advantages = torch.where(mask, per_response[:, None], 0.0)
-    weights = None
-    if spec.algorithm.importance_cap is not None and groups[0].rollout_log_probs is not None:
-        gap = old_log_probs - padded([group.rollout_log_probs for group in groups])
-        weights = gap.exp().clamp(max=spec.algorithm.cap)
+    weights, importance = None, {}
+    if spec.algorithm.cap is not None and groups[0].rollout_log_probs is not None:
+        log_ratios = old_log_probs - padded([group.rollout_log_probs for group in groups])
+        ratios = importance_ratios(log_ratios, mask, level=spec.algorithm.importance_level)
+        importance = {"ratio": ratios.sum(), "square": (ratios**2).sum(), "tokens": mask.sum()}
+        weights, mask = importance_weights(
+            ratios, mask, cap=spec.algorithm.cap, beyond=spec.algorithm.importance_beyond
+        )
     pg_loss, pg_metrics = get_policy_loss_fn(spec.algorithm.policy_loss)(
         old_log_prob=old_log_probs,
         log_prob=log_probs,
@@ -100,22 +107,54 @@ def policy_loss(
         token_values["kl"] = kl.detach()
     if weights is not None:
         token_values["importance_weight"] = weights
-    if is_old:
-        own = scores.log_probs if spec.is_tempered else scores.raw_log_probs
-        found = _gap(own, micro_batch) if micro_batch.counts else None
-        return loss, {**_policy_sums(loss, pg_loss, pg_metrics, token_values=token_values, mask=mask), "gap": found}
-    return loss, _policy_sums(loss, pg_loss, pg_metrics, token_values=token_values, mask=mask)
+    found = _policy_sums(loss, pg_loss, pg_metrics, token_values=token_values, mask=mask)
+    found["sums"] |= {f"importance_{name}": value for name, value in importance.items()}
+    if not is_old:
+        return loss, found
+    own = scores.log_probs if spec.is_tempered else scores.raw_log_probs
+    return loss, {**found, "gap": _gap(own, micro_batch) if micro_batch.counts else None}
+
+
+def importance_ratios(log_ratios: Tensor, mask: Tensor, *, level: Literal["token", "sequence"]) -> Tensor:
+    """Probability under the learner over that under the policy that sampled, [B, T]; 0 outside of the mask.
+
+    Args:
+        log_ratios: [B, T] of the tokens.
+        level: sequence: of the whole response, the same for all of its tokens.
+    """
+    log_ratios = torch.where(mask, log_ratios.detach(), 0.0)
+    if level == "sequence":
+        log_ratios = log_ratios.sum(dim=1, keepdim=True).expand_as(log_ratios)
+    # Beyond this nothing is told apart any more, and a square would be infinite.
+    return torch.where(mask, log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), 0.0)
+
+
+def importance_weights(
+    ratios: Tensor, mask: Tensor, *, cap: float, beyond: Literal["truncate", "mask"]
+) -> tuple[Tensor, Tensor]:
+    """What weighs each token's loss, and which tokens are left in it, both [B, T].
+
+    truncate: at most the cap (truncated importance sampling, arXiv:2505.24034). mask: tokens with ratios above the cap
+    or below 1 / cap are left out (as IcePop's, arXiv:2510.18855, with bounds that are each other's inverse).
+    """
+    if beyond == "truncate":
+        return ratios.clamp(max=cap), mask
+    kept = mask & (ratios <= cap) & (ratios >= 1 / cap)
+    return torch.where(kept, ratios, 0.0), kept
 
 
 def _gap(own: Tensor, micro_batch: MicroBatch) -> GapPart | None:
-    """Of the learner's log-probs [S] of the responses' tokens to those that the engine sampled with."""
+    """Of the learner's log-probs [S] of the responses' tokens to those that the engine sampled with; without the
+    responses that another policy sampled."""
     flat = own.detach().double().cpu().numpy()
     differences, places, start = [], [], 0
     for group in micro_batch.groups:
         assert group.rollout_log_probs is not None
+        is_fresh = np.ones(len(group.response_ids), bool) if group.is_fresh is None else group.is_fresh
         for response, (ids, sampled) in enumerate(zip(group.response_ids, group.rollout_log_probs, strict=True)):
-            differences.append(flat[start : start + len(ids)] - np.asarray(sampled, np.float64))
-            places.append((group.group_id, group.prompt.sample_id, response, ids))
+            if is_fresh[response]:
+                differences.append(flat[start : start + len(ids)] - np.asarray(sampled, np.float64))
+                places.append((group.group_id, group.prompt.sample_id, response, ids))
             start += len(ids)
     return part_of_gap(differences, places)
 
@@ -175,14 +214,22 @@ def update_metrics(ranks: Sequence[LossSums]) -> dict[str, float]:
 
     `loss` and `pg_loss` as differentiated; `ratio_mean`, `kl`, `entropy`, `importance_weight`, `clip_frac` and
     `dual_clip_frac` are means over the response tokens in the loss, `ratio_max` their maximum, `tokens` their count.
+    Of the importance ratios r before cap and mask, over all n response tokens, `importance_ratio` is the mean,
+    `effective_sample_frac` (sum r)^2 / (n sum r^2), which is 1 where rollouts are of the policy that trains, and
+    `importance_masked_frac` the share of tokens that they left out.
     """
     total = add(ranks)
     sums = dict(total.sums)
     tokens = sums.pop("tokens")
     metrics = {f"actor/{name}": sums.pop(name) / len(ranks) for name in ("loss", "pg_loss")}
-    metrics["actor/ratio_mean"] = sums.pop("ratio") / tokens
+    metrics["actor/ratio_mean"] = sums.pop("ratio") / max(tokens, 1)
     metrics["actor/ratio_max"] = total.maxima["ratio"]
-    metrics |= {f"actor/{name}": value / tokens for name, value in sums.items()}
+    if "importance_tokens" in sums:
+        count, ratio, square = (sums.pop(f"importance_{name}") for name in ("tokens", "ratio", "square"))
+        metrics["actor/importance_ratio"] = ratio / count
+        metrics["actor/effective_sample_frac"] = ratio**2 / (count * square)
+        metrics["actor/importance_masked_frac"] = 1 - tokens / count
+    metrics |= {f"actor/{name}": value / max(tokens, 1) for name, value in sums.items()}
     return metrics | {"actor/tokens": tokens}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.types import TrainGroup
+from workers.learner.encoder import Encoder
 from workers.learner.learner import DEADLINE_S, GroupLogProbs, Learner, RankGroup
 from workers.learner.verl_config import reference_worker_config
 from workers.memory import most
@@ -39,6 +40,7 @@ class Reference:
         *,
         backend: str,
         max_tokens_per_micro_batch: int,
+        visual_cache_mib: int | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         """Start the ranks, which load `model.path` in the background.
@@ -46,6 +48,7 @@ class Reference:
         Args:
             backend: the learner's, so that both compute the same numbers.
             max_tokens_per_micro_batch: tokens of packed groups in one forward pass.
+            visual_cache_mib: of visual embeddings that `encoder` keeps; None: it leaves prompts as they are.
         """
         self._max_tokens = max_tokens_per_micro_batch
         self._ranks = RankGroup(
@@ -57,6 +60,8 @@ class Reference:
             seed=0,
             deadline_s=deadline_s,
         )
+        ranks = None if visual_cache_mib is None else self._ranks
+        self.encoder = Encoder(ranks, cache_mib=visual_cache_mib or 0)
 
     def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> GroupLogProbs:
         """Log-probs of all responses, in the order of `groups`."""
@@ -72,4 +77,5 @@ class Reference:
 
     def shutdown(self) -> None:
         """Kill the ranks."""
+        self.encoder.shutdown()
         self._ranks.shutdown()

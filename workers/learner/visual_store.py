@@ -34,7 +34,7 @@ class VisualStore:
         self._clips: OrderedDict[str, EncodedClip] = OrderedDict()
         self._ever: set[str] = set()
         self._encodings = 0
-        self._last_encoded, self._last_reused = 0, 0
+        self._lately_encoded = self._lately_reused = 0
 
     def missing(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]:
         """One prompt for each clip that has to be encoded, the longest first."""
@@ -51,18 +51,21 @@ class VisualStore:
         self._clips.update({clip.clip_key: clip for clip in new})
         self._ever |= used
         self._encodings += len(new)
-        self._last_encoded, self._last_reused = len(new), len(used) - len(new)
+        self._lately_encoded += len(new)
+        self._lately_reused += len(used) - len(new)
         for key in sorted(used):
             self._clips.move_to_end(key)
         attached = [replace(prompt, visual=self._clips[prompt.clip_key].ref) for prompt in prompts]
         self._shrink()
         return attached
 
-    def metrics(self) -> dict[str, float]:
-        """Clips encoded, and taken from an earlier step, by the last `attach`; encodings per clip since the start."""
+    def take_metrics(self) -> dict[str, float]:
+        """Clips encoded, and taken from earlier, since the last call; encodings per clip since the start."""
+        encoded, reused = self._lately_encoded, self._lately_reused
+        self._lately_encoded = self._lately_reused = 0
         return {
-            "data/clips_encoded": float(self._last_encoded),
-            "data/clips_reused": float(self._last_reused),
+            "data/clips_encoded": float(encoded),
+            "data/clips_reused": float(reused),
             "data/encodings_per_clip": self._encodings / len(self._ever) if self._ever else 0.0,
         }
 

@@ -7,23 +7,30 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import RolloutConfig
+from videor2_rl.run.background import then
 from videor2_rl.types import Group, PromptHandle, SamplingSpec
-from workers.pool import ActorPool, fetch
+from workers.pool import LOST, ActorPool, fetch
 from workers.rollout.engine import EngineSpec, rollout_env
 from workers.rollout.worker import GenerateRequest, RolloutWorker
 from workers.weights.plan import WeightsRefused
+from workers.weights.stored import StoredUpdate, store_update
 from workers.weights.stream import Collective, PolicyWeights, Stored, TransferFailed, stream
 
 log = logging.getLogger(__name__)
 
 START_DEADLINE_S = 1800.0
 """A large checkpoint from a slow disk takes minutes."""
+JOINER_POLL_S = 0.5
 ATTEMPTS_TOGETHER = 2
 """Before each worker gets its weights by itself."""
 MAX_CALL_WAVES = 4
@@ -39,23 +46,38 @@ class CheckpointFolder:
 
 
 class RolloutPool:
-    """The driver's side: ordinary methods that block. Lost workers are replaced and bring no group in danger."""
+    """The driver's side: ordinary methods. Lost workers are replaced and bring no group in danger.
 
-    def __init__(self, spec: EngineSpec) -> None:
-        """Start the workers; they build their engines in the background until `wait_ready` or the first call."""
+    Only one thread, that which trains, may bring weights: `update_weights`, `admit_joiners`, `generate`, `wait_ready`.
+    """
+
+    def __init__(self, spec: EngineSpec, *, group_size: int | None = None) -> None:
+        """Start the workers; they build their engines in the background until `wait_ready` or the first call.
+
+        Args:
+            group_size: of groups that set out by themselves, each whenever an engine has room for it, with updates in
+                between (`rollout.on_update`). None: all groups of a call go together and are of the policy of that
+                moment.
+        """
         self._spec = spec
-        self._source: PolicyWeights | CheckpointFolder | None = None
+        self._source: PolicyWeights | StoredUpdate | CheckpointFolder | None = None
         self._collective: Collective | None = None
         self._sync: dict[str, float] = {}
         config = spec.rollout
+        self._streams = group_size is not None
+        self._finishes = self._streams and config.on_update == "finish"
+        self._turns: defaultdict[Any, threading.Lock] = defaultdict(threading.Lock)
+        self._loading = ThreadPoolExecutor(max_workers=config.num_workers, thread_name_prefix="loading weights")
         self._pool = ActorPool(
             "rollout",
             size=config.num_workers,
             create=self._create,
             prepare=lambda actor: actor.start.remote(),
-            admit=self._admit,
+            holds_joiners=True,
             call_deadline_s=config.deadline_s,
             start_deadline_s=START_DEADLINE_S,
+            # An engine is full then, and has one more to go on with.
+            max_in_flight=1 if group_size is None else 1 + -(-config.max_num_seqs // group_size),
         )
 
     @property
@@ -75,16 +97,18 @@ class RolloutPool:
     def wait_ready(self) -> None:
         """Block until every engine is up."""
         self._pool.wait_ready()
+        self.admit_joiners()
 
-    def generate(
+    def begin_generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
-    ) -> list[Group]:
-        """One group per prompt, in order. With `rollout.reproducible` the same weights, seed and group ids
-        give the same tokens on any worker.
+    ) -> Future[list[Group]]:
+        """One group per prompt, in order. With `rollout.reproducible`, and where groups go together, the same weights,
+        seed and group ids give the same tokens on any worker.
+
+        The future raises RuntimeError where workers keep failing. Somebody must `admit_joiners` until it is done.
 
         Raises:
             ConfigError: a prompt leaves no room for the response.
-            RuntimeError: workers keep failing.
         """
         config = self._spec.rollout
         for handle in prompts:
@@ -93,63 +117,132 @@ class RolloutPool:
                     f"rollout.max_model_tokens: sample {handle.sample_id} has {handle.num_tokens} prompt tokens and "
                     f"may answer with {sampling.max_tokens}; raise {config.max_model_tokens} or use fewer frames"
                 )
-        version = self.policy_version
+        size = 1 if self._streams else _max_groups(config, sampling.group_size)
+        num_workers = len(prompts) if self._streams else self._pool.size
         calls = []
-        for part in call_parts(
-            len(prompts), num_workers=self._pool.size, max_groups=_max_groups(config, sampling.group_size)
-        ):
+        for part in call_parts(len(prompts), num_workers=num_workers, max_groups=size):
             ids = tuple(group_ids[part.start : part.stop])
-            request = GenerateRequest(ids, sampling, seed, version)
+            request = GenerateRequest(ids, sampling, seed, None if self._streams else self.policy_version)
             handles = prompts[part.start : part.stop]
             embeddings = [handle.visual for handle in handles if handle.visual is not None]
             calls.append((request, *(handle.ref for handle in handles), *embeddings))
-        groups = [group for answer in self._pool.map("generate", calls) for group in answer]
-        assert [group.group_id for group in groups] == list(group_ids)
-        return groups
+
+        def joined(answers: list[list[Group]]) -> list[Group]:
+            groups = [group for answer in answers for group in answer]
+            assert [group.group_id for group in groups] == list(group_ids)
+            return groups
+
+        return then(self._pool.submit_all("generate", calls), joined)
+
+    def generate(
+        self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
+    ) -> list[Group]:
+        """`begin_generate`, waited for; all groups are of the policy of this moment.
+
+        Raises:
+            ConfigError, RuntimeError: as `begin_generate`.
+        """
+        future = self.begin_generate(prompts, group_ids=group_ids, sampling=sampling, seed=seed)
+        try:
+            while not future.done():
+                self.admit_joiners()
+                wait([future], timeout=JOINER_POLL_S)
+            return future.result()
+        finally:
+            future.cancel()
+
+    def admit_joiners(self) -> None:
+        """Bring workers that got ready lately to the weights of the others, which the learner must still have."""
+        for actor in self._pool.joiners:
+            try:
+                self._bring(actor)
+            except LOST as error:
+                self._pool.lose(actor, error)
+            else:
+                self._pool.let_in(actor)
 
     def update_weights(self, source: PolicyWeights) -> None:
-        """Bring every worker to the source's weights, and those that replace one later; returns when all have them.
+        """Bring the workers that are up to the source's weights, and those that come later.
 
-        All at once, once more without those that were lost, then one by one through the object store; a worker that
-        takes them neither way is replaced.
+        They hold what they sample, take the weights and go on: all at once, once more without those that were lost,
+        then one by one through the object store; a worker that takes them neither way is replaced. When this returns,
+        all have them. With `rollout.on_update` finish the weights are stored, and each worker takes them by itself
+        when its groups have ended.
 
         Raises:
             WeightsRefused: they do not fit the model; all workers keep their old weights.
             RuntimeError: workers keep failing.
         """
+        if self._finishes:
+            self._hand_out(source)
+            return
         before, self._source = self._source, source
         try:
             sent, failures = self._sent(source)
         except WeightsRefused:
             self._source = before
             raise
+        for actor in self._pool.joiners:
+            self._pool.let_in(actor)
         seconds = {f"timing_s/sync_{phase}": value for phase, value in sent.items() if phase != "mib"}
         self._sync = {**seconds, "perf/sync_mib": sent["mib"], "rollout/sync_failures": float(failures)}
 
-    def sync_metrics(self) -> dict[str, float]:
-        """Of the last update: seconds for each phase, MiB sent, attempts that failed; and workers replaced so far."""
-        return {**self._sync, "rollout/workers_replaced": float(self.replacements)}
+    def metrics(self) -> dict[str, float]:
+        """Of the last update: seconds for each phase, MiB sent, attempts that failed. Workers replaced so far, and the
+        share of the time since the last call in which they had nothing to do."""
+        idle = 1 - self._pool.busy_frac()
+        return {**self._sync, "rollout/workers_replaced": float(self.replacements), "perf/rollout_idle_frac": idle}
 
     def _sent(self, source: PolicyWeights) -> tuple[dict[str, float], int]:
         for failures in range(ATTEMPTS_TOGETHER):
-            self._pool.wait_ready()
-            way = self._collective_of(self._pool.actors) if source.is_collective else Stored()
+            actors = self._up()
+            way = self._collective_of(actors) if source.is_collective else Stored()
             try:
-                return stream(source, self._pool.actors, way), failures
+                return stream(source, actors, way), failures
             except TransferFailed as error:
                 log.warning("sending weights %d to all rollout workers failed: %s", source.policy_version, error)
                 self._collective = None
                 # Asked of all: where one is lost or stands still, a collective fails on the others too.
                 self._pool.replace_silent("answers", deadline_s=source.deadline_s)
-        self._pool.wait_ready()
         sent: dict[str, float] = {}
-        for actor in self._pool.actors:
+        for actor in self._up():
             try:
                 sent = stream(source, [actor], Stored())
             except TransferFailed as error:
                 self._pool.lose(actor, error)
-        self._pool.wait_ready()
         return sent or {"mib": 0.0}, ATTEMPTS_TOGETHER
+
+    def _up(self) -> tuple[Any, ...]:
+        """The workers that are up, all of them at the start; one at least. Others are admitted when they are."""
+        if not self._pool.ready:
+            self._pool.wait_ready()
+        return self._pool.ready
+
+    def _hand_out(self, source: PolicyWeights) -> None:
+        started = time.perf_counter()
+        update = store_update(source)
+        self._source = update
+        mib = sum(gathered.num_bytes for gathered, _ in update.portions) / 2**20
+        self._sync = {"timing_s/sync_store": time.perf_counter() - started, "perf/sync_mib": mib}
+        joiners = self._pool.joiners
+        for actor in self._pool.ready:
+            if actor not in joiners:
+                self._loading.submit(self._take_when_idle, actor, update)
+
+    def _take_when_idle(self, actor: Any, update: StoredUpdate) -> None:
+        self._pool.drain(actor).result()
+        with self._turns[actor]:
+            # Another update came meanwhile: that one's turn is next.
+            if self._source is not update:
+                return
+            try:
+                stream(update.reader(), [actor], Stored())
+            except Exception as error:
+                # The replacement is brought by the main thread, which hears of what cannot be mended.
+                self._pool.lose(actor, error)
+                return
+            if self._source is update:
+                self._pool.let_in(actor)
 
     def _collective_of(self, actors: Sequence[Any]) -> Collective:
         if self._collective is None or self._collective.workers != tuple(actors):
@@ -175,6 +268,7 @@ class RolloutPool:
 
     def shutdown(self) -> None:
         """End every worker and its engine."""
+        self._loading.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown()
 
     def _create(self, index: int) -> Any:
@@ -192,11 +286,12 @@ class RolloutPool:
             .remote(self._spec)
         )
 
-    def _admit(self, actor: Any) -> None:
-        """Bring a worker that joins late to the weights of the others."""
+    def _bring(self, actor: Any) -> None:
         if isinstance(self._source, CheckpointFolder):
             folder, version = self._source.folder, self._source.policy_version
             fetch(actor.load_folder.remote(folder, version), deadline_s=START_DEADLINE_S, what=f"loading {folder}")
+        elif isinstance(self._source, StoredUpdate):
+            stream(self._source.reader(), [actor], Stored())
         elif self._source is not None:
             stream(self._source, [actor], Stored())
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,10 +16,11 @@ import numpy as np
 
 from videor2_rl.model.family import read_family
 from videor2_rl.model.weights import check_weights, expected_weights
-from videor2_rl.types import Group, Prompt, Rollout, SamplingSpec
+from videor2_rl.types import Group, Prompt, SamplingSpec
 from workers.memory import process_memory
 from workers.pool import WorkerLost
 from workers.rollout.engine import EngineSpec, engine_arguments, engine_input, sample_seed, sampling_params
+from workers.rollout.response import Response, settled
 from workers.weights.group import GroupAddress
 from workers.weights.plan import Gathered, WeightPlan, WeightsRefused, check_plan
 from workers.weights.shared import remove_orphaned_files, shared_file
@@ -27,8 +28,6 @@ from workers.weights.shared import remove_orphaned_files, shared_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-    from vllm import SamplingParams
-    from vllm.outputs import CompletionOutput
 
 
 T = TypeVar("T")
@@ -43,18 +42,23 @@ class GenerateRequest:
     group_ids: tuple[int, ...]
     sampling: SamplingSpec
     seed: int
-    policy_version: int
-    """The worker refuses to sample with any other."""
+    policy_version: int | None
+    """The worker refuses to sample with any other, and does nothing else meanwhile; None: with whichever it has, beside
+    other calls."""
 
 
 class RolloutWorker:
-    """A vLLM engine; a Ray actor in a run, an ordinary object in tests. Calls are served one after the other."""
+    """A vLLM engine; a Ray actor in a run, an ordinary object in tests."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._engine: Any = None
         self._policy_version: int | None = None
         self._lock = asyncio.Lock()
+        """Held by whatever must be alone: a call that samples with one policy, a phase of an update."""
+        self._is_whole = asyncio.Event()
+        """The weights are of one version."""
+        self._running: set[Response] = set()
 
     async def start(self) -> float:
         """Build the engine. Returns seconds."""
@@ -99,20 +103,25 @@ class RolloutWorker:
         Args:
             inputs: the prompts; then, where there are any, as many visual embeddings to take instead of pixels.
 
-        The whole call is queued before the engine takes its first step, and with `rollout.reproducible` starts from
-        empty caches: its batches, and with them the last bits of every number, do not depend on timing or worker.
+        With a policy version, the whole call is queued before the engine takes its first step, and with
+        `rollout.reproducible` starts from empty caches: its batches, and with them the last bits of every number, do
+        not depend on timing or worker. Without one, an update that comes in between holds the responses where they are,
+        and they go on with the new weights; each says which policy sampled which of its tokens.
 
         Raises:
             RuntimeError: the worker holds another policy version, or the engine saw another prompt.
             WorkerLost: the engine process died.
         """
-        async with self._lock:
-            if self._policy_version != request.policy_version:
-                raise RuntimeError(
-                    f"this worker holds policy version {self._policy_version}; {request.policy_version} was asked for"
-                )
-            with _engine_lost("generating"):
-                return await self._generate(request, inputs)
+        with _engine_lost("generating"):
+            if request.policy_version is None:
+                return await self._outputs(request, inputs, await self._begin_beside_others(request, inputs))
+            async with self._lock:
+                if self._policy_version != request.policy_version:
+                    raise RuntimeError(
+                        f"this worker holds policy version {self._policy_version}; {request.policy_version} was asked "
+                        "for"
+                    )
+                return await self._outputs(request, inputs, await self._begin_alone(request, inputs))
 
     async def join_group(self, address: GroupAddress, first_member: int) -> None:
         """Meet the learner and the other workers; the engine's processes are members from `first_member` on."""
@@ -122,7 +131,7 @@ class RolloutWorker:
             await self._asked(vllm_adapter.join_group(self._engine, address, first_member=first_member))
 
     async def begin_update(self, plan: WeightPlan) -> int | None:
-        """End what runs and open an update: the worker serves nothing until `finish_update`.
+        """Hold what runs and open an update: the worker samples nothing until `finish_update`.
 
         Returns:
             The policy version of which the engine keeps all values that were sent, if any.
@@ -136,8 +145,8 @@ class RolloutWorker:
         async with self._lock:
             check_plan(plan, self._expected.shapes)
             base = await self._asked(vllm_adapter.base_version(self._engine))
-            self._plan, self._policy_version = plan, None
-            await self._asked(vllm_adapter.begin(self._engine, changes_vision=plan.changes_vision))
+            self._plan = plan
+            await self._hold()
             return base
 
     async def receive_bucket(self, index: int, gathered: Gathered, payload: NDArray[np.uint8] | None = None) -> None:
@@ -162,7 +171,11 @@ class RolloutWorker:
     async def finish_update(self) -> None:
         """Close the update; the worker serves the plan's version."""
         async with self._lock:
-            await self._finish(self._plan.policy_version, keeps_base=self._plan.keeps_base)
+            await self._finish(
+                self._plan.policy_version,
+                keeps_base=self._plan.keeps_base,
+                changes_vision=self._plan.changes_vision,
+            )
 
     async def load_folder(self, folder: str, policy_version: int) -> None:
         """Replace all weights by those of a checkpoint folder of the same architecture.
@@ -177,18 +190,29 @@ class RolloutWorker:
         if dict(expected_weights(folder).shapes) != dict(self._expected.shapes):
             raise WeightsRefused(f"the weights in {folder} are of another model than those in {self._spec.model_path}")
         async with self._lock:
-            self._policy_version = None
-            await self._asked(vllm_adapter.begin(self._engine, changes_vision=True))
+            await self._hold()
             await self._asked(vllm_adapter.load_folder(self._engine, folder))
-            await self._finish(policy_version, keeps_base=False)
+            await self._finish(policy_version, keeps_base=False, changes_vision=True)
 
-    async def _finish(self, policy_version: int, *, keeps_base: bool) -> None:
+    async def _hold(self) -> None:
+        from workers.weights import vllm_adapter
+
+        self._policy_version = None
+        self._is_whole.clear()
+        await self._asked(vllm_adapter.begin(self._engine))
+        await settled(self._engine)
+
+    async def _finish(self, policy_version: int, *, keeps_base: bool, changes_vision: bool) -> None:
         from workers.weights import vllm_adapter
 
         await self._asked(vllm_adapter.finish(self._engine, policy_version, keeps_base=keeps_base))
+        await self._asked(vllm_adapter.empty_caches(self._engine, changes_vision=changes_vision))
+        for response in self._running:
+            response.go_on_with(policy_version)
         # Only here are the weights whole: a generation with anything less would end the engine process.
         await self._asked(self._engine.resume_generation())
         self._policy_version = policy_version
+        self._is_whole.set()
 
     async def _asked(self, question: Coroutine[Any, Any, T]) -> T:
         """What the engine answers; vLLM leaves a question for ever unanswered when the engine dies over it.
@@ -219,54 +243,79 @@ class RolloutWorker:
         self._family = read_family(self._spec.model_path)
         self._video_processor = AutoProcessor.from_pretrained(self._spec.model_path).video_processor
         self._policy_version = 0
+        self._is_whole.set()
 
-    async def _generate(self, request: GenerateRequest, inputs: Sequence[Any]) -> list[Group]:
+    async def _begin_alone(self, request: GenerateRequest, inputs: Sequence[Any]) -> list[Response]:
+        await self._engine.pause_generation(mode="abort", clear_cache=self._spec.rollout.reproducible)
+        try:
+            return await self._begin(request, inputs)
+        finally:
+            await self._engine.resume_generation()
+
+    async def _begin_beside_others(self, request: GenerateRequest, inputs: Sequence[Any]) -> list[Response]:
+        while True:
+            await self._is_whole.wait()
+            # An update's first phase waits until all are added: it must know of each how far it has come.
+            async with self._lock:
+                if self._is_whole.is_set():
+                    return await self._begin(request, inputs)
+
+    async def _begin(self, request: GenerateRequest, inputs: Sequence[Any]) -> list[Response]:
+        """One request per response, in the order of the groups."""
         num_prompts = len(request.group_ids)
         prompts: Sequence[Prompt] = inputs[:num_prompts]
         embeddings: Sequence[Tensor | None] = inputs[num_prompts:] or (None,) * num_prompts
-        tasks: list[asyncio.Task[CompletionOutput]] = []
-        await self._engine.pause_generation(mode="abort", clear_cache=self._spec.rollout.reproducible)
+        responses: list[Response] = []
         try:
             for group_id, prompt, visual in zip(request.group_ids, prompts, embeddings, strict=True):
-                tasks += self._submit(prompt, visual, request, group_id)
-            await asyncio.sleep(0)  # every task runs up to its request's way to the engine, in this order
-        finally:
-            await self._engine.resume_generation()
+                async for response in self._begin_group(prompt, visual, request, group_id):
+                    self._running.add(response)
+                    responses.append(response)
+        except BaseException:
+            self._running -= set(responses)
+            raise
+        return responses
+
+    async def _outputs(
+        self, request: GenerateRequest, inputs: Sequence[Any], responses: Sequence[Response]
+    ) -> list[Group]:
+        tasks = [asyncio.ensure_future(response.output()) for response in responses]
         try:
             outputs = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._running -= set(responses)
         size = request.sampling.group_size
-        return [
-            Group(
-                group_id=group_id,
-                sample_id=prompt.sample_id,
-                rollouts=tuple(_rollout(out, request.policy_version) for out in outputs[i * size : (i + 1) * size]),
-            )
-            for i, (group_id, prompt) in enumerate(zip(request.group_ids, prompts, strict=True))
-        ]
+        groups = []
+        for index, group_id in enumerate(request.group_ids):
+            prompt, its = inputs[index], slice(index * size, (index + 1) * size)
+            if any(output.prompt_token_ids != prompt.token_ids.tolist() for output in outputs[its]):
+                raise RuntimeError(f"{prompt.sample_id}: the engine saw other prompt tokens than the learner will")
+            rollouts = [one.rollout(output) for one, output in zip(responses[its], outputs[its], strict=True)]
+            groups.append(Group(group_id, prompt.sample_id, tuple(rollouts)))
+        return groups
 
-    def _submit(
+    async def _begin_group(
         self, prompt: Prompt, visual: Tensor | None, request: GenerateRequest, group_id: int
-    ) -> list[asyncio.Task[CompletionOutput]]:
-        """One request per response. The first takes the pixels or embeddings along, the others name them."""
+    ) -> AsyncIterator[Response]:
+        """The first response takes the pixels or embeddings along, the others name them."""
+        assert self._policy_version is not None
         whole = engine_input(
             prompt,
             video=self._pixels(prompt) if visual is None else visual,
             is_encoded=visual is not None,
             family=self._family,
         )
-        tasks = []
         for sample in range(request.sampling.group_size):
             items = {"video": list(whole["mm_kwargs"]["video"])}
             self._engine.input_processor.inject_into_mm_cache(whole["mm_hashes"], items)
             seed = sample_seed(request.seed, group_id, sample) if self._spec.rollout.reproducible else None
             params = sampling_params(request.sampling, seed=seed, banned_token_ids=self._spec.banned_token_ids)
             one: Any = {**whole, "mm_kwargs": items}
-            tasks.append(asyncio.create_task(self._sample(prompt, one, params, f"{group_id}-{sample}")))
-        return tasks
+            name = f"{group_id}-{sample}"
+            yield await Response.begin(self._engine, one, params, name, policy_version=self._policy_version)
 
     def _pixels(self, prompt: Prompt) -> Tensor:
         import torch
@@ -276,12 +325,6 @@ class RolloutWorker:
         processor = self._video_processor
         pixels = normalize_patches(torch.tensor(prompt.patches), mean=processor.image_mean, std=processor.image_std)
         return pixels.to(getattr(torch, self._spec.dtype))
-
-    async def _sample(self, prompt: Prompt, one: Any, params: SamplingParams, request_id: str) -> CompletionOutput:
-        async for output in self._engine.generate(one, params, request_id):
-            if output.prompt_token_ids != prompt.token_ids.tolist():
-                raise RuntimeError(f"{prompt.sample_id}: the engine saw other prompt tokens than the learner will")
-        return output.outputs[0]
 
 
 @contextmanager
@@ -293,16 +336,3 @@ def _engine_lost(what: str) -> Iterator[None]:
         yield
     except EngineDeadError as error:
         raise WorkerLost(f"the engine process died in {what}") from error
-
-
-def _rollout(output: CompletionOutput, policy_version: int) -> Rollout:
-    assert output.logprobs is not None
-    log_probs = [entry[token].logprob for entry, token in zip(output.logprobs, output.token_ids, strict=True) if entry]
-    assert len(log_probs) == len(output.token_ids)
-    return Rollout(
-        token_ids=np.array(output.token_ids, dtype=np.int64),
-        log_probs=np.array(log_probs, dtype=np.float32),
-        text=output.text,
-        finish_reason=output.finish_reason,  # type: ignore[arg-type]
-        policy_version=policy_version,
-    )

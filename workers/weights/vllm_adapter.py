@@ -49,16 +49,9 @@ async def base_version(engine: Any) -> int | None:
     return versions.pop() if len(versions) == 1 else None
 
 
-async def begin(engine: Any, *, changes_vision: bool) -> None:
-    """End what runs, empty the caches that depend on the weights that will change, and open an update.
-
-    Visual embeddings outlive an update that leaves the tower and its merger as they are.
-    """
-    await engine.pause_generation(mode="abort", clear_cache=False)
-    await engine.reset_prefix_cache()
-    if changes_vision:
-        await engine.reset_mm_cache()
-        await engine.reset_encoder_cache()
+async def begin(engine: Any) -> None:
+    """Hold what runs where it is, and open an update."""
+    await engine.pause_generation(mode="keep", clear_cache=False)
     await engine.collective_rpc("weights_begin")
 
 
@@ -83,6 +76,18 @@ async def load_folder(engine: Any, folder: str) -> None:
 async def finish(engine: Any, policy_version: int, *, keeps_base: bool) -> None:
     """Close the update: the engine may generate again after `resume_generation`."""
     await engine.collective_rpc("weights_finish", args=(policy_version, keeps_base))
+
+
+async def empty_caches(engine: Any, *, changes_vision: bool) -> None:
+    """Empty the caches that depend on the weights that have changed, those of responses that are held included: they
+    read their tokens again with the new weights.
+
+    Visual embeddings outlive an update that leaves the tower and its merger as they are.
+    """
+    await engine.reset_prefix_cache(reset_running_requests=True)
+    if changes_vision:
+        await engine.reset_mm_cache()
+        await engine.reset_encoder_cache()
 
 
 # --- inside the engine's processes --------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def test_embeddings_stand_in_for_pixels_and_each_clip_is_encoded_once(
         return replace(group, prompt=replace(group.prompt, ref=ref))
 
     for learner, other in ((one_rank, two_ranks), (two_ranks, one_rank)):
-        prompts = learner.encode([group.prompt for group in ready])
+        prompts = learner.encoder.encode([group.prompt for group in ready])
         assert learner.visual_metrics() == {
             "data/clips_encoded": 5,
             "data/clips_reused": 0,
@@ -192,7 +192,9 @@ def test_embeddings_stand_in_for_pixels_and_each_clip_is_encoded_once(
         for name, value in update(other, ready).items():
             assert metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
         # The tower is frozen, so after an update, too, the embeddings are what they were.
-        assert [p.visual for p in learner.encode([group.prompt for group in ready])] == [p.visual for p in prompts]
+        assert [p.visual for p in learner.encoder.encode([group.prompt for group in ready])] == [
+            p.visual for p in prompts
+        ]
         assert learner.visual_metrics()["data/clips_reused"] == 5
 
 

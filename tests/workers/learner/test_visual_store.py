@@ -24,10 +24,11 @@ def step(store: VisualStore, *clips: str, mib: int = 1) -> list[str]:
 def test_a_clip_is_encoded_once_however_many_prompts_and_steps_ask() -> None:
     store = VisualStore(capacity_mib=8)
     assert step(store, "a", "b", "a") == ["a", "b"]
-    assert store.metrics() == {"data/clips_encoded": 2, "data/clips_reused": 0, "data/encodings_per_clip": 1}
+    assert store.take_metrics() == {"data/clips_encoded": 2, "data/clips_reused": 0, "data/encodings_per_clip": 1}
     assert step(store, "b", "c") == ["c"]
     assert step(store, "a", "b", "c") == []
-    assert store.metrics() == {"data/clips_encoded": 0, "data/clips_reused": 3, "data/encodings_per_clip": 1}
+    assert store.take_metrics() == {"data/clips_encoded": 1, "data/clips_reused": 4, "data/encodings_per_clip": 1}
+    assert store.take_metrics()["data/clips_reused"] == 0
 
 
 def test_the_clip_unused_for_longest_goes_first_and_is_encoded_again() -> None:
@@ -37,7 +38,7 @@ def test_the_clip_unused_for_longest_goes_first_and_is_encoded_again() -> None:
     assert step(store, "c") == ["c"]
     assert step(store, "a") == []
     assert step(store, "b") == ["b"]
-    assert store.metrics()["data/encodings_per_clip"] == 4 / 3
+    assert store.take_metrics()["data/encodings_per_clip"] == 4 / 3
 
 
 def test_a_step_larger_than_the_capacity_is_served_whole() -> None:

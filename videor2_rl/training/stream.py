@@ -1,0 +1,289 @@
+"""Prompts on their way to the learner: prepared, encoded, sampled, scored, each as soon as it can be.
+
+Those that set out together (`Portion`) go together: a whole step's in the synchronous loop, so that batches are always
+the same, and each by itself where rollouts run ahead. All of it happens in a thread of its own; the main thread, which
+trains, asks for the next step's batch and learns what has happened meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from videor2_rl.judge.counts import total
+from videor2_rl.run.background import BackgroundLoop
+from videor2_rl.training.ledger import Ledger, State
+from videor2_rl.training.protocols import PendingLogProbs, ScoredGroups, Workers
+from videor2_rl.training.window import Window
+from videor2_rl.types import Group, PromptHandle, SamplingSpec, SkippedSample, TrainGroup, VideoSample
+
+if TYPE_CHECKING:
+    from videor2_rl.config.sections import GrpoRun
+
+IDLE_S = 0.5
+"""Between two looks at what must be tended while the main thread waits for groups."""
+
+
+@dataclass
+class Portion:
+    """Prompts that go together; what cannot be used leaves it on the way."""
+
+    numbers: list[int]
+    samples: list[VideoSample]
+    skipped: dict[int, SkippedSample] = field(default_factory=dict)
+    prompts: list[PromptHandle] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    ref: PendingLogProbs | None = None
+    """The reference's log-probs, begun; None without a reference."""
+    scored: ScoredGroups = field(default_factory=lambda: ScoredGroups([], total([])))
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of each part of the way."""
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step trains on; the sequences correspond."""
+
+    numbers: list[int]
+    """Of the usable prompts."""
+    skipped: dict[int, SkippedSample]
+    samples: list[VideoSample]
+    prompts: list[PromptHandle]
+    groups: list[Group]
+    scored: ScoredGroups
+    refs: list[PendingLogProbs]
+    """Together the log-probs of all groups, in order; empty without a reference."""
+    seconds: dict[str, float]
+    """Of each part of the way, a mean over what went together."""
+
+    @property
+    def all_numbers(self) -> list[int]:
+        return sorted([*self.numbers, *self.skipped])
+
+
+class Stream:
+    """The prompts of a window on their way; use it as a context manager."""
+
+    def __init__(
+        self,
+        run: GrpoRun,
+        workers: Workers,
+        sample_of: Callable[[int], VideoSample],
+        *,
+        window: Window,
+        ledger: Ledger,
+        skip: Callable[[SkippedSample], None],
+    ) -> None:
+        """
+        Args:
+            sample_of: the sample of a number of the sample order.
+            skip: called with each sample that cannot be used, in the main thread; what it raises ends the run.
+        """
+        self._run = run
+        self._workers = workers
+        self._sample_of = sample_of
+        self._window = window
+        self._ledger = ledger
+        self._skip = skip
+        self._sampling = sampling_of(run)
+        self._ready: dict[int, Portion] = {}
+        self._events: queue.SimpleQueue[tuple[State, Portion] | BaseException] = queue.SimpleQueue()
+        self._background = BackgroundLoop("stream")
+        # What follows is the background's.
+        self._line: asyncio.Queue[tuple[list[int], list[int]]] = asyncio.Queue()
+        self._held: dict[int, int] = {}
+        self._urgent = 0
+        self._freed = asyncio.Event()
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    def __enter__(self) -> Stream:
+        self._background.begin(self._send_out())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._background.close()
+
+    def admit(self) -> None:
+        """Let set out what there is room for."""
+        numbers = self._window.admit()
+        if numbers:
+            self._background.begin(self._line.put((numbers, self._window.ahead())))
+
+    def take(self, *, tend: Callable[[], None]) -> Batch:
+        """Wait for the next step's prompts.
+
+        Args:
+            tend: called now and then meanwhile.
+
+        Raises:
+            Exception: what ended the way of any prompt.
+        """
+        while (numbers := self._window.take()) is None:
+            try:
+                event = self._events.get(timeout=IDLE_S)
+            except queue.Empty:
+                tend()
+                continue
+            self._note(event)
+        portions = list({id(self._ready[number]): self._ready.pop(number) for number in numbers}.values())
+        batch = batch_of(portions)
+        self._ledger.move(batch.numbers, "training")
+        return batch
+
+    def release(self, batch: Batch) -> None:
+        """The step has trained and its weights are out: others may set out in its prompts' place."""
+        self._window.release(batch.all_numbers)
+        self._background.run(self._free(batch.all_numbers))
+
+    def _note(self, event: tuple[State, Portion] | BaseException) -> None:
+        if isinstance(event, BaseException):
+            raise event
+        state, portion = event
+        usable = [number for number in portion.numbers if number not in portion.skipped]
+        if state == "sampling":
+            for skipped in portion.skipped.values():
+                self._skip(skipped)
+        if state == "preparing":
+            self._ledger.move(portion.numbers, state)
+        else:
+            self._ledger.move(usable, state)
+        if state == "scored":
+            for number in portion.numbers:
+                self._ready[number] = portion
+                self._window.ready(number)
+
+    # In the background.
+
+    async def _send_out(self) -> None:
+        """One portion after the other, in order: those that set out first are prepared first."""
+        try:
+            while True:
+                numbers, ahead = await self._line.get()
+                is_synchronous = self._run.algorithm.max_staleness == 0
+                for together in [numbers] if is_synchronous else [[number] for number in numbers]:
+                    await self._has_room(together[0])
+                    portion = Portion(together, [self._sample_of(number) for number in together])
+                    self._events.put(("preparing", portion))
+                    task = asyncio.ensure_future(self._way(portion))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                    # To where it waits for its preparation: what is prepared ahead comes after it.
+                    await asyncio.sleep(0)
+                if ahead and self._is_below_limit():
+                    self._workers.videos.prefetch([self._sample_of(number) for number in ahead])
+        except Exception as error:
+            self._events.put(error)
+
+    async def _way(self, portion: Portion) -> None:
+        try:
+            await self._prepared(portion)
+            self._events.put(("sampling", portion))
+            if portion.prompts:
+                await self._sampled(portion)
+                await self._scored(portion)
+            self._events.put(("scored", portion))
+        except Exception as error:
+            self._events.put(error)
+
+    async def _prepared(self, portion: Portion) -> None:
+        usable = []
+        with portion.timed("prepare"):
+            begun = self._workers.videos.begin_prepare(portion.samples)
+            answers = await asyncio.gather(*map(asyncio.wrap_future, begun))
+        for number, sample, answer in zip(portion.numbers, portion.samples, answers, strict=True):
+            if isinstance(answer, SkippedSample):
+                portion.skipped[number] = answer
+                continue
+            self._held[number] = answer.num_bytes
+            usable.append(sample)
+            portion.prompts.append(answer)
+        portion.samples = usable
+
+    async def _sampled(self, portion: Portion) -> None:
+        with portion.timed("encode"):
+            portion.prompts = await asyncio.wrap_future(self._workers.encoder.begin_encode(portion.prompts))
+        with portion.timed("generate"):
+            numbers = [number for number in portion.numbers if number not in portion.skipped]
+            portion.groups = await asyncio.wrap_future(
+                self._workers.rollouts.begin_generate(
+                    portion.prompts, group_ids=numbers, sampling=self._sampling, seed=self._run.seed
+                )
+            )
+        if self._workers.reference is not None:
+            # It needs no rewards, so it works while they are computed.
+            pairs = zip(portion.groups, portion.prompts, strict=True)
+            sampled = [sampled_group(group, prompt) for group, prompt in pairs]
+            portion.ref = self._workers.reference.begin_log_probs(sampled, temperature=self._run.rollout.temperature)
+
+    async def _scored(self, portion: Portion) -> None:
+        step = 1 + portion.numbers[0] // self._run.algorithm.prompts_per_step
+        with portion.timed("reward"):
+            portion.scored = await asyncio.wrap_future(
+                self._workers.rewards.begin_score(portion.groups, portion.samples, step=step)
+            )
+
+    async def _has_room(self, number: int) -> None:
+        """The pixels of what is ahead of the learner take no more than they may; the next step's never wait."""
+        while number >= self._urgent + self._run.algorithm.prompts_per_step and not self._is_below_limit():
+            self._freed.clear()
+            await self._freed.wait()
+
+    def _is_below_limit(self) -> bool:
+        return sum(self._held.values()) < self._run.rollout.max_prepared_mib << 20
+
+    async def _free(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._held.pop(number, None)
+        self._urgent = max(self._urgent, max(numbers) + 1)
+        self._freed.set()
+
+
+def batch_of(portions: Sequence[Portion]) -> Batch:
+    """Portions as one step's, in the order of their numbers."""
+    portions = sorted(portions, key=lambda portion: portion.numbers[0])
+    skipped = {number: sample for portion in portions for number, sample in portion.skipped.items()}
+    names = dict.fromkeys(name for portion in portions for name in portion.seconds)
+    seconds = {name: [portion.seconds[name] for portion in portions if name in portion.seconds] for name in names}
+    return Batch(
+        numbers=[number for portion in portions for number in portion.numbers if number not in skipped],
+        skipped=skipped,
+        samples=[sample for portion in portions for sample in portion.samples],
+        prompts=[prompt for portion in portions for prompt in portion.prompts],
+        groups=[group for portion in portions for group in portion.groups],
+        scored=ScoredGroups(
+            [scores for portion in portions for scores in portion.scored.scored],
+            total(portion.scored.counts for portion in portions),
+        ),
+        refs=[portion.ref for portion in portions if portion.ref is not None],
+        seconds={name: sum(values) / len(values) for name, values in seconds.items()},
+    )
+
+
+def sampling_of(run: GrpoRun) -> SamplingSpec:
+    """How this run samples its training rollouts."""
+    rollout = run.rollout
+    return SamplingSpec(
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        max_tokens=rollout.max_response_tokens,
+        group_size=run.algorithm.group_size,
+    )
+
+
+def sampled_group(group: Group, prompt: PromptHandle) -> TrainGroup:
+    """A group as it was sampled, without what rewards say of it."""
+    return TrainGroup(group.group_id, prompt, tuple(rollout.token_ids for rollout in group.rollouts))

@@ -1,0 +1,54 @@
+"""Clips to visual embeddings, once for all passes over them, by ranks that hold the frozen vision tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from videor2_rl.types import PromptHandle
+from workers.learner.visual_store import VisualStore, encode_shares
+
+if TYPE_CHECKING:
+    from workers.learner.learner import RankGroup
+
+
+class Encoder:
+    """Attaches embeddings to prompts, for every later pass of learner, reference and rollouts."""
+
+    def __init__(self, ranks: RankGroup | None, *, cache_mib: int) -> None:
+        """
+        Args:
+            ranks: the learner's, the reference's or others that hold the tower; None: prompts pass as they are, and
+                each pass over a clip runs the tower.
+            cache_mib: of embeddings kept for clips that come back.
+        """
+        self._ranks = ranks
+        self._store = VisualStore(cache_mib)
+        # One request after the other: the store's books are this thread's.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+
+    def begin_encode(self, prompts: Sequence[PromptHandle]) -> Future[list[PromptHandle]]:
+        """The prompts with references to their clips' embeddings; each clip goes through the tower once, as long as
+        the cache holds it."""
+        return self._thread.submit(self._encode, self._ranks, list(prompts))
+
+    def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]:
+        """`begin_encode`, waited for."""
+        return self.begin_encode(prompts).result()
+
+    def metrics(self) -> dict[str, float]:
+        """Clips encoded and reused since the last call; nothing where each pass computes its own."""
+        return {} if self._ranks is None else self._store.take_metrics()
+
+    def shutdown(self) -> None:
+        """Nothing is encoded any more; the ranks belong to others."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _encode(self, ranks: RankGroup | None, prompts: list[PromptHandle]) -> list[PromptHandle]:
+        if ranks is None:
+            return prompts
+        missing = self._store.missing(prompts)
+        shares = encode_shares(missing, num_ranks=ranks.num_ranks)
+        answers = ranks.run("encode", shares, what=f"encoding {len(missing)} clips") if missing else []
+        return self._store.attach(prompts, [clip for share in answers for clip in share if clip is not None])
