@@ -272,6 +272,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
     from videor2_rl.run.folder import SkipLedger
     from videor2_rl.run.stopping import Stopping
     from videor2_rl.run.tracking import Tracker
+    from videor2_rl.training.ledger import Ledger
     from videor2_rl.training.trainer import train
     from videor2_rl.training.upkeep import Upkeep, progress_of
     from workers.build import grpo_workers, max_prompt_tokens
@@ -296,6 +297,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
             with Tracker(folder, run.logging, total_steps=1) as tracker:
                 reset_received_bytes()
                 run, parts = replace(run, output_dir=str(folder)), replace(workers, videos=videos)
+                ledger = Ledger()
                 upkeep = Upkeep(
                     run,
                     parts,
@@ -303,12 +305,13 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
                     num_samples=len(samples),
                     checkpoints=Checkpoints(folder, keep=1),
                     tracker=tracker,
-                    ledger=SkipLedger(folder, num_samples=len(samples), max_frac=0.0),
+                    ledger=ledger,
+                    skips=SkipLedger(folder, num_samples=len(samples), max_frac=0.0),
                     received_bytes=reset_received_bytes,
                     evaluation=None,
                     stopping=Stopping(limit_s=60, max_hours=None),
                 )
-                train(run, parts, samples, start=progress_of(None), upkeep=upkeep)
+                train(run, parts, samples, start=progress_of(None), ledger=ledger, upkeep=upkeep)
             videos.shutdown()
             received[frames] = read_metrics(folder)[0]["perf/driver_received_bytes"]
             [line, *_] = (folder / "rollouts" / "step_000001.jsonl").open()

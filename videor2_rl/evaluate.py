@@ -80,6 +80,7 @@ def evaluate(
     """One response to every usable sample, scored."""
     from videor2_rl.evaluation.results import sample_result
     from videor2_rl.run.tracking import ProgressBar
+
     videos, rollouts, rewards = workers
     results: list[SampleResult] = []
     with ProgressBar(f"evaluating {stage}, {mode}", len(samples)) as progress:

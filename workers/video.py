@@ -97,8 +97,10 @@ class VideoPool:
     def begin_prepare(self, samples: Sequence[VideoSample]) -> list[Future[PromptHandle | SkippedSample]]:
         """One outcome for each sample, in order; those of the last `prefetch` are taken from it."""
         with self._lock:
-            prepared = [
-                self._ahead.pop(sample.sample_id, None) or self._pool.submit("prepare", sample) for sample in samples
+            ahead = self._ahead
+            prepared: list[Future[Prepared]] = [
+                ahead.pop(one.sample_id) if one.sample_id in ahead else self._pool.submit("prepare", one)
+                for one in samples
             ]
         return [then(future, self._counted) for future in prepared]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import numpy as np
 from rewards.types import Scored, Verdict
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import AlgorithmConfig, GrpoRun
+from videor2_rl.judge.counts import CallCounts
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.files import FileSum, file_sum
 from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.stopping import Stopping
 from videor2_rl.run.tracking import Tracker
 from videor2_rl.training.gap import check_gap, gap_metrics, gap_of, part_of_gap
+from videor2_rl.training.ledger import Ledger, check_ledger, remove_steps_after
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
-from videor2_rl.training.protocols import Workers
+from videor2_rl.training.protocols import ScoredGroups, Workers
 from videor2_rl.training.trainer import (
     train,
 )
@@ -62,9 +65,26 @@ class Begun:
         return self.values
 
 
+def done(value: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
+
+
+@dataclass
+class FakeEncoder:
+    fakes: Fakes
+
+    def begin_encode(self, prompts: Sequence[PromptHandle]) -> Future[list[PromptHandle]]:
+        return done(self.fakes.encode(prompts))
+
+    def metrics(self) -> Mapping[str, float]:
+        return {"data/encodings_per_clip": 1.0}
+
+
 @dataclass
 class Fakes:
-    """All five parts in one: one weight that each update adds 1 to, and a log of what was asked."""
+    """All parts but the encoder in one: one weight that each update adds 1 to, and a log of what was asked."""
 
     weight: float = 0.0
     served: float = 0.0
@@ -74,14 +94,19 @@ class Fakes:
     gap: float = 0.0
     saving: Path = Path()
 
-    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
+    def begin_prepare(self, samples: Sequence[VideoSample]) -> list[Future[PromptHandle | SkippedSample]]:
         self.calls.append("prepare")
         return [
-            SkippedSample(s.sample_id, s.video, "empty", "")
-            if s.sample_id in self.skip
-            else PromptHandle(s.sample_id, s.sample_id, 4, None)
+            done(
+                SkippedSample(s.sample_id, s.video, "empty", "")
+                if s.sample_id in self.skip
+                else PromptHandle(s.sample_id, s.sample_id, 4, None)
+            )
             for s in samples
         ]
+
+    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
+        return [future.result() for future in self.begin_prepare(samples)]
 
     def prefetch(self, samples: Sequence[VideoSample]) -> None:
         self.calls.append(f"prefetch {','.join(s.sample_id for s in samples)}")
@@ -101,11 +126,19 @@ class Fakes:
             for i, p in zip(group_ids, prompts, strict=True)
         ]
 
+    def begin_generate(
+        self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
+    ) -> Future[list[Group]]:
+        return done(self.generate(prompts, group_ids=group_ids, sampling=sampling, seed=seed))
+
+    def admit_joiners(self) -> None:
+        self.calls.append("admit_joiners")
+
     def update_weights(self, source: int) -> None:
         self.calls.append(f"sync v{source}")
         self.served = source
 
-    def sync_metrics(self) -> Mapping[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         return {"perf/sync_mib": 8.0}
 
     def score(
@@ -115,12 +148,20 @@ class Fakes:
         self.steps.append(step)
         return [[scored(float(index)) for index in range(len(group.rollouts))] for group in groups]
 
-    def judge_metrics(self) -> Mapping[str, float]:
-        return {"reward/judge_calls": 3.0}
+    def begin_score(
+        self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
+    ) -> Future[ScoredGroups]:
+        return done(ScoredGroups(self.score(groups, samples, step=step), CallCounts(replies=3)))
 
-    def write_rollouts(self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]) -> None:
+    def check(self, scored: ScoredGroups) -> None:
+        pass
+
+    def begin_write_rollouts(
+        self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]
+    ) -> Future[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(dict(record)) + "\n" for record in records))
+        return done(None)
 
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         self.calls.append("log_probs")
@@ -138,9 +179,6 @@ class Fakes:
     def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]:
         self.calls.append("encode")
         return [replace(prompt, visual=f"embeddings of {prompt.clip_key}") for prompt in prompts]
-
-    def visual_metrics(self) -> Mapping[str, float]:
-        return {"data/encodings_per_clip": 1.0}
 
     def update(
         self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float, is_tempered: bool = False
@@ -175,7 +213,7 @@ class Fakes:
         raise NotImplementedError
 
     def workers(self, *, with_reference: bool = True) -> Workers:
-        return Workers(self, self, self, self, self if with_reference else None)
+        return Workers(self, FakeEncoder(self), self, self, self, self if with_reference else None)
 
 
 def configure(tmp_path: Path, *overrides: str) -> GrpoRun:
@@ -197,7 +235,9 @@ def run_loop(run: GrpoRun, fakes: Fakes, *, num_samples: int = 8) -> None:
     start = progress_of(newest)
     restore(workers, newest)
     logging, steps = run.logging, run.algorithm.num_steps
-    ledger = SkipLedger(run_dir, num_samples=num_samples, max_frac=run.data.max_skipped_frac, keep=start.skipped)
+    remove_steps_after(run_dir, start.step)
+    ledger = Ledger(None if newest is None else newest.state["ledger"])
+    skips = SkipLedger(run_dir, num_samples=num_samples, max_frac=run.data.max_skipped_frac, keep=start.skipped)
     with (
         Stopping(limit_s=60, max_hours=run.checkpoint.max_hours) as stopping,
         Tracker(run_dir, logging, total_steps=steps, first_step=start.step + 1) as tracker,
@@ -211,12 +251,14 @@ def run_loop(run: GrpoRun, fakes: Fakes, *, num_samples: int = 8) -> None:
             checkpoints=checkpoints,
             tracker=tracker,
             ledger=ledger,
+            skips=skips,
             received_bytes=lambda: 7,
             evaluation=evaluation(run, fakes) if run.evaluation.every_steps else None,
             stopping=stopping,
         )
         with upkeep.saved_if_stopped():
-            train(run, workers, samples(num_samples), start=start, upkeep=upkeep)
+            train(run, workers, samples(num_samples), start=start, ledger=ledger, upkeep=upkeep)
+    check_ledger(run_dir, num_prompts=steps * run.algorithm.prompts_per_step)
 
 
 def evaluation(run: GrpoRun, fakes: Fakes) -> PeriodicEvaluation:

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,15 @@ class LocalPool:
 
     def __init__(self, name: str, *, size: int, **options: Any) -> None:
         self.size, self.options = size, options
-        self.actors: tuple[Any, ...] = ()
+        self.ready: tuple[Any, ...] = ()
         self.num_responses: list[int] = []
 
-    def map(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[ScoredShare]:
+    def submit_all(self, method: str, items: Sequence[tuple[Any, ...]]) -> Future[list[ScoredShare]]:
         assert method == "score"
         self.num_responses = [sum(map(len, responses)) for _, responses, _ in items]
-        return [self._score(*item) for item in items]
+        future: Future[list[ScoredShare]] = Future()
+        future.set_result([self._score(*item) for item in items])
+        return future
 
     def _score(
         self,
@@ -209,9 +212,9 @@ def test_the_workers_counts_of_a_step_are_added_and_too_many_failures_stop_it(lo
 
     # Shares of 3 and 2 groups: 5 replies and 1 + 1 failures, waited for at the same time.
     pool = pool_with(0.5)
-    assert pool.judge_metrics() == {}
-    pool.score(*numbered([1] * 5))
-    metrics = pool.judge_metrics()
+    scored = pool.begin_score(*numbered([1] * 5)).result()
+    pool.check(scored)
+    metrics = judge_metrics(scored.counts)
     assert metrics["reward/judge_calls"] == 7
     assert metrics["reward/judge_failure_frac"] == pytest.approx(2 / 7)
     assert metrics["timing_s/judge_pause"] == 3

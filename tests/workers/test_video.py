@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,17 +116,20 @@ class LocalPool:
     def __init__(self, name: str, *, size: int, **options: Any) -> None:
         self.size = size
         self.create = options["create"]
-        self.asked: list[list[str]] = []
-        self.threads: set[int] = set()
+        self.asked: list[str] = []
 
-    def map(self, method: str, items: Sequence[tuple[VideoSample]]) -> list[Prepared]:
+    def submit(self, method: str, sample: VideoSample) -> Future[Prepared]:
         assert method == "prepare"
-        self.threads.add(threading.get_ident())
-        self.asked.append([sample.sample_id for (sample,) in items])
-        return [self._prepare(sample) for (sample,) in items]
+        self.asked.append(sample.sample_id)
+        future: Future[Prepared] = Future()
+        try:
+            future.set_result(self._prepare(sample))
+        except ZeroDivisionError as error:
+            future.set_exception(error)
+        return future
 
     def shutdown(self) -> None:
-        self.asked.append(["shutdown"])
+        self.asked.append("shutdown")
 
     def _prepare(self, sample: VideoSample) -> Prepared:
         if sample.sample_id.startswith("broken"):
@@ -176,7 +179,7 @@ def named(*names: str, video: str = "") -> list[VideoSample]:
     return [VideoSample(name, video or name, "q", "a") for name in names]
 
 
-def asked(pool: VideoPool) -> list[list[str]]:
+def asked(pool: VideoPool) -> list[str]:
     assert isinstance(pool._pool, LocalPool)
     return pool._pool.asked
 
@@ -191,19 +194,29 @@ def test_what_was_prefetched_is_not_prepared_again(pool: VideoPool) -> None:
     pool.prefetch(named("a", "b"))
     outcomes = pool.prepare(named("a", "b"))
     assert [outcome.sample_id for outcome in outcomes] == ["a", "b"]
-    assert asked(pool) == [["a", "b"]]
+    assert asked(pool) == ["a", "b"]
     # It is taken once.
     pool.prepare(named("a", "b"))
-    assert asked(pool) == [["a", "b"], ["a", "b"]]
+    assert asked(pool) == ["a", "b", "a", "b"]
 
 
-@pytest.mark.parametrize("others", [("b", "a"), ("a",), ("a", "b", "c")])
-def test_other_samples_than_those_prefetched_are_prepared_anew(pool: VideoPool, others: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("others", "anew"), [(("b", "a"), []), (("a",), []), (("a", "b", "c"), ["c"]), (("a", "a"), ["a"])]
+)
+def test_only_what_was_not_prefetched_is_prepared_anew(
+    pool: VideoPool, others: tuple[str, ...], anew: list[str]
+) -> None:
     pool.prefetch(named("a", "b"))
     outcomes = pool.prepare(named(*others))
     assert [outcome.sample_id for outcome in outcomes] == list(others)
-    assert asked(pool)[-1] == list(others)
-    assert isinstance(pool._pool, LocalPool) and len(pool._pool.threads) == 1
+    assert asked(pool) == ["a", "b", *anew]
+
+
+def test_what_was_prefetched_and_not_asked_for_makes_room_for_the_next(pool: VideoPool) -> None:
+    pool.prefetch(named("a", "b"))
+    pool.prefetch(named("c"))
+    pool.prepare(named("a", "c"))
+    assert asked(pool) == ["a", "b", "c", "a"]
 
 
 def test_an_error_of_a_worker_reaches_whoever_asks_for_the_samples(pool: VideoPool) -> None:

@@ -27,8 +27,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     # A prompt that cannot be used is as ready for its step as one that was scored.
     "preparing": frozenset({"sampling", "skipped"}),
     "sampling": frozenset({"scored"}),
-    "scored": frozenset({"training", "filtered"}),
-    "training": frozenset({"trained"}),
+    "scored": frozenset({"training"}),
+    "training": frozenset({"trained", "filtered"}),
     "trained": frozenset(),
     "skipped": frozenset(),
     "filtered": frozenset(),

@@ -195,7 +195,9 @@ class Stream:
                 await self._sampled(portion)
                 await self._scored(portion)
             self._events.put(("scored", portion))
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # the main thread's, whatever it is
             self._events.put(error)
 
     async def _prepared(self, portion: Portion) -> None:

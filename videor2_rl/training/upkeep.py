@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +105,7 @@ class Upkeep:
         self._evaluation = evaluation
         self._evaluated: dict[str, float] = {}
         self._writing: Future[None] | None = None
+        self._memory = MemoryWatch(workers)
         self._snapshot_s = 0.0
 
     @property
@@ -192,7 +193,7 @@ class Upkeep:
             "data/filtered": len(outcome.ends.filtered),
             "data/epoch": progress.step * run.algorithm.prompts_per_step / self._num_samples,
             "perf/driver_received_bytes": self._received_bytes(),
-            **memory_of(workers),
+            **self._memory.taken(),
             "timing_s/snapshot": self._snapshot_s,
             **timings(outcome, timer.metrics(), is_synchronous=run.algorithm.max_staleness == 0),
         }
@@ -267,7 +268,7 @@ def timings(outcome: StepOutcome, measured: Mapping[str, float], *, is_synchrono
         timings |= {f"timing_s/group_{name}": seconds for name, seconds in batch.seconds.items()}
         sampling_s = step_s
     busy = sum(timings.get(f"timing_s/{name}", 0.0) for name in ("old_log_probs", "update"))
-    timings["perf/learner_idle_frac"] = 1 - busy / step_s
+    timings["perf/learner_idle_frac"] = 1 - busy / max(step_s, 1e-9)
     if sampling_s:
         sampled = sum(len(rollout.token_ids) for group in batch.groups for rollout in group.rollouts)
         timings["perf/rollout_tokens_per_s"] = sampled / max(sampling_s, 1e-9)
@@ -288,6 +289,26 @@ def memory_of(workers: Workers) -> dict[str, float]:
     }
     memory = {f"perf/{name}_{kind}_mib": mib for name, part in parts.items() for kind, mib in part.memory().items()}
     return {"perf/driver_rss_mib": psutil.Process().memory_info().rss / 2**20, **memory}
+
+
+class MemoryWatch:
+    """`memory_of` in a thread of its own: a part that is busy answers late, and nobody waits for it."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
+        self._asked: Future[dict[str, float]] | None = None
+        self._last: dict[str, float] = {}
+
+    def taken(self) -> dict[str, float]:
+        """What the parts answered last, and ask again; the first answer is waited for."""
+        if self._asked is None:
+            self._asked = self._thread.submit(memory_of, self._workers)
+            self._last = self._asked.result()
+        elif self._asked.done():
+            self._last = self._asked.result()
+            self._asked = self._thread.submit(memory_of, self._workers)
+        return self._last
 
 
 def progress_of(checkpoint: Checkpoint | None) -> Progress:

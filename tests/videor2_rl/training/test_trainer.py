@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loop_fakes import Begun, Fakes, configure, rollout, run_loop, samples, scored
+from loop_fakes import Begun, Fakes, configure, rollout, run_loop, scored
 
 from rewards.types import Scored, Verdict
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import AlgorithmConfig
 from videor2_rl.run.tracking import read_metrics
 from videor2_rl.training.gap import LogProbGapError
+from videor2_rl.training.ledger import read_ends
+from videor2_rl.training.stream import sampling_of
 from videor2_rl.training.trainer import (
-    rows_of,
-    sampling_of,
     update_batches,
     with_advantages,
 )
@@ -198,7 +198,7 @@ def test_group_ids_follow_from_the_step_whatever_was_skipped_before(tmp_path: Pa
 
     run = configure(tmp_path, "algorithm.num_steps=3", "data.shuffle=false", "data.max_skipped_frac=0.3", "seed=5")
     run_loop(run, Recording(skip=frozenset({"s1", "s4"})))
-    assert asked == [([0], 5), ([2, 3], 5), ([4], 5)]
+    assert asked == [([0], 5), ([2, 3], 5), ([5], 5)]
 
 
 def test_the_update_gets_tempered_log_probs_of_learner_and_reference(tmp_path: Path) -> None:
@@ -332,12 +332,6 @@ def test_rollouts_are_sampled_as_configured(tmp_path: Path) -> None:
     )
 
 
-def test_rows_follow_the_prompts_that_they_became() -> None:
-    rows = samples(3)
-    prompts = [PromptHandle(name, "c", 4, None) for name in ("s2", "s0")]
-    assert rows_of(prompts, rows) == [rows[2], rows[0]]
-
-
 def test_a_step_without_a_single_verdict_trains_on_nothing_and_goes_on(tmp_path: Path) -> None:
     class Unjudged(Fakes):
         def score(
@@ -356,6 +350,10 @@ def test_a_step_without_a_single_verdict_trains_on_nothing_and_goes_on(tmp_path:
     assert (first["actor/policy_version"], second["actor/policy_version"]) == (0, 1)
     assert first["reward/failure_frac"] == 1 and "reward/mean" not in first
     assert first["reward/judge_calls"] == 3
+    assert [(ends.trained, ends.filtered) for _, ends in read_ends(tmp_path)] == [
+        ([], {0: "no_reward", 1: "no_reward"}),
+        ([2, 3], {}),
+    ]
 
 
 def test_a_batch_is_split_into_updates_that_use_every_group_once(tmp_path: Path) -> None:

@@ -106,14 +106,14 @@ def test_without_a_log_of_rollouts_none_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "rollouts").exists()
 
 
-def test_the_last_step_has_a_checkpoint_and_each_tells_the_next_sample(tmp_path: Path) -> None:
+def test_the_last_step_has_a_checkpoint_and_each_tells_how_far_the_ledger_is(tmp_path: Path) -> None:
     run_loop(configure(tmp_path, "checkpoint.every_steps=4", "checkpoint.keep=9"), Fakes())
     found = sorted((tmp_path / "checkpoints").glob("step_*"))
     states = [json.loads((path / "manifest.json").read_text())["state"] for path in found]
     # Steps 4 and 6, two samples a step.
     assert states == [
-        {"policy_version": 4, "skipped": 0, "next_sample": 8},
-        {"policy_version": 6, "skipped": 0, "next_sample": 12},
+        {"policy_version": 4, "skipped": 0, "ledger": {"frontier": 8, "ended": {"trained": 8}, "beyond": []}},
+        {"policy_version": 6, "skipped": 0, "ledger": {"frontier": 12, "ended": {"trained": 12}, "beyond": []}},
     ]
 
 

@@ -177,7 +177,7 @@ def test_embeddings_stand_in_for_pixels_and_each_clip_is_encoded_once(
 
     for learner, other in ((one_rank, two_ranks), (two_ranks, one_rank)):
         prompts = learner.encoder.encode([group.prompt for group in ready])
-        assert learner.visual_metrics() == {
+        assert learner.encoder.metrics() == {
             "data/clips_encoded": 5,
             "data/clips_reused": 0,
             "data/encodings_per_clip": 1,
@@ -195,7 +195,7 @@ def test_embeddings_stand_in_for_pixels_and_each_clip_is_encoded_once(
         assert [p.visual for p in learner.encoder.encode([group.prompt for group in ready])] == [
             p.visual for p in prompts
         ]
-        assert learner.visual_metrics()["data/clips_reused"] == 5
+        assert learner.encoder.metrics()["data/clips_reused"] == 5
 
 
 def test_first_update_has_ratio_one_and_no_divergence_from_the_reference(

@@ -88,7 +88,7 @@ def test_an_update_reaches_every_worker_either_way_and_groups_come_in_order(
     hold(learner, new)
     pool.update_weights(policy.weights(1))
     size = sum(4 * weight.numel() for weight in new.parameters()) / 2**20
-    metrics = pool.sync_metrics()
+    metrics = pool.metrics()
     assert metrics["perf/sync_mib"] == pytest.approx(size, rel=1e-3)
     assert metrics["rollout/sync_failures"] == metrics["rollout/workers_replaced"] == 0
     phases = {name for name in metrics if name.startswith("timing_s/")}
@@ -145,13 +145,14 @@ def test_a_worker_lost_within_an_update_is_replaced_and_all_hold_the_new_weights
     pool.update_weights(update)
     assert len(struck) == 1
     assert pool.replacements == replaced + 1
-    assert pool.sync_metrics()["rollout/sync_failures"] >= 1
+    assert pool.metrics()["rollout/sync_failures"] >= 1
     groups = four_groups(pool, prompts)
     assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {update.policy_version}
     assert max_gap(new, prompts, groups) < FLOAT32_LIMIT
     # The group that meets now has the new worker in it.
+    pool.wait_ready()
     pool.update_weights(policy.weights(update.policy_version + 1))
-    assert pool.sync_metrics()["rollout/sync_failures"] == 0
+    assert pool.metrics()["rollout/sync_failures"] == 0
     assert numbers(four_groups(pool, prompts)) == numbers(groups)
 
 

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hf_network import hf_model
 from rollout_checks import (
     FLOAT32_LIMIT,
     generate,
+    hf_log_probs,
     max_gap,
     numbers,
     sampling,
@@ -25,7 +27,6 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.model.weights import expected_weights
 from videor2_rl.types import Group, Prompt
 from workers.learner.policy_weights import LearnerWeights
-from workers.rollout import worker as rollout_worker
 from workers.rollout.engine import EngineSpec
 from workers.rollout.worker import GenerateRequest
 from workers.weights.group import GroupAddress
@@ -53,13 +54,44 @@ def load_by_group(engine: Any, rank: TensorRank, update: LearnerWeights, model: 
 
 async def without_clearing(engine: Any, prompts: list[Prompt]) -> list[Group]:
     """Generate as the worker does, but leave the engine's caches as they are."""
-    version = await engine.worker.version()
-    request = GenerateRequest(tuple(range(len(prompts))), sampling(group_size=2), 0, version or 0)
-    groups = []
-    for group_id, prompt in enumerate(prompts):
-        outputs = await asyncio.gather(*engine.worker._submit(prompt, None, request, group_id))
-        groups.append(Group(group_id, prompt.sample_id, tuple(rollout_worker._rollout(out, 0) for out in outputs)))
-    return groups
+    request = GenerateRequest(tuple(range(len(prompts))), sampling(group_size=2), 0, None)
+    found: list[Group] = await engine.worker.generate(request, *prompts)
+    return found
+
+
+@pytest.mark.slow
+def test_responses_that_an_update_finds_go_on_with_the_new_weights_and_say_from_where(
+    engine: Any, checkpoint: Path, prompts: list[Prompt], rank: TensorRank, source: Source
+) -> None:
+    old, new = hf_model(checkpoint), hf_model(checkpoint, seed=19)
+    load(engine, rank, source.weights(6), old.state_dict())
+    request = GenerateRequest(tuple(range(len(prompts))), sampling(max_tokens=150), 3, None)
+    sampling_task = engine.loop.create_task(engine.worker.generate(request, *prompts))
+    engine.run(sampled(engine, num_tokens=12))
+    late = engine.loop.create_task(engine.worker.generate(replace(request, group_ids=(9,)), prompts[0]))
+    load(engine, rank, source.weights(7), new.state_dict())
+    groups = engine.run(sampling_task)
+    places = []
+    for prompt, group in zip(prompts, groups, strict=True):
+        for one in group.rollouts:
+            assert one.policy_version == 6 and [version for version, _ in one.continued] in ([], [7])
+            place = one.continued[0][1] if one.continued else len(one.token_ids)
+            expected = [hf_log_probs(model, prompt, one.token_ids) for model in (old, new)]
+            joined = np.concatenate([expected[0][:place], expected[1][place:]])
+            assert np.abs(joined - one.log_probs).max() < FLOAT32_LIMIT
+            places += [place] if one.continued else []
+    assert len(places) > 4 and min(places) >= 12
+    # What came after the update had begun is of the new policy alone, or was added before it.
+    [after] = engine.run(late)
+    assert {rollout.newest_version for rollout in after.rollouts} == {7}
+    assert not engine.worker._running
+
+
+async def sampled(engine: Any, *, num_tokens: int) -> None:
+    """Wait until every running response has so many tokens."""
+    states = engine.worker._engine.output_processor.request_states
+    while not states or min(s.detokenizer.num_output_tokens() for s in states.values()) < num_tokens:
+        await asyncio.sleep(0.005)
 
 
 @pytest.mark.slow
@@ -128,9 +160,9 @@ def test_stale_caches_are_noticed_and_emptied_by_what_changes_them(
     for name in ("reset_mm_cache", "reset_encoder_cache", "reset_prefix_cache"):
         original = getattr(engine.worker._engine, name)
 
-        async def counted(name: str = name, original: Any = original) -> None:
+        async def counted(name: str = name, original: Any = original, **options: bool) -> None:
             emptied.append(name)
-            await original()
+            await original(**options)
 
         monkeypatch.setattr(engine.worker._engine, name, counted)
     for seed, (part, changed) in enumerate(parts.items(), start=40):
@@ -147,7 +179,7 @@ def test_stale_caches_are_noticed_and_emptied_by_what_changes_them(
         assert max_gap(new, prompts, engine.run(without_clearing(engine, prompts))) < FLOAT32_LIMIT
         assert max_gap(old, prompts, engine.run(without_clearing(engine, prompts))) > 1e-3
 
-    async def nothing() -> None:
+    async def nothing(**_: bool) -> None:
         return None
 
     for name in emptied:

@@ -16,8 +16,10 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,6 +77,13 @@ class Kill:
 # --- the parts of a run ---------------------------------------------------------------------------------------------
 
 
+def begun(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    """Done, at once."""
+    future: Future[Any] = Future()
+    future.set_result(function(*args, **kwargs))
+    return future
+
+
 class Weightless:
     """What stands in for a part's workers takes no memory of its own."""
 
@@ -90,6 +99,9 @@ class Videos(Weightless):
 
     def prepare(self, samples: Sequence[Any]) -> list[PromptHandle | SkippedSample]:
         return [self._prepare(sample) for sample in samples]
+
+    def begin_prepare(self, samples: Sequence[Any]) -> list[Future[PromptHandle | SkippedSample]]:
+        return [begun(self._prepare, sample) for sample in samples]
 
     def prefetch(self, samples: Sequence[Any]) -> None:
         pass
@@ -123,6 +135,12 @@ class Rollouts(Weightless):
             self._kill.at("generate", step_of(group_id))
         return groups
 
+    def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group]]:
+        return begun(self.generate, prompts, **request)
+
+    def admit_joiners(self) -> None:
+        pass
+
     def update_weights(self, source: Any) -> None:
         import torch
 
@@ -133,7 +151,7 @@ class Rollouts(Weightless):
             held[name].copy_(torch.from_numpy(values))
         self._version = source.policy_version
 
-    def sync_metrics(self) -> Mapping[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         return {}
 
     def _group(self, group_id: int, prompt: Any, *, seed: int) -> Group:
@@ -168,13 +186,19 @@ class Rewards(Weightless):
             self._kill.at("reward", step_of(group.group_id))
         return scores
 
-    def judge_metrics(self) -> Mapping[str, float]:
-        return {}
+    def begin_score(self, groups: Sequence[Group], samples: Sequence[Any], **known: Any) -> Future[Any]:
+        from videor2_rl.judge.counts import CallCounts
+        from videor2_rl.training.protocols import ScoredGroups
 
-    def write_rollouts(self, path: Path, records: Sequence[Any], prompts: Sequence[PromptHandle]) -> None:
+        return begun(lambda: ScoredGroups(self.score(groups, samples, **known), CallCounts()))
+
+    def check(self, scored: Any) -> None:
+        pass
+
+    def begin_write_rollouts(self, path: Path, records: Sequence[Any], prompts: Sequence[PromptHandle]) -> Future[None]:
         from videor2_rl.run.rollout_log import write_rollouts
 
-        write_rollouts(path, records, [prompt.ref for prompt in prompts])
+        return begun(write_rollouts, path, records, [prompt.ref for prompt in prompts])
 
 
 def scored(reward: float) -> Any:
@@ -203,6 +227,7 @@ class ForkedRanks:
             port = str(listener.getsockname()[1])
         self.num_ranks = num_ranks
         self._pipes = []
+        self._turn = threading.Lock()
         for rank in range(num_ranks):
             ours, theirs = Pipe()
             environment = {"RANK": str(rank), "WORLD_SIZE": str(num_ranks), "MASTER_PORT": port}
@@ -217,9 +242,10 @@ class ForkedRanks:
         from workers.learner.rank import SHARES, LearnerWorker
 
         is_shared = getattr(getattr(LearnerWorker, method), MAGIC_ATTR)["dispatch_mode"] is SHARES
-        for rank, pipe in enumerate(self._pipes):
-            pipe.send((method, (args[0][rank], *args[1:]) if is_shared else args))
-        answers = [pipe.recv() for pipe in self._pipes]
+        with self._turn:
+            for rank, pipe in enumerate(self._pipes):
+                pipe.send((method, (args[0][rank], *args[1:]) if is_shared else args))
+            answers = [pipe.recv() for pipe in self._pipes]
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
@@ -345,7 +371,8 @@ def drive(run: GrpoRun | SftRun, network: Any, video_processor: Any, kill: Kill)
         if isinstance(run, SftRun):
             yield videos, learner
         else:
-            yield Workers(videos, Rollouts(network, video_processor, kill), Rewards(kill), learner, None)
+            rollouts = Rollouts(network, video_processor, kill)
+            yield Workers(videos, learner.encoder, rollouts, Rewards(kill), learner, None)
         learner.shutdown()
 
     workers.build.grpo_workers = workers.build.sft_workers = parts

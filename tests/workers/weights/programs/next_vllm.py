@@ -52,7 +52,7 @@ async def update(engine: Any, sender: WeightSender, plan: WeightPlan, model: Any
             joining = thread.submit(sender.join, address)
             await vllm_adapter.join_group(engine, address, first_member=1)
             joining.result()
-        await vllm_adapter.begin(engine, changes_vision=plan.changes_vision)
+        await vllm_adapter.begin(engine)
         for index, bucket in enumerate(plan.buckets):
             named = [(name, tensors[name]) for name in bucket.names]
             gathered = sender.fill(index, bucket, named, keeps_base=False, only_changes=False)
@@ -64,6 +64,7 @@ async def update(engine: Any, sender: WeightSender, plan: WeightPlan, model: Any
             with shared_file(sender.stored(), plan.policy_version) as path:
                 await vllm_adapter.load_bucket(engine, index, bucket, gathered, plan=plan, path=path)
     await vllm_adapter.finish(engine, plan.policy_version, keeps_base=False)
+    await vllm_adapter.empty_caches(engine, changes_vision=plan.changes_vision)
     await engine.resume_generation()
 
 
