@@ -23,6 +23,7 @@ JUDGES: dict[str, list[str]] = {
     "managed": ["judge.model_path=j"],
     "managed_cpu": ["judge.model_path=j"],
 }
+ONE_STEP_OFF = ["algorithm.max_staleness=1", "rollout.top_k=0"]
 BATCH_OF_4 = ["algorithm.prompts_per_step=2", "algorithm.group_size=2"]
 
 
@@ -134,6 +135,19 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
         ),
         ([*BATCH_OF_4, "algorithm.updates_per_batch=3"], "algorithm.updates_per_batch: found 3 with algorithm.prompts"),
         ([*BATCH_OF_4, "algorithm.updates_per_batch=0"], "algorithm.updates_per_batch: found 0"),
+        (["algorithm.max_staleness=-1"], "algorithm.max_staleness: found -1, cannot be negative; 0 is the synchronous"),
+        (["algorithm.lookahead=2"], "algorithm.lookahead: found 2 with algorithm.max_staleness=0"),
+        (
+            ["algorithm.max_staleness=1"],
+            "algorithm.max_staleness: found 1 with rollout.top_k=50, top_p=1.0; importance",
+        ),
+        (["rollout.max_prepared_mib=0"], "rollout.max_prepared_mib: found 0, needs to be above 0"),
+        (
+            [*ONE_STEP_OFF, "rollout.on_update=finish", "learner.sync=delta"],
+            "rollout.on_update: found finish with learner.sync=delta",
+        ),
+        ([*ONE_STEP_OFF, "reference.gpus_per_rank=2"], "reference.gpus_per_rank: found 2"),
+        (["algorithm.importance_cap=0.5", "rollout.top_k=0"], "algorithm.importance_cap: found 0.5, needs to be at"),
         (["rollout.temperature=0"], "rollout.temperature: found 0.0, needs to be above 0"),
         (["algorithm.kl_coefficient=-0.1"], "algorithm.kl_coefficient: found -0.1, cannot be negative"),
         (["learner.warmup_frac=0.1", "learner.warmup_steps=1"], "learner.warmup_frac: found 0.1 with learner.warmup"),
@@ -300,6 +314,9 @@ def test_the_papers_sft_settings() -> None:
         # float32 on CPUs: both sides compute the same.
         (["rollout.top_k=0", "cluster=cpu", "model.dtype=float32"], None),
         (["rollout.top_k=0", "cluster=cpu"], 2.0),
+        # What was sampled is of an older policy.
+        (["rollout.top_k=0", "cluster=cpu", "model.dtype=float32", "algorithm.max_staleness=1"], 2.0),
+        (["algorithm.importance_cap=null", "algorithm.max_staleness=1"], None),
     ],
 )
 def test_importance_weights_are_on_where_the_sides_differ_and_can_be_weighed(

@@ -291,6 +291,10 @@ def _check_grpo(run: GrpoRun) -> None:
         f"top_p={rollout.top_p}; what they cut away cannot be weighed, so set rollout.top_k=0 rollout.top_p=1, or "
         "algorithm.importance_cap=null",
     )
+    require(
+        algorithm.importance_cap in (None, "auto") or float(algorithm.importance_cap) >= 1,
+        f"algorithm.importance_cap: found {algorithm.importance_cap}, needs to be at least 1; 2 is usual",
+    )
     _check_staleness(run)
     _check_loss(algorithm)
     least, most = reward_range(run.reward)

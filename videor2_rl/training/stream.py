@@ -104,9 +104,10 @@ class Stream:
         self._background = BackgroundLoop("stream")
         # What follows is the background's.
         self._line: asyncio.Queue[tuple[list[int], list[int]]] = asyncio.Queue()
-        self._held: dict[int, int] = {}
+        self._held: dict[int, int | None] = {}
+        """Bytes of the pixels of what has set out and not been released; None: not known yet."""
         self._urgent = 0
-        self._freed = asyncio.Event()
+        self._changed = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
 
     def __enter__(self) -> Stream:
@@ -176,6 +177,7 @@ class Stream:
                 for together in [numbers] if is_synchronous else [[number] for number in numbers]:
                     await self._has_room(together[0])
                     portion = Portion(together, [self._sample_of(number) for number in together])
+                    self._held |= dict.fromkeys(together)
                     self._events.put(("preparing", portion))
                     task = asyncio.ensure_future(self._way(portion))
                     self._tasks.add(task)
@@ -208,11 +210,13 @@ class Stream:
         for number, sample, answer in zip(portion.numbers, portion.samples, answers, strict=True):
             if isinstance(answer, SkippedSample):
                 portion.skipped[number] = answer
+                self._held[number] = 0
                 continue
             self._held[number] = answer.num_bytes
             usable.append(sample)
             portion.prompts.append(answer)
         portion.samples = usable
+        self._changed.set()
 
     async def _sampled(self, portion: Portion) -> None:
         with portion.timed("encode"):
@@ -240,17 +244,22 @@ class Stream:
     async def _has_room(self, number: int) -> None:
         """The pixels of what is ahead of the learner take no more than they may; the next step's never wait."""
         while number >= self._urgent + self._run.algorithm.prompts_per_step and not self._is_below_limit():
-            self._freed.clear()
-            await self._freed.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     def _is_below_limit(self) -> bool:
-        return sum(self._held.values()) < self._run.rollout.max_prepared_mib << 20
+        known = [size for size in self._held.values() if size is not None]
+        if not known:
+            return not self._held
+        # What is being prepared may be as large as any.
+        expected = sum(known) + (len(self._held) - len(known)) * max(known)
+        return expected < self._run.rollout.max_prepared_mib << 20
 
     async def _free(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self._held.pop(number, None)
         self._urgent = max(self._urgent, max(numbers) + 1)
-        self._freed.set()
+        self._changed.set()
 
 
 def batch_of(portions: Sequence[Portion]) -> Batch:
