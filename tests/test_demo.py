@@ -26,6 +26,7 @@ from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.tracking import read_metrics
+from videor2_rl.training.ledger import check_ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -129,7 +130,7 @@ def test_each_clip_of_a_grpo_run_is_decoded_once(grpo_run: Path) -> None:
 
 def test_a_grpo_run_leaves_its_folder_complete(grpo_run: Path) -> None:
     names = {path.name for path in grpo_run.iterdir()}
-    assert {"config.yaml", "metrics.jsonl", "rollouts", "checkpoints", "hf", "finished"} <= names
+    assert {"config.yaml", "metrics.jsonl", "ledger.jsonl", "rollouts", "checkpoints", "hf", "finished"} <= names
     [first, *others] = [json.loads(line) for line in (grpo_run / "rollouts" / "step_000001.jsonl").open()]
     assert len(others) == 3 and len(first["responses"]) == 4
     assert len(first["frame_times_s"]) == 16
@@ -202,7 +203,8 @@ def test_a_stopped_run_keeps_its_last_whole_step_and_says_how_to_go_on(
         command = app("sft", *fixed, "checkpoint.every_steps=1000", data=data, temp=short_temp)
     else:
         fixed = ["experiment=smoke", f"model.path={data}/model", f"output_dir={folder}", "algorithm.num_steps=5000"]
-        fixed += ["data.make_demo=null", "checkpoint.every_steps=1000"]
+        # With groups on their way that no step has taken yet.
+        fixed += ["data.make_demo=null", "checkpoint.every_steps=1000", "algorithm.max_staleness=2"]
         command = app("grpo", *fixed, data=data, temp=short_temp)
     process = subprocess.Popen(
         command,
@@ -339,12 +341,17 @@ def test_a_job_submitted_to_a_cluster(short_temp: Path, tmp_path: Path) -> None:
         submit = [ray, "job", "submit", f"--address=http://127.0.0.1:{dashboard}", "--working-dir=.", "--"]
         job = ["python", "-m", "videor2_rl.grpo", "experiment=smoke", f"output_dir={tmp_path / 'smoke'}"]
         job += [f"data.media_dir={tmp_path / 'data'}", f"video.cache_dir={tmp_path / 'cache'}"]
+        # With rollouts ahead of the learner.
+        job += ["algorithm.max_staleness=1", "algorithm.num_steps=4"]
         _when_up(dashboard, cluster)
         run([*submit, *job], cwd=Path(__file__).parents[1], env=environment)
     finally:
         os.killpg(cluster.pid, signal.SIGTERM)
         cluster.wait(timeout=60)
-    assert [row["step"] for row in read_metrics(tmp_path / "smoke")] == [1, 2]
+    rows = read_metrics(tmp_path / "smoke")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["rollout/staleness_max"] <= 1 for row in rows] == [True] * 4
+    assert check_ledger(tmp_path / "smoke", num_prompts=8).startswith("ledger: 8 prompts, 8 trained; 0 lost, 0 twice")
     assert (tmp_path / "smoke" / "finished").exists()
 
 

@@ -111,6 +111,7 @@ def _response(rollout: Rollout, score: Scored, *, advantage: float | None) -> di
         "text": rollout.text,
         "finish_reason": rollout.finish_reason,
         "policy_version": rollout.policy_version,
+        "continued": [list(start) for start in rollout.continued],
         "token_ids": rollout.token_ids.tolist(),
         "log_probs": [_finite(value) for value in rollout.log_probs.tolist()],
         "reward": score.reward,

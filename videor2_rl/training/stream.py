@@ -106,6 +106,7 @@ class Stream:
         self._line: asyncio.Queue[tuple[list[int], list[int]]] = asyncio.Queue()
         self._held: dict[int, int | None] = {}
         """Bytes of the pixels of what has set out and not been released; None: not known yet."""
+        self._limit = run.rollout.max_prepared_mib << 20
         self._urgent = 0
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
@@ -184,7 +185,7 @@ class Stream:
                     task.add_done_callback(self._tasks.discard)
                     # To where it waits for its preparation: what is prepared ahead comes after it.
                     await asyncio.sleep(0)
-                if ahead and self._is_below_limit():
+                if ahead and (is_synchronous or self._known_bytes() < self._limit):
                     self._workers.videos.prefetch([self._sample_of(number) for number in ahead])
         except Exception as error:
             self._events.put(error)
@@ -247,13 +248,15 @@ class Stream:
             self._changed.clear()
             await self._changed.wait()
 
+    def _known_bytes(self) -> int:
+        return sum(size or 0 for size in self._held.values())
+
     def _is_below_limit(self) -> bool:
         known = [size for size in self._held.values() if size is not None]
         if not known:
             return not self._held
         # What is being prepared may be as large as any.
-        expected = sum(known) + (len(self._held) - len(known)) * max(known)
-        return expected < self._run.rollout.max_prepared_mib << 20
+        return self._known_bytes() + (len(self._held) - len(known)) * max(known) < self._limit
 
     async def _free(self, numbers: Sequence[int]) -> None:
         for number in numbers:

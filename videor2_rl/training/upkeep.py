@@ -6,9 +6,10 @@ A checkpoint is written while the next step's rollouts are generated and scored,
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,19 +297,21 @@ class MemoryWatch:
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
-        self._asked: Future[dict[str, float]] | None = None
-        self._last: dict[str, float] = {}
+        self._thread = threading.Thread()
+        self._answer: dict[str, float] = {}
 
     def taken(self) -> dict[str, float]:
         """What the parts answered last, and ask again; the first answer is waited for."""
-        if self._asked is None:
-            self._asked = self._thread.submit(memory_of, self._workers)
-            self._last = self._asked.result()
-        elif self._asked.done():
-            self._last = self._asked.result()
-            self._asked = self._thread.submit(memory_of, self._workers)
-        return self._last
+        if not self._answer:
+            self._ask()
+        elif not self._thread.is_alive():
+            # A daemon: nobody waits for it at the end of the process.
+            self._thread = threading.Thread(target=self._ask, name="memory", daemon=True)
+            self._thread.start()
+        return self._answer
+
+    def _ask(self) -> None:
+        self._answer = memory_of(self._workers)
 
 
 def progress_of(checkpoint: Checkpoint | None) -> Progress:

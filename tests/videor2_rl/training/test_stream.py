@@ -37,7 +37,7 @@ class Held(Fakes):
         for future in found:
             prompt = future.result()
             if isinstance(prompt, PromptHandle):
-                future._result = replace(prompt, num_bytes=self.num_bytes)  # type: ignore[attr-defined]
+                future._result = replace(prompt, num_bytes=self.num_bytes)
         return found
 
     def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group]]:
@@ -175,12 +175,12 @@ def test_what_ends_the_way_of_a_group_ends_the_wait_of_the_loop(tmp_path: Path, 
             return [self.fail()] if part == "prepare" else super().begin_prepare(samples)
 
         def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group]]:
-            return self.fail() if part == "generate" else Fakes.begin_generate(self, prompts, **request)  # type: ignore[no-any-return]
+            return self.fail() if part == "generate" else Fakes.begin_generate(self, prompts, **request)
 
         def begin_score(
             self, groups: Sequence[Group], samples: Sequence[VideoSample], **known: Any
         ) -> Future[ScoredGroups]:
-            return self.fail() if part == "score" else super().begin_score(groups, samples, **known)  # type: ignore[no-any-return]
+            return self.fail() if part == "score" else super().begin_score(groups, samples, **known)
 
     with stream_of(Failing(), tmp_path, *ONE_STEP_OFF) as (stream, _):
         stream.admit()

@@ -532,7 +532,7 @@ def test_importance_weights_of_every_kind_are_those_of_the_definition(
 
 
 def test_a_batch_whose_tokens_are_all_masked_teaches_nothing(near: list[TrainGroup], logits: dict[int, Tensor]) -> None:
-    far = [replace(g, rollout_log_probs=tuple(np.float32(v) - 5 for v in g.rollout_log_probs or ())) for g in near]
+    far = [replace(g, rollout_log_probs=tuple(values - 5 for values in g.rollout_log_probs or ())) for g in near]
     algorithm = replace(ALGORITHM, importance_beyond="mask")
     metrics, gradient = run([[MicroBatch(tuple(far))]], logits, algorithm)
     assert metrics["actor/loss"] == 0 and metrics["actor/importance_masked_frac"] == 1

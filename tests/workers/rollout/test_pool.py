@@ -7,16 +7,19 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hf_network import hf_model
 from hypothesis import given
 from hypothesis import strategies as st
 from rollout_checks import (
     FLOAT32_LIMIT,
+    hf_log_probs,
     make_prompt,
     max_gap,
     numbers,
@@ -214,3 +217,76 @@ def test_lost_workers_cost_nothing_but_time(
     assert responses(groups) == responses(undisturbed)
     assert {rollout.policy_version for group in groups for rollout in group.rollouts} == {70}
     assert max_gap(new, many[:2], groups[:2]) < FLOAT32_LIMIT
+
+
+@pytest.fixture
+def streaming(pool: RolloutPool, monkeypatch: pytest.MonkeyPatch) -> RolloutPool:
+    """The same workers, driven as in an asynchronous run."""
+    monkeypatch.setattr(pool, "_streams", True)
+    monkeypatch.setattr(pool._pool, "_max_in_flight", 9)
+    pool.wait_ready()
+    return pool
+
+
+def begin_long(pool: RolloutPool, tokenizer: Any) -> tuple[list[Prompt], Future[list[Group]]]:
+    """Sixteen groups of four long responses: more than the workers sample in a moment."""
+    many = [make_prompt(tokenizer, seed=200 + i) for i in range(16)]
+    long = sampling(max_tokens=150, group_size=4)
+    return many, pool.begin_generate(handles(many), group_ids=range(16), sampling=long, seed=5)
+
+
+def versions_of(groups: list[Group]) -> set[tuple[int, ...]]:
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    return {(one.policy_version, *(version for version, _ in one.continued)) for one in rollouts}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_weights_that_come_while_groups_are_sampled_are_taken_at_once(
+    streaming: RolloutPool, tokenizer: Any, checkpoint: Path, learner: Any, policy: Source
+) -> None:
+    old, new = hf_model(checkpoint, seed=33), hf_model(checkpoint, seed=34)
+    hold(learner, old)
+    streaming.update_weights(policy.weights(80))
+    many, begun = begin_long(streaming, tokenizer)
+    hold(learner, new)
+    time.sleep(0.5)
+    streaming.update_weights(policy.weights(81))
+    assert not begun.done()
+    groups = begun.result(timeout=300)
+    assert versions_of(groups) <= {(80,), (80, 81), (81,)} and (80, 81) in versions_of(groups)
+    assert [group.group_id for group in groups] == list(range(16))
+    crossing = [
+        (prompt, one) for prompt, group in zip(many, groups, strict=True) for one in group.rollouts if one.continued
+    ]
+    for prompt, one in crossing[:3]:
+        [(_, place)] = one.continued
+        expected = [hf_log_probs(model, prompt, one.token_ids) for model in (old, new)]
+        assert np.abs(np.concatenate([expected[0][:place], expected[1][place:]]) - one.log_probs).max() < FLOAT32_LIMIT
+    assert 0 <= streaming.metrics()["perf/rollout_idle_frac"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_workers_that_finish_first_take_new_weights_by_themselves_and_no_response_has_two_policies(
+    streaming: RolloutPool,
+    tokenizer: Any,
+    checkpoint: Path,
+    learner: Any,
+    policy: Source,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streaming, "_finishes", True)
+    old, new = hf_model(checkpoint, seed=35), hf_model(checkpoint, seed=36)
+    hold(learner, old)
+    streaming.update_weights(policy.weights(90))
+    many, begun = begin_long(streaming, tokenizer)
+    hold(learner, new)
+    streaming.update_weights(policy.weights(91))
+    # The learner may go on: what the workers take lies in the object store.
+    hold(learner, old)
+    groups = begun.result(timeout=300)
+    assert versions_of(groups) <= {(90,), (91,)}
+    later = streaming.generate(handles(many[:4]), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=5)
+    assert versions_of(later) == {(91,)}
+    assert max_gap(new, many[:4], later) < FLOAT32_LIMIT
