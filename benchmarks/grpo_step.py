@@ -36,6 +36,11 @@ from benchmarks.shapes import GROUP_SIZE, PATCH, SHAPES, Shape
 from benchmarks.stub_judge import stub_judge
 
 PHASES = ("prepare", "encode", "generate", "reward", "old_log_probs", "ref_log_probs", "update", "sync_weights", "rest")
+OUR_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    # Ray's processes would give way to all others on the machine, which TRL's does not.
+    "RAY_worker_niceness": "0",
+}
 OVERLAP = 1.02
 """Phases that add up to more than so many times the step overlap."""
 _OUR_STEP = re.compile(r"step +(\d+)/")
@@ -98,7 +103,7 @@ def sides(args: argparse.Namespace, shape: Shape, folder: Path, *, judge: str, r
         run_dir = folder / f"run-{repeat}-{index}"
         overrides = our_overrides(shape, folder, run_dir, judge=judge, steps=args.steps)
         command = (sys.executable, "-m", "videor2_rl.grpo", *overrides, *extra.split())
-        runs.append(Side(" ".join(["ours", *extra.split()]), command, {"PYTHONUNBUFFERED": "1"}, run_dir))
+        runs.append(Side(" ".join(["ours", *extra.split()]), command, OUR_ENVIRONMENT, run_dir))
     command = (args.trl, "-m", "benchmarks.trl_grpo", str(folder), shape.name, "--judge", judge)
     # Threads that wait for each other sleep, as ours do: other processes may want the cores.
     threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "OMP_WAIT_POLICY": "passive"}

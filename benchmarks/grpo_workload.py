@@ -26,6 +26,7 @@ CLIP_SIZES = {"W1": (160, 120, 10), "W2": (560, 504, 24)}
 LETTERS = ("A", "B")
 _SHARPNESS = 2.0
 """Of the output layer: what is no successor is sampled about once in ten million tokens."""
+_NOT_THE_END = 6.0
 _TEMPLATE = """\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message['role'] + '\\n' -}}
@@ -114,7 +115,7 @@ def is_word(text: str) -> bool:
 def teach_successors(folder: Path, follows: list[tuple[list[int], list[int]]], *, end_token: int) -> None:
     """Give a checkpoint an output layer of its own, under which the given tokens follow each other.
 
-    All other tokens have logits of 0, the end token among them: under top-k 50 it is never sampled.
+    All other tokens have logits of about 0, the end token one that is never sampled.
     """
     import torch
     from transformers import AutoModelForImageTextToText, GenerationConfig
@@ -127,6 +128,9 @@ def teach_successors(folder: Path, follows: list[tuple[list[int], list[int]]], *
         head = torch.zeros_like(embeddings)
         for before, after in follows:
             head[after] += _SHARPNESS * embeddings[before].sum(0) / embeddings.shape[1] ** 0.5
+        # One dimension says nothing of a token but that it is not the end.
+        embeddings[:, 0], head[:, 0] = _NOT_THE_END, 0.0
+        head[end_token, 0] = -_NOT_THE_END
         model.model.language_model.embed_tokens.weight.copy_(embeddings)
         model.lm_head.weight = torch.nn.Parameter(head)
     model.config.text_config.bos_token_id = None
