@@ -105,8 +105,9 @@ def sides(args: argparse.Namespace, shape: Shape, folder: Path, *, judge: str, r
         command = (sys.executable, "-m", "videor2_rl.grpo", *overrides, *extra.split())
         runs.append(Side(" ".join(["ours", *extra.split()]), command, OUR_ENVIRONMENT, run_dir))
     command = (args.trl, "-m", "benchmarks.trl_grpo", str(folder), shape.name, "--judge", judge)
-    # Threads that wait for each other sleep, as ours do: other processes may want the cores.
-    threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "OMP_WAIT_POLICY": "passive"}
+    # Threads that wait for each other sleep, as ours do: where others want the cores, spinning costs ten times as much.
+    waiting = os.environ.get("OMP_WAIT_POLICY", "passive")
+    threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "OMP_WAIT_POLICY": waiting}
     runs.append(Side("TRL", (*command, "--steps", str(args.steps)), threads, None))
     yield from runs if repeat % 2 == 0 else reversed(runs)
 
