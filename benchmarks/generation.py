@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 import tempfile
 import time
@@ -149,6 +150,8 @@ def measure(folder: Path, overrides: Sequence[str], *, groups: int, repeats: int
     from workers.rollout.engine import rollout_env
     from workers.rollout.pool import RolloutPool
 
+    # Ray's processes would give way to all others on the machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     runs = {" ".join([OURS, *extra.split()]): configuration(folder, extra.split()) for extra in ["", *overrides]}
     plain = runs[OURS]
     sampling = sampling_of(plain)
