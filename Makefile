@@ -65,6 +65,8 @@ $(TRL_INSTALLED): $(INSTALLED) benchmarks/requirements-trl.txt
 bench: $(INSTALLED) $(TRL_INSTALLED)
 	$(BIN)/python -m benchmarks.packed_group
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learner_step --trl $(TRL_VENV)/bin/python
+	$(BIN)/python -m benchmarks.grpo_step --trl $(TRL_VENV)/bin/python
+	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.score_rows
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.alignment_rows
 	$(BIN)/python -m benchmarks.judge_calls

@@ -8,13 +8,10 @@ The server is a process of its own; --cached asks everything a second time, from
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import multiprocessing
 import tempfile
 import time
-from multiprocessing.connection import Connection
 
+from benchmarks.stub_judge import stub_judge
 from rewards.judge import JudgePrompt, consistency_prompt
 from videor2_rl.app import compose_run
 from videor2_rl.config.judge import OpenAIJudge
@@ -22,36 +19,7 @@ from videor2_rl.config.sections import ScoreRun
 from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.connection import JudgeServer
 
-_REPLY = json.dumps({"choices": [{"message": {"content": '{"reason": "same", "consistent": true}'}}]}).encode()
 _THINK = "At 00:05 a red square appears. At 00:09 it moves to the left. So the answer is B. " * 10
-
-
-async def _serve(latency_s: float, ready: Connection) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := await _read_head(reader):
-            length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-            await reader.readexactly(length)
-            await asyncio.sleep(latency_s)
-            writer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_REPLY)
-            )
-            writer.write(_REPLY)
-            await writer.drain()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    ready.send(server.sockets[0].getsockname()[1])
-    await server.serve_forever()
-
-
-async def _read_head(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return b""
-
-
-def _run_server(latency_s: float, ready: Connection) -> None:
-    asyncio.run(_serve(latency_s, ready))
 
 
 def _prompts(count: int) -> list[JudgePrompt]:
@@ -65,11 +33,7 @@ def main() -> None:
     parser.add_argument("--latency-s", type=float, default=0.2)
     parser.add_argument("--cached", action="store_true")
     arguments = parser.parse_args()
-    ours, theirs = multiprocessing.Pipe()
-    server = multiprocessing.Process(target=_run_server, args=(arguments.latency_s, theirs), daemon=True)
-    server.start()
-    base_url = f"http://127.0.0.1:{ours.recv()}/v1"
-    with tempfile.TemporaryDirectory() as folder:
+    with stub_judge(latency_s=arguments.latency_s) as base_url, tempfile.TemporaryDirectory() as folder:
         judge = compose_run(
             "score",
             ScoreRun,
@@ -89,7 +53,6 @@ def main() -> None:
                 f"{name}: {arguments.calls} calls, concurrency {arguments.concurrency}, latency "
                 f"{arguments.latency_s:g} s: {seconds:.2f} s (ideal {ideal_s:.2f} s), {cpu_s:.2f} s of CPU"
             )
-    server.terminate()
 
 
 if __name__ == "__main__":
