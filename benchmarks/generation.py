@@ -143,7 +143,7 @@ def measure(folder: Path, overrides: Sequence[str], *, groups: int, repeats: int
     """By who generated, a speed for each repeat."""
     import ray
 
-    from videor2_rl.training.trainer import sampling_of
+    from videor2_rl.training.stream import sampling_of
     from workers.build import engine_spec
     from workers.cluster import connected
     from workers.learner.verl_config import learner_env

@@ -105,6 +105,9 @@ def sampling_params(spec: SamplingSpec, *, seed: int | None, banned_token_ids: S
         max_tokens=spec.max_tokens,
         seed=seed,
         logprobs=0,  # the sampled token's alone
+        flat_logprobs=True,
+        # Whole responses are decoded when they are there: token by token it costs as much again as the log-probs.
+        detokenize=False,
         logit_bias=dict.fromkeys(banned_token_ids, -100.0),
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -58,19 +58,20 @@ class Response:
         finally:
             self._queue.close()
 
-    def rollout(self, output: RequestOutput) -> Rollout:
+    def rollout(self, output: RequestOutput, text: str) -> Rollout:
         """The output as the driver gets it."""
-        return rollout_of(output.outputs[0], self._starts)
+        return rollout_of(output.outputs[0], text, self._starts)
 
 
-def rollout_of(output: CompletionOutput, starts: Sequence[tuple[int, int]]) -> Rollout:
+def rollout_of(output: CompletionOutput, text: str, starts: Sequence[tuple[int, int]]) -> Rollout:
     """What an engine gave, as the driver gets it.
 
     Args:
+        text: its tokens, decoded.
         starts: policy version and place of its first token, of all policies in order.
     """
-    assert output.logprobs is not None
-    log_probs = [entry[token].logprob for entry, token in zip(output.logprobs, output.token_ids, strict=True) if entry]
+    # One for each token, the sampled one's.
+    log_probs = output.logprobs.logprobs  # type: ignore[union-attr]
     assert len(log_probs) == len(output.token_ids)
     # Without those that sampled nothing before the next one.
     ends = [place for _, place in starts[1:]] + [len(output.token_ids)]
@@ -78,7 +79,8 @@ def rollout_of(output: CompletionOutput, starts: Sequence[tuple[int, int]]) -> R
     return Rollout(
         token_ids=np.array(output.token_ids, dtype=np.int64),
         log_probs=np.array(log_probs, dtype=np.float32),
-        text=output.text,
+        # Without bytes that begin a character which the response does not end.
+        text=text.rstrip("\ufffd"),
         finish_reason=output.finish_reason,  # type: ignore[arg-type]
         policy_version=first[0],
         continued=tuple(later),

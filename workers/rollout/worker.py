@@ -241,7 +241,8 @@ class RolloutWorker:
         # Asked once, so that no later request waits for the answer and lets another one pass.
         await self._engine.get_supported_tasks()
         self._family = read_family(self._spec.model_path)
-        self._video_processor = AutoProcessor.from_pretrained(self._spec.model_path).video_processor
+        processor = AutoProcessor.from_pretrained(self._spec.model_path)
+        self._video_processor, self._tokenizer = processor.video_processor, processor.tokenizer
         self._policy_version = 0
         self._is_whole.set()
 
@@ -287,13 +288,16 @@ class RolloutWorker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._running -= set(responses)
+        token_ids = [output.outputs[0].token_ids for output in outputs]
+        texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
         size = request.sampling.group_size
         groups = []
         for index, group_id in enumerate(request.group_ids):
             prompt, its = inputs[index], slice(index * size, (index + 1) * size)
             if any(output.prompt_token_ids != prompt.token_ids.tolist() for output in outputs[its]):
                 raise RuntimeError(f"{prompt.sample_id}: the engine saw other prompt tokens than the learner will")
-            rollouts = [one.rollout(output) for one, output in zip(responses[its], outputs[its], strict=True)]
+            parts = zip(responses[its], outputs[its], texts[its], strict=True)
+            rollouts = [response.rollout(output, text) for response, output, text in parts]
             groups.append(Group(group_id, prompt.sample_id, tuple(rollouts)))
         return groups
 

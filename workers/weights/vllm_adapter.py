@@ -19,6 +19,7 @@ import torch
 
 from videor2_rl.model.token_scores import float32_logits
 from videor2_rl.model.weights import StoredWeights
+from workers.cpu_sampler import use_one_number_a_token
 from workers.weights.group import GroupAddress, TransferGroup
 from workers.weights.payload import decode, split
 from workers.weights.plan import Bucket, Gathered, WeightPlan
@@ -208,6 +209,8 @@ class WeightExtension:
         if float32_head:
             # Outside of CUDA graphs, which end at the last hidden states.
             self.model_runner.model.get_language_model().lm_head.quant_method.apply = _apply_in_float32
+        if self.device.type == "cpu":
+            use_one_number_a_token(self.model_runner.sampler.topk_topp_sampler)
         self.weights_receiver = Receiver(self.model_runner.model, self.model_config, self.vllm_config, self.device)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 

@@ -63,7 +63,7 @@ def launches(folder: Path, case: str) -> list[dict[str, Any]]:
 
 def numbers(row: dict[str, Any]) -> dict[str, Any]:
     """A step's metrics but for the time and the memory it took."""
-    measured = ("_per_s", "_mib")
+    measured = ("_per_s", "_mib", "_idle_frac")
     return {name: v for name, v in row.items() if not name.startswith("timing_s/") and not name.endswith(measured)}
 
 
