@@ -28,7 +28,7 @@ FLOORS = """
     videor2_rl.model    videor2_rl.scoring    videor2_rl.inputs
     videor2_rl.evaluation                     videor2_rl.demo       videor2_rl.integrations
     videor2_rl.training videor2_rl.report     videor2_rl.doctor     videor2_rl.preview
-    workers.memory
+    workers.memory      workers.cpu_sampler
     workers.cluster     workers.pool
     workers.weights
     workers.rollout     workers.learner       workers.video   workers.reward   workers.judge_server   workers.preflight
