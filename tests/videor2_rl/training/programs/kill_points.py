@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from loop_fakes import FakeEncoder, Fakes, configure, run_loop
 
+from videor2_rl.config.sections import GrpoRun
 from videor2_rl.run import checkpoint
 from videor2_rl.run.files import FileSum
 from videor2_rl.training import upkeep
@@ -135,7 +136,7 @@ class SlowEncoder(FakeEncoder):
         return self.fakes._later("encode", 1e-4, self.fakes.encode(prompts))
 
 
-def live(folder: Path, life: Life) -> None:
+def live(run: GrpoRun, life: Life) -> None:
     """One process's part of the run."""
     move, write_line = checkpoint.write_text_atomic, append_step
 
@@ -149,23 +150,26 @@ def live(folder: Path, life: Life) -> None:
 
     checkpoint.write_text_atomic = write_text_atomic
     upkeep.append_step = append
+    run_loop(run, Simulated(skip=SKIPPED, life=life), num_samples=NUM_SAMPLES)
+
+
+def configured(folder: Path) -> GrpoRun:
     sizes = [f"algorithm.num_steps={NUM_STEPS}", f"algorithm.prompts_per_step={PROMPTS_PER_STEP}"]
     staleness = ["algorithm.max_staleness=2", "algorithm.lookahead=3", "rollout.top_k=0"]
     others = ["algorithm.kl_coefficient=0", "checkpoint.every_steps=2", "algorithm.filter_zero_variance=true"]
     others += [f"algorithm.group_size={GROUP_SIZE}", "logging.rollouts=false", "data.max_skipped_frac=0.5"]
-    run = configure(folder, *sizes, *staleness, *others)
-    run_loop(run, Simulated(skip=SKIPPED, life=life), num_samples=NUM_SAMPLES)
+    return configure(folder, *sizes, *staleness, *others)
 
 
-def fork(folder: Path, life: Life) -> int:
+def fork(run: GrpoRun, life: Life) -> int:
     pid = os.fork()
     if pid == 0:
-        log = os.open(folder.with_suffix(".log"), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        log = os.open(f"{run.output_dir}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
         code = 1
         try:
-            live(folder, life)
+            live(run, life)
             code = 0
         finally:
             os._exit(code)
@@ -173,18 +177,18 @@ def fork(folder: Path, life: Life) -> int:
 
 
 def main(folder: Path, seed: int, lives: int) -> None:
-    rng = random.Random(seed)
+    run, rng = configured(folder), random.Random(seed)
     killed: Counter[str] = Counter()
     while sum(killed.values()) < lives:
         # Most lives are short, so that the run still has a way to go at the last kill.
         life = Life(rng.choice(PLACES), rng.choice((1, 1, 1, 2, 3)))
-        code = fork(folder, life)
+        code = fork(run, life)
         assert code in (0, KILLED), folder.with_suffix(".log").read_text()[-3000:]
         if code == 0:
             break
         killed[life.place] += 1
     if sum(killed.values()) == lives:
-        assert fork(folder, Life("", 0)) == 0, folder.with_suffix(".log").read_text()[-3000:]
+        assert fork(run, Life("", 0)) == 0, folder.with_suffix(".log").read_text()[-3000:]
     newest = checkpoint.Checkpoints(folder, keep=2).newest()
     assert newest is not None
     trained = json.loads((newest.path / "weight").read_text())["trained"]
