@@ -125,7 +125,10 @@ def grounding(events: tuple[Event, ...]) -> dict[str, str]:
 
 
 def make_trace(events: tuple[Event, ...], question: Question, *, faults: Faults, rng: np.random.Generator) -> str:
-    """A dated account of the clip, a conclusion that restates the question, and the answer; wrong as `faults` says."""
+    """A dated account of the clip, its order, a conclusion that restates the question, and the answer.
+
+    Wrong as `faults` says. The order is what a small model learns to conclude from: it finds the same words there.
+    """
     claims = []
     for event in events:
         late_s = faults.late_by_s if rng.random() < faults.late else 0
@@ -135,8 +138,13 @@ def make_trace(events: tuple[Event, ...], question: Question, *, faults: Faults,
         intended = intended + 1 if intended + 1 < len(events) else intended - 1
     concluded, answered = _letters(letter_of(events[intended]), faults=faults, rng=rng)
     colour = list(COLOURS)[LETTERS.index(concluded)]
-    reasoning = f"{' '.join(claims)} {question.lead} {colour} ({concluded})."
+    reasoning = f"{' '.join(claims)} {_order(events)} {question.lead} {colour} ({concluded})."
     return f"<think>{reasoning}</think>\n<answer>{answered}</answer>"
+
+
+def _order(events: tuple[Event, ...]) -> str:
+    first, second, last = (event.colour for event in events)
+    return f"In order: first is {first}, second is {second}, last is {last}."
 
 
 def _letters(intended: str, *, faults: Faults, rng: np.random.Generator) -> tuple[str, str]:
@@ -160,6 +168,7 @@ def corpus() -> list[str]:
     phrases += [f"Which colour appears {kind}? {options_text()}" for kind in ("first", "second", "last")]
     for letter, colour in zip(LETTERS, COLOURS, strict=True):
         phrases += [f" The {kind} is {colour} ({letter})." for kind in ("first", "second", "last")]
+        phrases.append(f" In order: first is {colour}, second is {colour}, last is {colour}.")
         phrases += [f" At {when} it is {colour} ({letter})." for when in times]
         phrases.append(f"<think></think>\n<answer>{letter}</answer>")
     return [*phrases, "system\n", "user\n", "assistant\n", "\n"]
