@@ -186,7 +186,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--num-workers", type=_count, default=2, help="encoding processes (default: %(default)s)")
     sizes = parser.add_argument_group("sizes")
-    sizes.add_argument("--base-clips", type=_count, default=1000, help="(default: %(default)s)")
+    sizes.add_argument("--base-clips", type=_count, default=800, help="(default: %(default)s)")
     sizes.add_argument("--sft-clips", type=_count, default=320, help="(default: %(default)s)")
     sizes.add_argument("--grpo-clips", type=_count, default=240, help="(default: %(default)s)")
     sizes.add_argument("--heldout-clips", type=_count, default=256, help="(default: %(default)s)")

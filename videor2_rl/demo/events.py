@@ -18,7 +18,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "yellow": (230, 210, 30),
 }
 """Name -> RGB; their order is the order of the options."""
-SHAPES = ("square", "circle", "triangle")
+SHAPES = ("square", "triangle")
+"""Told apart in a frame of 28 x 28 pixels: one covers twice as much as the other."""
 LETTERS = "ABCD"
 DURATION_S = 16
 DWELL_S = 2
