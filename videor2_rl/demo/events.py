@@ -113,7 +113,7 @@ def make_question(events: tuple[Event, ...], kind: QuestionKind, *, rng: np.rand
         when = time_key(events[answer].time_s)
         return Question(kind, f"Which colour appears at {when}? {options_text()}", f"At {when} it is", answer)
     answer = {"first": 0, "second": 1, "last": len(events) - 1}[kind]
-    return Question(kind, f"Which colour appears {kind}? {options_text()}", f"The {kind} is", answer)
+    return Question(kind, f"Which colour appears {kind}? {options_text()}", f"So {kind}", answer)
 
 
 def letter_of(event: Event) -> str:
@@ -128,7 +128,8 @@ def grounding(events: tuple[Event, ...]) -> dict[str, str]:
 def make_trace(events: tuple[Event, ...], question: Question, *, faults: Faults, rng: np.random.Generator) -> str:
     """A dated account of the clip, its order, a conclusion that restates the question, and the answer.
 
-    Wrong as `faults` says. The order is what a small model learns to conclude from: it finds the same words there.
+    Wrong as `faults` says. Order and conclusion put a colour right after its place: what followed a word before is the
+    first thing that a small transformer learns to look up. With a word between them, one seed of three never did.
     """
     claims = []
     for event in events:
@@ -145,7 +146,7 @@ def make_trace(events: tuple[Event, ...], question: Question, *, faults: Faults,
 
 def _order(events: tuple[Event, ...]) -> str:
     first, second, last = (event.colour for event in events)
-    return f"In order: first is {first}, second is {second}, last is {last}."
+    return f"In order: first {first}, second {second}, last {last}."
 
 
 def _letters(intended: str, *, faults: Faults, rng: np.random.Generator) -> tuple[str, str]:
@@ -168,8 +169,8 @@ def corpus() -> list[str]:
     phrases += [f"Which colour appears at {when}? {options_text()}" for when in times]
     phrases += [f"Which colour appears {kind}? {options_text()}" for kind in ("first", "second", "last")]
     for letter, colour in zip(LETTERS, COLOURS, strict=True):
-        phrases += [f" The {kind} is {colour} ({letter})." for kind in ("first", "second", "last")]
-        phrases.append(f" In order: first is {colour}, second is {colour}, last is {colour}.")
+        phrases += [f" So {kind} {colour} ({letter})." for kind in ("first", "second", "last")]
+        phrases.append(f" In order: first {colour}, second {colour}, last {colour}.")
         phrases += [f" At {when} it is {colour} ({letter})." for when in times]
         phrases.append(f"<think></think>\n<answer>{letter}</answer>")
     return [*phrases, "system\n", "user\n", "assistant\n", "\n"]
