@@ -40,7 +40,19 @@ whether at the top of a file, inside a function or under TYPE_CHECKING. Rooms jo
 
 APPS = {
     f"videor2_rl.{name}"
-    for name in ("make_demo", "demo_run", "sft", "grpo", "evaluate", "score", "probe", "convert", "export", "app")
+    for name in (
+        "make_demo",
+        "demo_run",
+        "demo_libraries",
+        "sft",
+        "grpo",
+        "evaluate",
+        "score",
+        "probe",
+        "convert",
+        "export",
+        "app",
+    )
 }
 """What a user runs, and what the Hydra apps share; the `__main__` of a package is an app too."""
 

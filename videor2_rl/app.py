@@ -54,7 +54,7 @@ def hydra_app(
     """
 
     def main() -> None:
-        _quiet_logging()
+        quiet_logging()
         argv = sys.argv[1:]
         if "--version" in argv:
             print(version_text())
@@ -181,7 +181,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _quiet_logging() -> None:
+def quiet_logging() -> None:
     """Our own messages, and of the libraries' only warnings."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for handler in logging.getLogger().handlers:

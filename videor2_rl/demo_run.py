@@ -1,23 +1,33 @@
 """The whole way on the CPU: data, base, SFT, GRPO, evaluation, report. `make demo` runs this.
 
 Each stage is the command that a user would type, and is printed. A stage that is done is not done again, so that an
-interrupted demo goes on where it stopped.
+interrupted demo goes on where it stopped. What a start costs is paid once for all of them: the stages share a Ray
+cluster, and their processes are forked from one that has loaded the libraries.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.context
+import os
+import runpy
 import shlex
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.run.resume import FINISHED
 from videor2_rl.run.storage import writing
+
+Runner = Callable[[Sequence[str]], int]
+"""Does what `python -m` with this command does; returns the exit code."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,10 @@ class Stage:
     command: tuple[str, ...]
     done_marker: Path | None
     """The stage is left out when this file exists; None: the command itself knows that it has nothing to do."""
+
+    @property
+    def is_done(self) -> bool:
+        return self.done_marker is not None and self.done_marker.exists()
 
 
 def stages(output: Path, *, seed: int) -> list[Stage]:
@@ -75,33 +89,85 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    todo = stages(output, seed=arguments.seed)
-    for number, stage in enumerate(todo, start=1):
-        code = run_stage(stage, output, number=number, total=len(todo))
-        if code != 0:
-            print(
-                f"\nstage {stage.name} ended with exit code {code}; the same command goes on from there",
-                file=sys.stderr,
-            )
-            return code
-    return subprocess.call([sys.executable, "-m", "videor2_rl.report", str(output)])
+    data, *training = stages(output, seed=arguments.seed)
+    with warm_runner(training) as run_warm:
+        plan = [(data, runner(multiprocessing.get_context("spawn"))), *((stage, run_warm) for stage in training)]
+        for number, (stage, run) in enumerate(plan, start=1):
+            code = run_stage(stage, output, run, place=f"{number}/{len(plan)}")
+            if code != 0:
+                print(
+                    f"\nstage {stage.name} ended with exit code {code}; the same command goes on from there",
+                    file=sys.stderr,
+                )
+                return code
+        return run_warm(("videor2_rl.report", str(output)))
 
 
-def run_stage(stage: Stage, output: Path, *, number: int, total: int) -> int:
-    """Run one command and add its seconds to timing.json; returns its exit code."""
-    print(f"\n[{number}/{total}] {stage.title}", flush=True)
-    if stage.done_marker is not None and stage.done_marker.exists():
+def run_stage(stage: Stage, output: Path, run: Runner, *, place: str) -> int:
+    """Run one command and add its seconds to timing.json; returns its exit code.
+
+    Args:
+        place: of the stage among all, e.g. 2/5.
+    """
+    print(f"\n[{place}] {stage.title}", flush=True)
+    if stage.is_done:
         print("done before", flush=True)
         return 0
     print(f"$ python -m {shlex.join(stage.command)}", flush=True)
     started = time.monotonic()
-    try:
-        code = subprocess.call([sys.executable, "-m", *stage.command])
-    except KeyboardInterrupt:
-        # The stage got the signal too and has said how to go on.
-        code = 130
+    code = run(stage.command)
     add_seconds(output / "timing.json", stage.name, time.monotonic() - started)
     return code
+
+
+def runner(context: multiprocessing.context.SpawnContext | multiprocessing.context.ForkServerContext) -> Runner:
+    """Runs commands in processes that start as the context says."""
+
+    def run(command: Sequence[str]) -> int:
+        process = context.Process(target=run_module, args=(list(command),))
+        process.start()
+        before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+        try:
+            while process.exitcode is None:
+                # Of Ctrl-C the stage hears itself; it may have something to save, and says how to go on.
+                with suppress(KeyboardInterrupt):
+                    process.join()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return process.exitcode
+
+    return run
+
+
+def run_module(command: Sequence[str]) -> None:
+    """What `python -m` does with this command."""
+    sys.argv = list(command)
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+
+
+@contextmanager
+def warm_runner(todo: Sequence[Stage]) -> Iterator[Runner]:
+    """Runs commands on one Ray cluster, in processes that find the libraries loaded; both end with the block.
+
+    The cluster is the demo's own, unless RAY_ADDRESS names one. Without anything to do there is neither.
+    """
+    if all(stage.is_done for stage in todo):
+        yield runner(multiprocessing.get_context("spawn"))
+        return
+    from videor2_rl.app import compose_run
+    from videor2_rl.config.sections import GrpoRun
+    from workers.cluster import connected, gcs_address
+    from workers.learner.verl_config import learner_env
+
+    cluster = compose_run("grpo", GrpoRun, ["experiment=demo"]).cluster
+    # It sets this process' environment, which the others inherit: verl looks for its platform when it is imported.
+    with connected(cluster, worker_env=learner_env(cluster.device)):
+        os.environ["RAY_ADDRESS"] = gcs_address()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["videor2_rl.demo_libraries"])
+        # It loads them while the data is made.
+        forkserver.ensure_running()
+        yield runner(context)
 
 
 def add_seconds(path: Path, phase: str, seconds: float) -> None:

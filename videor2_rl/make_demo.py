@@ -186,9 +186,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--num-workers", type=_count, default=2, help="encoding processes (default: %(default)s)")
     sizes = parser.add_argument_group("sizes")
-    sizes.add_argument("--base-clips", type=_count, default=2000, help="(default: %(default)s)")
-    sizes.add_argument("--sft-clips", type=_count, default=600, help="(default: %(default)s)")
-    sizes.add_argument("--grpo-clips", type=_count, default=320, help="(default: %(default)s)")
+    sizes.add_argument("--base-clips", type=_count, default=800, help="(default: %(default)s)")
+    sizes.add_argument("--sft-clips", type=_count, default=320, help="(default: %(default)s)")
+    sizes.add_argument("--grpo-clips", type=_count, default=240, help="(default: %(default)s)")
     sizes.add_argument("--heldout-clips", type=_count, default=256, help="(default: %(default)s)")
     sizes.add_argument("--validation-clips", type=_count, default=64, help="(default: %(default)s)")
     sizes.add_argument("--questions-per-clip", type=_count, default=3, help="of base and sft (default: %(default)s)")
@@ -204,7 +204,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     faults.add_argument("--both-wrong", type=_share, default=0.15, help="both are wrong (default: %(default)s)")
     faults.add_argument(
-        "--systematic", type=_share, default=0.5, help="a neighbouring event is meant (default: %(default)s)"
+        "--systematic", type=_share, default=0.25, help="a neighbouring event is meant (default: %(default)s)"
     )
     arguments = parser.parse_args(argv)
     if arguments.disagree + arguments.both_wrong > 1:

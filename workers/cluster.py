@@ -76,6 +76,13 @@ def connected(config: ClusterConfig, *, worker_env: Mapping[str, str], parts: Se
         ray.shutdown()
 
 
+def gcs_address() -> str:
+    """Of the connected cluster, as `cluster.address` and RAY_ADDRESS take it."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def await_room(parts: Sequence[Part], config: ClusterConfig, *, is_local: bool) -> None:
     """Return when the connected cluster has room for the parts; says every half minute what it waits for.
 

@@ -169,7 +169,8 @@ def test_events_are_apart_distinct_and_within_the_clip(seed: int) -> None:
 
 
 TRACE = re.compile(
-    r"<think>((?:At \d\d:\d\d a \w+ \w+ appears\. ){3})(.*) (\w+) \(([A-D])\)\.</think>\n<answer>([A-D])</answer>"
+    r"<think>((?:At \d\d:\d\d a \w+ \w+ appears\. ){3})In order: (.*)\. (.*) (\w+) \(([A-D])\)\.</think>\n"
+    r"<answer>([A-D])</answer>"
 )
 
 
@@ -181,7 +182,10 @@ def test_a_clean_trace_is_right_in_every_part(seed: int, kind: Any) -> None:
     trace = make_trace(events, question, faults=Faults(0, 0, 0, 0, 0), rng=rng)
     match = TRACE.fullmatch(trace)
     assert match is not None
-    claims, lead, colour, concluded, answered = match.groups()
+    claims, order, lead, colour, concluded, answered = match.groups()
+    assert order.split(", ") == [
+        f"{name} {e.colour}" for name, e in zip(("first", "second", "last"), events, strict=True)
+    ]
     assert claims == "".join(f"At {time_key(e.time_s)} a {e.colour} {e.shape} appears. " for e in events)
     by_kind = {"first": 0, "second": 1, "last": 2}
     if kind == "time":
@@ -189,7 +193,7 @@ def test_a_clean_trace_is_right_in_every_part(seed: int, kind: Any) -> None:
         assert lead == f"At {time_key(right.time_s)} it is"
     else:
         right = events[by_kind[kind]]
-        assert lead == f"The {kind} is"
+        assert lead == f"So {kind}"
     assert colour == right.colour and concluded == answered == LETTERS[list(COLOURS).index(right.colour)]
 
 
@@ -203,13 +207,15 @@ def test_faults_come_at_their_rates() -> None:
     for row in rows:
         match = TRACE.fullmatch(row["conversations"][1]["value"])
         assert match is not None
-        claims, _, _, concluded, answered = match.groups()
+        claims, order, _, _, concluded, answered = match.groups()
         told = [int(m) for m in re.findall(r"At 00:(\d\d)", claims)]
         true = [int(key[3:]) for key in row["temporal_grounding"]]
         counts["late"] += sum(t == r + 2 for t, r in zip(told, true, strict=True))
         counts["on time"] += sum(t == r for t, r in zip(told, true, strict=True))
         counts["disagree"] += concluded != answered
         counts["right answer"] += answered == _right_letter(row)
+        colours = [sentence.split()[1] for sentence in row["temporal_grounding"].values()]
+        assert re.findall(r"\w+ (\w+)", order) == colours, "the order is right in every trace"
     assert counts["late"] + counts["on time"] == 3 * len(rows)
     assert counts["late"] / (3 * len(rows)) == pytest.approx(0.6, abs=0.03)
     assert counts["disagree"] / len(rows) == pytest.approx(0.35, abs=0.04)

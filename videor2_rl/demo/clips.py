@@ -77,7 +77,5 @@ def _mask(event: Event) -> NDArray[np.bool_]:
     x -= left + (_QUADRANT - 1) / 2 + _SHIFT * event.shift[1]
     if event.shape == "square":
         return (np.abs(x) <= _HALF_SHAPE) & (np.abs(y) <= _HALF_SHAPE)
-    if event.shape == "circle":
-        return x * x + y * y <= _HALF_SHAPE**2
     assert event.shape == "triangle", f"unknown shape {event.shape!r}, expected one of {SHAPES}"
     return (np.abs(y) <= _HALF_SHAPE) & (2 * np.abs(x) <= y + _HALF_SHAPE)

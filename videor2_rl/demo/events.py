@@ -18,7 +18,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "yellow": (230, 210, 30),
 }
 """Name -> RGB; their order is the order of the options."""
-SHAPES = ("square", "circle", "triangle")
+SHAPES = ("square", "triangle")
+"""Told apart in a frame of 28 x 28 pixels: one covers twice as much as the other."""
 LETTERS = "ABCD"
 DURATION_S = 16
 DWELL_S = 2
@@ -112,7 +113,7 @@ def make_question(events: tuple[Event, ...], kind: QuestionKind, *, rng: np.rand
         when = time_key(events[answer].time_s)
         return Question(kind, f"Which colour appears at {when}? {options_text()}", f"At {when} it is", answer)
     answer = {"first": 0, "second": 1, "last": len(events) - 1}[kind]
-    return Question(kind, f"Which colour appears {kind}? {options_text()}", f"The {kind} is", answer)
+    return Question(kind, f"Which colour appears {kind}? {options_text()}", f"So {kind}", answer)
 
 
 def letter_of(event: Event) -> str:
@@ -125,7 +126,11 @@ def grounding(events: tuple[Event, ...]) -> dict[str, str]:
 
 
 def make_trace(events: tuple[Event, ...], question: Question, *, faults: Faults, rng: np.random.Generator) -> str:
-    """A dated account of the clip, a conclusion that restates the question, and the answer; wrong as `faults` says."""
+    """A dated account of the clip, its order, a conclusion that restates the question, and the answer.
+
+    Wrong as `faults` says. Order and conclusion put a colour right after its place: what followed a word before is the
+    first thing that a small transformer learns to look up. With a word between them, one seed of three never did.
+    """
     claims = []
     for event in events:
         late_s = faults.late_by_s if rng.random() < faults.late else 0
@@ -135,8 +140,13 @@ def make_trace(events: tuple[Event, ...], question: Question, *, faults: Faults,
         intended = intended + 1 if intended + 1 < len(events) else intended - 1
     concluded, answered = _letters(letter_of(events[intended]), faults=faults, rng=rng)
     colour = list(COLOURS)[LETTERS.index(concluded)]
-    reasoning = f"{' '.join(claims)} {question.lead} {colour} ({concluded})."
+    reasoning = f"{' '.join(claims)} {_order(events)} {question.lead} {colour} ({concluded})."
     return f"<think>{reasoning}</think>\n<answer>{answered}</answer>"
+
+
+def _order(events: tuple[Event, ...]) -> str:
+    first, second, last = (event.colour for event in events)
+    return f"In order: first {first}, second {second}, last {last}."
 
 
 def _letters(intended: str, *, faults: Faults, rng: np.random.Generator) -> tuple[str, str]:
@@ -159,7 +169,8 @@ def corpus() -> list[str]:
     phrases += [f"Which colour appears at {when}? {options_text()}" for when in times]
     phrases += [f"Which colour appears {kind}? {options_text()}" for kind in ("first", "second", "last")]
     for letter, colour in zip(LETTERS, COLOURS, strict=True):
-        phrases += [f" The {kind} is {colour} ({letter})." for kind in ("first", "second", "last")]
+        phrases += [f" So {kind} {colour} ({letter})." for kind in ("first", "second", "last")]
+        phrases.append(f" In order: first {colour}, second {colour}, last {colour}.")
         phrases += [f" At {when} it is {colour} ({letter})." for when in times]
         phrases.append(f"<think></think>\n<answer>{letter}</answer>")
     return [*phrases, "system\n", "user\n", "assistant\n", "\n"]
