@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from workers.cpu_sampler import sample, uniforms
+from workers.cpu_sampler import SeededNumbers, SeededRows, sample, uniforms
 
 
 def test_a_number_falls_into_its_tokens_share() -> None:
@@ -29,10 +29,28 @@ def test_tokens_come_as_often_as_they_are_likely() -> None:
     assert ((counts - 200_000 * expected) ** 2 / (200_000 * expected)).sum() < 72
 
 
-def test_a_seeded_row_draws_the_same_wherever_it_stands() -> None:
-    def generator() -> torch.Generator:
-        return torch.Generator().manual_seed(7)
+def numbers(seed: int) -> SeededNumbers:
+    return SeededNumbers(torch.Generator().manual_seed(seed))
 
-    first, second = uniforms(3, {0: generator()}), uniforms(5, {4: generator(), 1: torch.Generator().manual_seed(8)})
+
+def test_a_seeded_row_draws_the_same_wherever_it_stands() -> None:
+    first, second = uniforms(3, {0: numbers(7)}), uniforms(5, {4: numbers(7), 1: numbers(8)})
     assert first[0] == second[4]
     assert len(set(first.tolist() + second.tolist())) == 7
+
+
+def test_the_number_of_a_discarded_token_comes_again() -> None:
+    plain, turned = numbers(7), SeededRows()
+    turned[3] = torch.Generator().manual_seed(7)
+    drawn = []
+    for is_discarded in (True, True, False, False, True, False):
+        number = turned[3].draw()
+        if is_discarded:
+            # As vLLM does it.
+            turned[3].set_offset(turned[3].get_offset() - 4)
+        else:
+            drawn.append(number)
+    assert drawn == [plain.draw() for _ in range(3)]
+    # Rows change places as they are.
+    turned[1] = turned.pop(3)
+    assert turned[1].draw() == plain.draw()

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -306,9 +306,14 @@ class MemoryWatch:
             self._ask()
         elif not self._thread.is_alive():
             # A daemon: nobody waits for it at the end of the process.
-            self._thread = threading.Thread(target=self._ask, name="memory", daemon=True)
+            self._thread = threading.Thread(target=self._ask_again, name="memory", daemon=True)
             self._thread.start()
         return self._answer
+
+    def _ask_again(self) -> None:
+        # A part that is gone is noticed by whoever needs it next; at a run's end by nobody.
+        with suppress(Exception):
+            self._ask()
 
     def _ask(self) -> None:
         self._answer = memory_of(self._workers)

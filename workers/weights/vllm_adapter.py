@@ -210,7 +210,7 @@ class WeightExtension:
             # Outside of CUDA graphs, which end at the last hidden states.
             self.model_runner.model.get_language_model().lm_head.quant_method.apply = _apply_in_float32
         if self.device.type == "cpu":
-            use_one_number_a_token(self.model_runner.sampler.topk_topp_sampler)
+            use_one_number_a_token(self.model_runner)
         self.weights_receiver = Receiver(self.model_runner.model, self.model_config, self.vllm_config, self.device)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 

@@ -15,6 +15,7 @@ from rollout_checks import (
     FLOAT32_LIMIT,
     generate,
     hf_log_probs,
+    make_prompt,
     max_gap,
     original_positions,
     responses,
@@ -125,6 +126,17 @@ def test_a_response_does_not_depend_on_the_prompts_beside_it(engine: Any, prompt
     together = generate(engine, prompts, seed=7)
     alone = generate(engine, prompts[:1], seed=7)
     assert responses(alone) == responses(together[:1])
+
+
+@pytest.mark.slow
+def test_prompts_that_do_not_fit_into_one_step_change_no_response(engine: Any, tokenizer: Any) -> None:
+    """vLLM samples behind the part of a prompt that did fit, and discards the token."""
+    many = [make_prompt(tokenizer, seed=300 + i) for i in range(16)]
+    assert 4 * sum(len(prompt.token_ids) for prompt in many) > engine.worker._spec.rollout.max_num_batched_tokens
+    together = generate(engine, many, seed=7)
+    for place in (0, 11, 15):
+        alone = generate(engine, [many[place]], group_ids=[place], seed=7)
+        assert responses(alone) == responses([together[place]])
 
 
 @pytest.mark.slow
