@@ -33,7 +33,7 @@ from videor2_rl.training.ledger import StepEnds, append_step, read_ends
 from videor2_rl.training.protocols import ScoredGroups, Workers
 from videor2_rl.types import Group, PromptHandle, Rollout, SkippedSample, TrainGroup, VideoSample
 
-NUM_STEPS, PROMPTS_PER_STEP, GROUP_SIZE, NUM_SAMPLES = 260, 3, 2, 90
+NUM_STEPS, PROMPTS_PER_STEP, GROUP_SIZE, NUM_SAMPLES = 400, 3, 2, 90
 SKIPPED = frozenset({"s7", "s31", "s32", "s33"})
 PLACES = ("prepare", "encode", "generate", "score", "update", "updated", "sync", "synced", "save", "latest", "ledger")
 KILLED = 77
