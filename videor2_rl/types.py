@@ -142,11 +142,6 @@ class Rollout:
     continued: tuple[tuple[int, int], ...] = ()
     """Where later policies went on with it: policy version and the place of its first token, in order."""
 
-    @property
-    def newest_version(self) -> int:
-        """Of the policy that sampled the last token."""
-        return self.continued[-1][0] if self.continued else self.policy_version
-
 
 @dataclass(frozen=True)
 class Group:

@@ -42,28 +42,18 @@ class LedgerError(RuntimeError):
     """A prompt was about to be trained twice, or would have been lost."""
 
 
-@dataclass(frozen=True)
-class End:
-    """How a number ended."""
-
-    state: State
-    reason: str | None = None
-    """Why it taught nothing; None: it did."""
-
-
 class Ledger:
-    """The states of the numbers from 0 on; what has ended without a gap is kept as counts alone."""
+    """The states of the numbers from 0 on; of those that have ended without a gap only where they end is kept."""
 
     def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
         """
         Args:
             kept: what `state` gave for a checkpoint; None: a new run.
         """
-        kept = kept or {"frontier": 0, "ended": {}, "beyond": []}
+        kept = kept or {"frontier": 0, "beyond": {}}
         self._frontier = int(kept["frontier"])
-        self._ended = Counter({_parsed(key): count for key, count in kept["ended"].items()})
-        self._beyond = {int(number): End(state, reason) for number, state, reason in kept["beyond"]}
-        self._on_the_way: dict[int, State] = {}
+        self._states: dict[int, State] = {int(number): state for number, state in kept["beyond"].items()}
+        """Of the numbers from the frontier on; those that are missing wait."""
 
     @property
     def frontier(self) -> int:
@@ -73,25 +63,20 @@ class Ledger:
     @property
     def ended(self) -> list[int]:
         """The numbers that have ended, in order."""
-        return [*range(self._frontier), *sorted(self._beyond)]
+        return [*range(self._frontier), *sorted(self._beyond())]
 
     def state_of(self, number: int) -> State:
-        """Where a number is; of those below the frontier only that they have ended is known.
+        """Where a number is.
 
         Raises:
             LedgerError: it is below the frontier.
         """
         if number < self._frontier:
             raise LedgerError(f"prompt {number} has ended before")
-        if number in self._beyond:
-            return self._beyond[number].state
-        return self._on_the_way.get(number, "waiting")
+        return self._states.get(number, "waiting")
 
-    def move(self, numbers: Iterable[int], to: State, *, reason: str | None = None) -> None:
+    def move(self, numbers: Iterable[int], to: State) -> None:
         """Take numbers to their next state.
-
-        Args:
-            reason: why they teach nothing, where they are skipped or filtered.
 
         Raises:
             LedgerError: the table has no such transition; the first such number is named, those before it are moved.
@@ -100,31 +85,22 @@ class Ledger:
             now = self.state_of(number)
             if to not in TRANSITIONS[now]:
                 raise LedgerError(f"prompt {number} is {now} and cannot become {to}")
-            if to not in ENDS:
-                self._on_the_way[number] = to
-                continue
-            self._on_the_way.pop(number, None)
-            self._beyond[number] = End(to, reason)
-            while (end := self._beyond.pop(self._frontier, None)) is not None:
-                self._ended[end] += 1
-                self._frontier += 1
-
-    def counts(self) -> Counter[End]:
-        """How many ended in which way."""
-        return self._ended + Counter(self._beyond.values())
+            self._states[number] = to
+        while self._states.get(self._frontier) in ENDS:
+            del self._states[self._frontier]
+            self._frontier += 1
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint, JSON-able: the frontier, and what has ended beyond it; all else will be issued again."""
-        return {
-            "frontier": self._frontier,
-            "ended": {_written(end): count for end, count in sorted(self._ended.items(), key=lambda item: str(item))},
-            "beyond": [[number, end.state, end.reason] for number, end in sorted(self._beyond.items())],
-        }
+        return {"frontier": self._frontier, "beyond": {str(n): state for n, state in sorted(self._beyond().items())}}
+
+    def _beyond(self) -> dict[int, State]:
+        return {number: state for number, state in self._states.items() if state in ENDS}
 
 
 @dataclass(frozen=True)
 class StepEnds:
-    """What a step did with its prompts: number -> reason, None for those that it trained on."""
+    """What a step did with its prompts; number -> reason where they taught nothing."""
 
     trained: Sequence[int]
     skipped: Mapping[int, str]
@@ -136,11 +112,10 @@ class StepEnds:
 
 
 def close_step(ledger: Ledger, ends: StepEnds) -> None:
-    """All of a step's prompts, which are training or on their way to another end, have ended."""
+    """All of a step's prompts have ended."""
     ledger.move(ends.trained, "trained")
-    for state, reasons in (("skipped", ends.skipped), ("filtered", ends.filtered)):
-        for number, reason in reasons.items():
-            ledger.move([number], state, reason=reason)  # type: ignore[arg-type]
+    ledger.move(ends.filtered, "filtered")
+    ledger.move(ends.skipped, "skipped")
 
 
 def append_step(run_dir: Path, step: int, ends: StepEnds) -> None:
@@ -207,12 +182,3 @@ def _by_reason(reasons: Mapping[int, str]) -> dict[str, list[int]]:
 
 def _flat(by_reason: Mapping[str, Sequence[int]]) -> dict[int, str]:
     return {number: reason for reason, numbers in by_reason.items() for number in numbers}
-
-
-def _written(end: End) -> str:
-    return end.state if end.reason is None else f"{end.state}: {end.reason}"
-
-
-def _parsed(text: str) -> End:
-    state, _, reason = text.partition(": ")
-    return End(state, reason or None)  # type: ignore[arg-type]

@@ -55,11 +55,6 @@ class Window:
         self._active: set[int] = set()
         self._ready: set[int] = set()
 
-    @property
-    def active(self) -> int:
-        """Prompts admitted and not released."""
-        return len(self._active)
-
     def admit(self) -> list[int]:
         """The numbers that may set out now."""
         numbers = []

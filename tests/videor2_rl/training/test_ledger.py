@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from videor2_rl.training.ledger import (
     ENDS,
     TRANSITIONS,
-    End,
     Ledger,
     LedgerError,
     State,
@@ -40,7 +39,7 @@ WAYS: dict[State, tuple[State, ...]] = {
 def ledger_at(state: State, number: int = 0, ledger: Ledger | None = None) -> Ledger:
     ledger = ledger or Ledger()
     for step in WAYS[state]:
-        ledger.move([number], step, reason="a reason" if step in ("filtered", "skipped") else None)
+        ledger.move([number], step)
     return ledger
 
 
@@ -82,11 +81,11 @@ def test_a_checkpoint_keeps_the_ends_and_nothing_that_is_on_its_way(
     kept = json.loads(json.dumps(ledger.state()))
     again = Ledger(kept)
     assert again.ended == ledger.ended == sorted(order[:num_ended])
-    assert again.counts() == ledger.counts() and sum(ledger.counts().values()) == num_ended
+    assert all(again.state_of(number) == ledger.state_of(number) for number in again.ended if number >= again.frontier)
     assert {again.state_of(number) for number in order[num_ended:]} <= {"waiting"}
     for number in order[num_ended:]:
         ledger_at(ends[number], number, again)
-    assert again.frontier == 8 and again.state()["beyond"] == []
+    assert again.state() == {"frontier": 8, "beyond": {}}
 
 
 STEPS = (
@@ -115,12 +114,6 @@ def test_the_lines_of_a_run_say_how_every_prompt_ended(tmp_path: Path) -> None:
     for ends in STEPS:
         close_step(ledger, ends)
     assert ledger.frontier == 8
-    assert ledger.counts() == {
-        End("trained"): 4,
-        End("filtered", "zero_variance"): 1,
-        End("skipped", "missing"): 1,
-        End("skipped", "unreadable"): 2,
-    }
 
 
 def test_a_prompt_that_is_missing_or_there_twice_is_found_in_what_was_written(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Walk:
         for number in self.window.admit():
             self.admitted_at[number] = len(self.trained)
             self.on_the_way.append(number)
-        self.most_active = max(self.most_active, self.window.active)
+        self.most_active = max(self.most_active, len(self.admitted_at) - sum(map(len, self.trained)))
 
     def get_ready(self, place: int) -> None:
         self.window.ready(self.on_the_way.pop(place % len(self.on_the_way)))

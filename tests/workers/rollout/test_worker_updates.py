@@ -83,7 +83,7 @@ def test_responses_that_an_update_finds_go_on_with_the_new_weights_and_say_from_
     assert len(places) > 4 and min(places) >= 12
     # What came after the update had begun is of the new policy alone, or was added before it.
     [after] = engine.run(late)
-    assert {rollout.newest_version for rollout in after.rollouts} == {7}
+    assert {[(one.policy_version, 0), *one.continued][-1][0] for one in after.rollouts} == {7}
     assert not engine.worker._running
 
 
