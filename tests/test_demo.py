@@ -278,7 +278,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
     from videor2_rl.training.trainer import train
     from videor2_rl.training.upkeep import Upkeep, progress_of
     from workers.build import grpo_workers, max_prompt_tokens
-    from workers.pool import reset_received_bytes
+    from workers.fetch import reset_received_bytes
     from workers.video import VideoPool
 
     # Responses of one token, so that nothing else differs.

@@ -62,7 +62,7 @@ def run_grpo(run: GrpoRun) -> None:
         from videor2_rl.training.trainer import train
         from videor2_rl.training.upkeep import Upkeep, progress_of, restore
         from workers.build import grpo_workers
-        from workers.pool import reset_received_bytes
+        from workers.fetch import reset_received_bytes
 
         checkpoints = Checkpoints(run_dir, keep=run.checkpoint.keep, origin=origin_of(run, samples))
         newest = checkpoints.newest()

@@ -56,7 +56,7 @@ def judge_access(judge: JudgeConfig, *, device: Literal["cpu", "cuda"]) -> Itera
         return
     import ray
 
-    from workers.pool import fetch
+    from workers.fetch import fetch
 
     logger.info("starting the judge; its engine takes a minute")
     actor: Any = (

@@ -1,17 +1,13 @@
 """Sets of like Ray actors: calls as futures, with deadlines, and replacement of the actors that are lost.
 
-Rollout, reward and video workers are all driven through this file. `fetch` and `answer` are the only places where the
-driver takes data out of Ray, so that it can count what it receives.
+Rollout, reward and video workers are all driven through this file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
-import pickle
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,140 +16,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray import cloudpickle
-from ray.exceptions import (
-    GetTimeoutError,
-    NodeDiedError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayActorError, RayTaskError
 
-from videor2_rl.config.errors import ConfigError
 from videor2_rl.run.background import BackgroundLoop
+from workers.fetch import LOST, answer, fetch
 from workers.memory import most
 
 log = logging.getLogger(__name__)
 
-
-class WorkerLost(RuntimeError):
-    """Raised inside an actor that cannot serve any more (its engine died): the pool replaces the actor."""
-
-
-class DeadlineExceeded(RuntimeError):
-    """Something asked of a worker took longer than allowed; the message names it."""
-
-
 MEMORY_WAIT_S = 1.0
 """A figure for the log is not worth more."""
-
-LOST = (WorkerLost, DeadlineExceeded, RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
-"""What costs an actor. Every other exception is a fault of the request and reaches the caller."""
-
-
-# --- taking data out of Ray ---------------------------------------------------------------------------------------
-
-
-class _Received:
-    """Bytes that arrived; several threads of the driver may fetch."""
-
-    def __init__(self) -> None:
-        self._num_bytes = 0
-        self._lock = threading.Lock()
-
-    def add(self, num_bytes: int) -> None:
-        with self._lock:
-            self._num_bytes += num_bytes
-
-    def count(self, *, reset: bool) -> int:
-        with self._lock:
-            num_bytes = self._num_bytes
-            if reset:
-                self._num_bytes = 0
-        return num_bytes
-
-
-# One per process on purpose: it answers what this process received, whoever asked for it.
-_RECEIVED = _Received()
-
-
-def received_bytes() -> int:
-    """Bytes that `fetch` brought into this process since the last reset."""
-    return _RECEIVED.count(reset=False)
-
-
-def reset_received_bytes() -> int:
-    """Begin to count anew; returns `received_bytes()` as it was."""
-    return _RECEIVED.count(reset=True)
-
-
-class _Counter(io.RawIOBase):
-    """A file that keeps nothing but its length."""
-
-    def __init__(self) -> None:
-        self.num_bytes = 0
-
-    def write(self, data: Any) -> int:
-        num_bytes = memoryview(data).nbytes
-        self.num_bytes += num_bytes
-        return num_bytes
-
-
-class _SizePickler(cloudpickle.CloudPickler):
-    """Pickles without following object references: what they point to did not arrive here."""
-
-    def persistent_id(self, obj: Any) -> str | None:
-        return obj.hex() if isinstance(obj, ray.ObjectRef) else None
-
-
-def pickled_size(value: Any) -> int:
-    """Size of `value` in bytes as pickle protocol 5 moves it, out-of-band buffers included, references excluded."""
-    file = _Counter()
-    buffers: list[pickle.PickleBuffer] = []
-    _SizePickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
-    return file.num_bytes + sum(buffer.raw().nbytes for buffer in buffers)
-
-
-def fetch(refs: Any, *, deadline_s: float | None = None, what: str) -> Any:
-    """`ray.get` with a deadline whose error names what was waited for; counts the bytes that arrive.
-
-    Args:
-        refs: One object reference or a list of them.
-        deadline_s: Seconds to wait; None waits for ever.
-        what: Named in the error, e.g. "the reward of 16 groups".
-
-    Raises:
-        DeadlineExceeded: nothing came in time.
-        ConfigError: raised as it was in the worker, without Ray's wrapping.
-    """
-    try:
-        value = ray.get(refs, timeout=deadline_s)
-    except GetTimeoutError:
-        raise DeadlineExceeded(f"{what} took longer than {deadline_s:g} s") from None
-    except RayTaskError as error:
-        if isinstance(error.cause, ConfigError):
-            raise error.cause from None
-        raise
-    _RECEIVED.add(pickled_size(value))
-    return value
-
-
-# --- actors -------------------------------------------------------------------------------------------------------
-
-
-async def answer(ref: Any, *, deadline_s: float | None, what: str) -> Any:
-    """`fetch` of one reference, in an event loop."""
-    try:
-        value = await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline_s)
-    except asyncio.TimeoutError:
-        raise DeadlineExceeded(f"{what} took longer than {deadline_s:g} s") from None
-    except RayTaskError as error:
-        if isinstance(error.cause, ConfigError):
-            raise error.cause from None
-        raise
-    _RECEIVED.add(pickled_size(value))
-    return value
 
 
 @dataclass(eq=False)

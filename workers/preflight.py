@@ -19,7 +19,7 @@ from videor2_rl.config.judge import ManagedJudge
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.doctor.preflight import NodeReport, faults
 from videor2_rl.doctor.sizing import model_shape
-from workers.pool import DeadlineExceeded, fetch
+from workers.fetch import DeadlineExceeded, fetch
 
 LOOK_S = 60.0
 """Seconds in which every node must have answered; a process that imports PyTorch takes ten."""

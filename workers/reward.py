@@ -25,8 +25,9 @@ from videor2_rl.judge.evidence import gather_evidence
 from videor2_rl.run.background import then
 from videor2_rl.training.protocols import ScoredGroups
 from videor2_rl.types import Group, PromptHandle, VideoSample
+from workers.fetch import LOST, fetch
 from workers.memory import process_memory
-from workers.pool import LOST, ActorPool, fetch
+from workers.pool import ActorPool
 
 log = logging.getLogger(__name__)
 

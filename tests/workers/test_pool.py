@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import ray
 from ray import cloudpickle
+from ray.exceptions import RayTaskError
 
 from videor2_rl.config.errors import ConfigError
-from workers.pool import (
-    ActorPool,
+from workers.fetch import (
     DeadlineExceeded,
     WorkerLost,
     fetch,
@@ -27,6 +27,7 @@ from workers.pool import (
     received_bytes,
     reset_received_bytes,
 )
+from workers.pool import ActorPool
 
 
 def test_the_size_of_an_array_is_its_buffer_and_little_more() -> None:
@@ -182,6 +183,15 @@ def test_actors_that_never_get_ready_end_the_wait_of_everybody(fake_ray: FakeRay
         with pytest.raises(RuntimeError, match=r"4 were lost before they were ready; the last error.*no memory"):
             wait()
     pool.shutdown()
+
+
+def test_a_timeout_that_a_worker_raises_is_its_own_and_costs_no_actor(fake_pool: Callable[..., ActorPool]) -> None:
+    pool = fake_pool(1)
+    raised = RayTaskError("echo", "the server took its time", TimeoutError()).as_instanceof_cause()
+    assert isinstance(raised, TimeoutError)
+    with pytest.raises(TimeoutError, match="the server took its time"):
+        pool.map("echo", [(raised,)])
+    assert pool.replacements == 0
 
 
 def test_a_joiner_gets_nothing_before_it_is_let_in(fake_pool: Callable[..., ActorPool], fake_ray: FakeRay) -> None:

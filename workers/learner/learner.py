@@ -25,11 +25,11 @@ from videor2_rl.model.weights import expected_weights
 from videor2_rl.run.files import FileSum
 from videor2_rl.training.gap import check_gap, gap_metrics
 from videor2_rl.types import LogProbs, TrainGroup
+from workers.fetch import DeadlineExceeded, fetch
 from workers.learner.encoder import Encoder
 from workers.learner.policy_weights import LearnerWeights, SentBase
 from workers.learner.verl_config import UpdateSpec, check_algorithm, learner_worker_config
 from workers.memory import most
-from workers.pool import DeadlineExceeded, fetch
 from workers.weights.plan import WeightPlan, buckets_of, trained_names
 
 if TYPE_CHECKING:

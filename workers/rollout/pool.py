@@ -19,7 +19,8 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import RolloutConfig
 from videor2_rl.run.background import then
 from videor2_rl.types import Group, PromptHandle, SamplingSpec
-from workers.pool import LOST, ActorPool, fetch
+from workers.fetch import LOST, fetch
+from workers.pool import ActorPool
 from workers.rollout.engine import EngineSpec, rollout_env
 from workers.rollout.worker import GenerateRequest, RolloutWorker
 from workers.weights.plan import WeightsRefused

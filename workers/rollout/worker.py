@@ -17,8 +17,8 @@ import numpy as np
 from videor2_rl.model.family import read_family
 from videor2_rl.model.weights import check_weights, expected_weights
 from videor2_rl.types import Group, Prompt, SamplingSpec
+from workers.fetch import WorkerLost
 from workers.memory import process_memory
-from workers.pool import WorkerLost
 from workers.rollout.engine import EngineSpec, engine_arguments, engine_input, sample_seed, sampling_params
 from workers.rollout.response import Response, settled
 from workers.weights.group import GroupAddress

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from workers.pool import DeadlineExceeded, WorkerLost, fetch
+from workers.fetch import DeadlineExceeded, WorkerLost, fetch
 from workers.weights.group import GroupAddress
 from workers.weights.plan import Bucket, Gathered, WeightPlan, WeightsRefused
 

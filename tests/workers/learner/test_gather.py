@@ -15,8 +15,8 @@ import ray
 from cluster_configs import cluster_config
 
 from workers.cluster import connected
+from workers.fetch import DeadlineExceeded
 from workers.learner.learner import RankLost, free_port, gather
-from workers.pool import DeadlineExceeded
 
 pytestmark = pytest.mark.ray
 
