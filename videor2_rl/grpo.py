@@ -17,6 +17,7 @@ from rewards.compose import own_terms
 from videor2_rl.app import checked_held_out, checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.run.resume import check_run_dir
+from videor2_rl.training.window import staleness_bound
 from workers.learner.verl_config import check_algorithm, check_optimizer, learner_env
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ def run_grpo(run: GrpoRun) -> None:
             if run.rollout.is_full_softmax
             else f": rollout.top_k={run.rollout.top_k}, top_p={run.rollout.top_p} cut away what cannot be weighed",
         )
+    if run.algorithm.max_staleness > 0:
+        bound = staleness_bound(
+            prompts_per_step=run.algorithm.prompts_per_step,
+            max_staleness=run.algorithm.max_staleness,
+            lookahead=run.algorithm.lookahead,
+        )
+        logger.info("rollouts run ahead of the learner by at most %d step%s", bound, "" if bound == 1 else "s")
     held_out = checked_held_out(run)
     check_algorithm(run.algorithm, max_response_tokens=run.rollout.max_response_tokens)
     check_optimizer(run.learner.optimizer)
@@ -101,9 +109,10 @@ def run_grpo(run: GrpoRun) -> None:
                 )
                 with upkeep.saved_if_stopped():
                     train(run, workers, samples, start=start, ledger=ledger, upkeep=upkeep)
-            num_prompts = run.algorithm.num_steps * run.algorithm.prompts_per_step
-            logger.info("%s", check_ledger(run_dir, num_prompts=num_prompts))
             finish(run_dir, export=workers.learner.export if run.checkpoint.export else None)
+        # Last, so that what was trained is there whatever it finds.
+        num_prompts = run.algorithm.num_steps * run.algorithm.prompts_per_step
+        logger.info("%s", check_ledger(run_dir, num_prompts=num_prompts))
 
 
 @contextmanager

@@ -17,6 +17,8 @@ PHASES: Mapping[str, tuple[str, ...]] = {
     "frames": ("prepare", "encode"),
     "generate": ("generate",),
     "reward": ("reward",),
+    # In place of the three above where rollouts run ahead.
+    "wait for groups": ("wait",),
     "log-probs": ("old_log_probs", "ref_log_probs"),
     "update": ("update",),
     "sync and save": ("snapshot", "sync_weights", "save"),

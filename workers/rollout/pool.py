@@ -118,10 +118,12 @@ class RolloutPool:
                     f"rollout.max_model_tokens: sample {handle.sample_id} has {handle.num_tokens} prompt tokens and "
                     f"may answer with {sampling.max_tokens}; raise {config.max_model_tokens} or use fewer frames"
                 )
-        size = 1 if self._streams else _max_groups(config, sampling.group_size)
-        num_workers = len(prompts) if self._streams else self._pool.size
+        parts = [range(place, place + 1) for place in range(len(prompts))]
+        if not self._streams:
+            max_groups = _max_groups(config, sampling.group_size)
+            parts = call_parts(len(prompts), num_workers=self._pool.size, max_groups=max_groups)
         calls = []
-        for part in call_parts(len(prompts), num_workers=num_workers, max_groups=size):
+        for part in parts:
             ids = tuple(group_ids[part.start : part.stop])
             request = GenerateRequest(ids, sampling, seed, None if self._streams else self.policy_version)
             handles = prompts[part.start : part.stop]
@@ -183,8 +185,6 @@ class RolloutPool:
         except WeightsRefused:
             self._source = before
             raise
-        for actor in self._pool.joiners:
-            self._pool.let_in(actor)
         seconds = {f"timing_s/sync_{phase}": value for phase, value in sent.items() if phase != "mib"}
         self._sync = {**seconds, "perf/sync_mib": sent["mib"], "rollout/sync_failures": float(failures)}
 
@@ -199,19 +199,31 @@ class RolloutPool:
             actors = self._up()
             way = self._collective_of(actors) if source.is_collective else Stored()
             try:
-                return stream(source, actors, way), failures
+                sent = stream(source, actors, way)
             except TransferFailed as error:
                 log.warning("sending weights %d to all rollout workers failed: %s", source.policy_version, error)
                 self._collective = None
                 # Asked of all: where one is lost or stands still, a collective fails on the others too.
                 self._pool.replace_silent("answers", deadline_s=source.deadline_s)
-        sent: dict[str, float] = {}
+            else:
+                self._let_in(actors)
+                return sent, failures
+        sent = {"mib": 0.0}
         for actor in self._up():
             try:
                 sent = stream(source, [actor], Stored())
             except TransferFailed as error:
                 self._pool.lose(actor, error)
-        return sent or {"mib": 0.0}, ATTEMPTS_TOGETHER
+            else:
+                self._let_in([actor])
+        return sent, ATTEMPTS_TOGETHER
+
+    def _let_in(self, actors: Sequence[Any]) -> None:
+        """Those that have the weights; who got ready meanwhile has not, and waits for `admit_joiners`."""
+        joiners = self._pool.joiners
+        for actor in actors:
+            if actor in joiners:
+                self._pool.let_in(actor)
 
     def _up(self) -> tuple[Any, ...]:
         """The workers that are up, all of them at the start; one at least. Others are admitted when they are."""
@@ -228,11 +240,13 @@ class RolloutPool:
         joiners = self._pool.joiners
         for actor in self._pool.ready:
             if actor not in joiners:
-                self._loading.submit(self._take_when_idle, actor, update)
+                # From here on it gets no group: one that sets out after this update must not be of the policy before.
+                drained = self._pool.drain(actor)
+                self._loading.submit(self._take_when_idle, actor, update, drained, self._turns[actor])
 
-    def _take_when_idle(self, actor: Any, update: StoredUpdate) -> None:
-        self._pool.drain(actor).result()
-        with self._turns[actor]:
+    def _take_when_idle(self, actor: Any, update: StoredUpdate, drained: Future[None], turn: threading.Lock) -> None:
+        drained.result()
+        with turn:
             # Another update came meanwhile: that one's turn is next.
             if self._source is not update:
                 return

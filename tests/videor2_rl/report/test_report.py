@@ -182,7 +182,7 @@ def test_a_curve_has_a_gap_where_a_value_was_not_finite() -> None:
 
 def test_the_time_of_every_phase_is_drawn_in_few_colours() -> None:
     phases = ["prepare", "encode", "evaluate", "generate", "reward", "old_log_probs", "ref_log_probs"]
-    phases += ["update", "sync_weights", "save", "snapshot", "evaluate_last"]
+    phases += ["update", "sync_weights", "save", "snapshot", "evaluate_last", "wait"]
     rows = [{"step": step, **{f"timing_s/{phase}": 1.0 for phase in phases}} for step in (1, 2)]
     [plot] = grpo_plots(Run(metrics=tuple(rows), config="", settings={}, skipped=(), rollout_files=()))
     for number, label in enumerate(PHASES, start=1):

@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from weight_source import ActorRanks, Source, rank_actor
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.model.weights import expected_weights
 from videor2_rl.types import Group, Prompt, PromptHandle
+from workers.rollout import pool as pool_module
 from workers.rollout.engine import EngineSpec
 from workers.rollout.pool import RolloutPool, call_parts
 from workers.weights.plan import Bucket, Gathered, WeightsRefused
@@ -44,6 +46,70 @@ def test_call_parts_cover_the_prompts_in_order_and_evenly(num_prompts: int, num_
     assert all(0 < size <= max_groups for size in sizes)
     assert not sizes or max(sizes) - min(sizes) <= 1
     assert len(parts) >= min(num_prompts, num_workers)
+
+
+class Actors:
+    """`ActorPool` without actors: who is ready, who waits to be let in, and what is asked of it."""
+
+    def __init__(self, name: str, **_: Any) -> None:
+        self.ready: tuple[str, ...] = ("early",)
+        self.joiners: tuple[str, ...] = ("early",)
+        self.asked: list[tuple[str, str]] = []
+        self.draining: list[Future[None]] = []
+
+    def let_in(self, actor: str) -> None:
+        self.asked.append(("let in", actor))
+        self.joiners = tuple(one for one in self.joiners if one != actor)
+
+    def drain(self, actor: str) -> Future[None]:
+        self.asked.append(("drain", actor))
+        self.draining.append(Future())
+        return self.draining[-1]
+
+    def shutdown(self) -> None:
+        for future in self.draining:
+            future.cancel()
+
+
+@pytest.fixture
+def undriven(engine_spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RolloutPool, Actors]]:
+    monkeypatch.setattr(pool_module, "ActorPool", Actors)
+    config = replace(engine_spec.rollout, on_update="finish")
+    pool = RolloutPool(replace(engine_spec, rollout=config), group_size=4)
+    actors = pool._pool
+    assert isinstance(actors, Actors)
+    yield pool, actors
+    pool.shutdown()
+
+
+def test_who_gets_ready_while_the_others_take_weights_waits_for_its_own(
+    undriven: tuple[RolloutPool, Actors], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, actors = undriven
+    sent: list[tuple[str, ...]] = []
+
+    def stream(source: Any, workers: Sequence[str], way: Any) -> dict[str, float]:
+        sent.append(tuple(workers))
+        actors.ready = actors.joiners = ("early", "late")
+        return {"mib": 1.0}
+
+    monkeypatch.setattr(pool_module, "stream", stream)
+    monkeypatch.setattr(pool, "_finishes", False)
+    pool.update_weights(SimpleNamespace(is_collective=False, policy_version=3))
+    assert (sent, actors.asked, actors.joiners) == ([("early",)], [("let in", "early")], ("late",))
+    pool.admit_joiners()
+    assert (sent[1:], actors.asked[1:]) == ([("late",)], [("let in", "late")])
+
+
+def test_no_group_that_sets_out_after_an_update_gets_to_a_worker_that_has_not_finished(
+    undriven: tuple[RolloutPool, Actors], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, actors = undriven
+    actors.joiners = ()
+    monkeypatch.setattr(pool_module, "store_update", lambda source: SimpleNamespace(portions=()))
+    pool.update_weights(SimpleNamespace(policy_version=3))
+    # Before the update returns, and so before the window admits anything.
+    assert actors.asked == [("drain", "early")]
 
 
 @pytest.fixture(scope="module")
