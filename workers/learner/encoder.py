@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
 
 from videor2_rl.types import PromptHandle
+from workers.learner.ranks import RankGroup
 from workers.learner.visual_store import VisualStore, encode_shares
-
-
-class Ranks(Protocol):
-    """Those that hold the tower, asked all at once."""
-
-    num_ranks: int
-
-    def run(self, method: str, *args: Any, what: str) -> list[Any]: ...
 
 
 class Encoder:
     """Attaches embeddings to prompts, for every later pass of learner, reference and rollouts."""
 
-    def __init__(self, ranks: Ranks | None, *, cache_mib: int) -> None:
+    def __init__(self, ranks: RankGroup | None, *, cache_mib: int) -> None:
         """
         Args:
             ranks: the learner's, the reference's or others that hold the tower; None: prompts pass as they are, and
@@ -50,7 +42,7 @@ class Encoder:
         """Nothing is encoded any more; the ranks belong to others."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _encode(self, ranks: Ranks | None, prompts: list[PromptHandle]) -> list[PromptHandle]:
+    def _encode(self, ranks: RankGroup | None, prompts: list[PromptHandle]) -> list[PromptHandle]:
         if ranks is None:
             return prompts
         missing = self._store.missing(prompts)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.types import TrainGroup
 from workers.learner.encoder import Encoder
-from workers.learner.learner import DEADLINE_S, GroupLogProbs, Learner, RankGroup
+from workers.learner.learner import GroupLogProbs, Learner
+from workers.learner.ranks import DEADLINE_S, RankGroup
 from workers.learner.verl_config import reference_worker_config
 from workers.memory import most
 

@@ -219,7 +219,7 @@ def step_of(group_id: int) -> int:
 
 
 class ForkedRanks:
-    """`workers.learner.learner.RankGroup` without Ray: each rank a forked process that answers through a pipe."""
+    """`workers.learner.ranks.RankGroup` without Ray: each rank a forked process that answers through a pipe."""
 
     def __init__(self, name: str, config: Any, *, num_ranks: int, seed: int, kill: Kill, **_: Any) -> None:
         with socket.socket() as listener:

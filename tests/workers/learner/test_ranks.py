@@ -16,7 +16,7 @@ from cluster_configs import cluster_config
 
 from workers.cluster import connected
 from workers.fetch import DeadlineExceeded
-from workers.learner.learner import RankLost, free_port, gather
+from workers.learner.ranks import RankLost, free_port, gather
 
 pytestmark = pytest.mark.ray
 
