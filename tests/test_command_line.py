@@ -218,7 +218,7 @@ def test_what_hydra_shows_is_still_there(
 ) -> None:
     arguments = ["--cfg", "job", "--package", "algorithm", "experiment=demo"]
     assert command("grpo", *arguments, monkeypatch=monkeypatch, folder=tmp_path) == 0
-    assert "num_steps: 50" in capsys.readouterr().out
+    assert "num_steps: 30" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 

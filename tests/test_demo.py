@@ -287,7 +287,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
     run = compose_run("grpo", GrpoRun, arguments)
     assert run.data.train_file is not None
     samples = load_samples(run.data.train_file, data=run.data)
-    received = {}
+    received, start = {}, progress_of(None)
     with grpo_workers(run) as workers:
         for frames in (8, 16):
             folder = tmp_path / str(frames)
@@ -303,7 +303,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
                 upkeep = Upkeep(
                     run,
                     parts,
-                    start=progress_of(None),
+                    start=start,
                     num_samples=len(samples),
                     checkpoints=Checkpoints(folder, keep=1),
                     tracker=tracker,
@@ -313,7 +313,9 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
                     evaluation=None,
                     stopping=Stopping(limit_s=60, max_hours=None),
                 )
-                train(run, parts, samples, start=progress_of(None), ledger=ledger, upkeep=upkeep)
+                train(run, parts, samples, start=start, ledger=ledger, upkeep=upkeep)
+            # The same learner goes on.
+            start = replace(start, policy_version=start.policy_version + 1)
             videos.shutdown()
             received[frames] = read_metrics(folder)[0]["perf/driver_received_bytes"]
             [line, *_] = (folder / "rollouts" / "step_000001.jsonl").open()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from videor2_rl.config.sections import AlgorithmConfig, LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig
+from videor2_rl.config.algorithm import AlgorithmConfig
+from videor2_rl.config.sections import LearnerConfig, LoraConfig, ModelConfig, OptimizerConfig
 
 
 def learner_config(**changes: Any) -> LearnerConfig:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rewards.judge import needs_judge
 from rewards.types import RewardConfig
+from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
 from videor2_rl.config.resources import has_reference_ranks, parts_of
 from videor2_rl.config.sections import (
-    AlgorithmConfig,
     EvaluateRun,
     GrpoRun,
     LearnerConfig,

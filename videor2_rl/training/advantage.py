@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from videor2_rl.config.sections import AdvantageName
+    from videor2_rl.config.algorithm import AdvantageName
 
     Floats: TypeAlias = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from videor2_rl.types import Group, LogProbs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from videor2_rl.config.sections import AlgorithmConfig
+    from videor2_rl.config.algorithm import AlgorithmConfig
 
 TAIL = 0.999
 """The quantile that has a limit."""

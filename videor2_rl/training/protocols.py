@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rewards.types import Scored
-from videor2_rl.config.sections import AlgorithmConfig
+from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.judge.counts import CallCounts
 from videor2_rl.run.files import FileSum
 from videor2_rl.types import (

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from videor2_rl.config.sections import AlgorithmConfig, LearnerConfig, ModelConfig
+from videor2_rl.config.algorithm import AlgorithmConfig
+from videor2_rl.config.sections import LearnerConfig, ModelConfig
 from videor2_rl.model.packing import MicroBatch, even_micro_batches, only_in_loss, split_groups
 from videor2_rl.model.weights import expected_weights
 from videor2_rl.run.files import FileSum

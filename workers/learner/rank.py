@@ -23,8 +23,8 @@ from verl.utils.device import get_device_id, get_device_name
 from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine_workers import TrainingWorker
 
+from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import AlgorithmConfig
 from videor2_rl.model.packing import MicroBatch, PackedBatch
 from videor2_rl.model.token_scores import TokenScores
 from videor2_rl.model.weights import expected_weights

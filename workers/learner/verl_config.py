@@ -13,8 +13,9 @@ from importlib import import_module
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Literal
 
+from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import AlgorithmConfig, LearnerConfig, ModelConfig, OptimizerConfig
+from videor2_rl.config.sections import LearnerConfig, ModelConfig, OptimizerConfig
 
 if TYPE_CHECKING:
     from verl.workers.config import ActorConfig, TrainingWorkerConfig

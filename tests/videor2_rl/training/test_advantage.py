@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
-from videor2_rl.config.sections import AdvantageName
+from videor2_rl.config.algorithm import AdvantageName
 from videor2_rl.training.advantage import (
     Outcomes,
     advantages_of,

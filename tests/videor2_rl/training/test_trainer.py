@@ -12,8 +12,8 @@ import pytest
 from loop_fakes import Begun, Fakes, configure, rollout, run_loop, scored
 
 from rewards.types import Scored, Verdict
+from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import AlgorithmConfig
 from videor2_rl.run.tracking import read_metrics
 from videor2_rl.training.gap import LogProbGapError
 from videor2_rl.training.ledger import read_ends

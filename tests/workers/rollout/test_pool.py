@@ -263,9 +263,7 @@ def test_lost_workers_cost_nothing_but_time(
         "sampling": sampling(max_tokens=150, group_size=8),
         "seed": 3,
     }
-    started = time.perf_counter()
     undisturbed = pool.generate(handles(many), **request)
-    took_s = time.perf_counter() - started
 
     engine_process = engine_process_of(pool.actors[0])
     actor_pid = ray.get(pool.actors[1].__ray_call__.remote(lambda self: os.getpid()))
@@ -274,7 +272,8 @@ def test_lost_workers_cost_nothing_but_time(
         engine_process.kill()
         psutil.Process(actor_pid).kill()
 
-    timer = threading.Timer(took_s / 3, kill)
+    # Long before the 28,800 tokens are sampled, on any machine.
+    timer = threading.Timer(0.5, kill)
     timer.start()
     groups = pool.generate(handles(many), **request)
     timer.join()
