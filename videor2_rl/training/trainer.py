@@ -19,10 +19,11 @@ from videor2_rl.config.sections import GrpoRun
 from videor2_rl.dataset import SampleOrder
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of
+from videor2_rl.training.batch import Batch, sampled_group
 from videor2_rl.training.gap import check_gap, measure_gap
 from videor2_rl.training.ledger import Ledger, StepEnds
 from videor2_rl.training.protocols import Workers
-from videor2_rl.training.stream import Batch, Stream, sampled_group
+from videor2_rl.training.stream import Stream
 from videor2_rl.training.upkeep import Progress, StepOutcome, Upkeep
 from videor2_rl.training.window import Window
 from videor2_rl.types import Group, LogProbs, PromptHandle, TrainGroup, VideoSample

@@ -25,11 +25,11 @@ from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.rollout_log import rollout_records
 from videor2_rl.run.stopping import Stopped, Stopping
 from videor2_rl.run.tracking import PhaseTimer, Tracker
+from videor2_rl.training.batch import Batch
 from videor2_rl.training.ledger import Ledger, StepEnds, append_step, close_step
 from videor2_rl.training.metrics import grpo_metrics
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
 from videor2_rl.training.protocols import Measured, Workers
-from videor2_rl.training.stream import Batch
 from videor2_rl.types import LogProbs, SkippedSample, TrainGroup
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ import pytest
 from loop_fakes import Fakes, configure, run_loop, samples
 
 from videor2_rl.run.tracking import read_metrics
+from videor2_rl.training.batch import Batch
 from videor2_rl.training.ledger import Ledger
 from videor2_rl.training.protocols import ScoredGroups
-from videor2_rl.training.stream import Batch, Stream
+from videor2_rl.training.stream import Stream
 from videor2_rl.training.window import Window
 from videor2_rl.types import Group, PromptHandle, SkippedSample, VideoSample
 
