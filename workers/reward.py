@@ -31,6 +31,8 @@ from workers.pool import ActorPool
 
 log = logging.getLogger(__name__)
 
+GROUPS_AT_ONCE = 16
+"""Calls that a worker takes while a judge answers; their requests together are bounded by `judge.calls.concurrency`."""
 NOTICE_POLL_S = 2.0
 """Seconds between two looks at what the workers' judge clients have to tell."""
 
@@ -56,6 +58,7 @@ class RewardWorker:
 
         self._config = config
         self._encoder = SentenceEncoder()
+        self._scoring = threading.Lock()
         self._notices: list[str] = []
         self._judge = None
         if judge is not None:
@@ -106,15 +109,17 @@ class RewardWorker:
         evidences = [NO_EVIDENCE] * len(flat)
         if self._judge is not None:
             evidences = gather_evidence(self._judge, texts, their_targets, self._config)
-        self._encoder.encode(sentences_to_encode(texts, their_targets, self._config, evidences))
-        similarity = self._encoder.similarity
         of_each = [NO_CONTEXT] * len(flat) if contexts is None else [one for group in contexts for one in group]
+        # What waits for the judge waits beside others; the encoder is for one at a time.
+        with self._scoring:
+            self._encoder.encode(sentences_to_encode(texts, their_targets, self._config, evidences))
+            similarity = self._encoder.similarity
+            verdicts = [
+                score_response(text, target, self._config, similarity=similarity, evidence=evidence, context=context)
+                for (text, target), evidence, context in zip(flat, evidences, of_each, strict=True)
+            ]
         scores = iter(
-            replace(
-                score_response(text, target, self._config, similarity=similarity, evidence=evidence, context=context),
-                judge=evidence.judge,
-            )
-            for (text, target), evidence, context in zip(flat, evidences, of_each, strict=True)
+            replace(verdict, judge=evidence.judge) for verdict, evidence in zip(verdicts, evidences, strict=True)
         )
         return ScoredShare(
             scored=[[next(scores) for _ in group] for group in responses],
@@ -138,8 +143,9 @@ class RewardPool:
         self._judge = judge
 
         def create(index: int) -> Any:
-            # Two threads with a judge: `notices` answers while `score` waits.
-            sized = actor.options(num_cpus=workers.cpus_per_worker, max_concurrency=1 if judge is None else 2)
+            # With a judge a thread more: `notices` answers while all others wait.
+            max_concurrency = 1 if judge is None else GROUPS_AT_ONCE + 1
+            sized = actor.options(num_cpus=workers.cpus_per_worker, max_concurrency=max_concurrency)
             share = 1 if judge is None else share_of(judge.calls.concurrency, index, num_workers=workers.num_workers)
             return sized.remote(config, judge, concurrency=share)
 
@@ -151,6 +157,7 @@ class RewardPool:
             # The judge's client has deadlines of its own, and a judge that is away is waited for.
             call_deadline_s=600 if judge is None else None,
             start_deadline_s=600,
+            max_in_flight=1 if judge is None else GROUPS_AT_ONCE,
         )
         self._is_over = threading.Event()
         if judge is not None:

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,21 @@ def test_claims_and_consistency_come_from_the_judge(reward: RewardConfig) -> Non
     assert red.reward is not None and blue.reward is not None and red.reward > blue.reward
     assert red.judge["consistency"].text == AGREE and red.judge["claims"].text == CLAIM
     assert share.counts.replies == 4
+
+
+def test_groups_that_come_one_by_one_wait_for_the_judge_beside_each_other(reward: RewardConfig) -> None:
+    """What it is asked about three groups of two responses is under way together, and each is scored as if alone."""
+
+    def slow(number: int, body: dict[str, Any]) -> Act:
+        return replace(honest(number, body), delay_s=1.0)
+
+    texts = [[f"{text} {index}" for text in (RED, BLUE)] for index in range(3)]
+    with FaultServer(slow) as server, ThreadPoolExecutor(3) as threads:
+        worker = worker_for(server, reward, "judge.calls.deadline_s=10")
+        shares = list(threads.map(lambda group: worker.score([TARGET], [group]), texts))
+        assert server.most_at_once == 8
+        alone = [worker_for(server, reward, "judge.calls.deadline_s=10").score([TARGET], [group]) for group in texts]
+    assert [share.scored for share in shares] == [share.scored for share in alone]
 
 
 def test_nothing_is_asked_about_empty_blocks_or_without_references(reward: RewardConfig) -> None:
@@ -220,6 +235,7 @@ def test_the_workers_counts_of_a_step_are_added_and_too_many_failures_stop_it(lo
     assert metrics["timing_s/judge_pause"] == 3
     asked = pool._pool
     assert isinstance(asked, LocalPool) and asked.options["call_deadline_s"] is None
+    assert asked.options["max_in_flight"] == worker_module.GROUPS_AT_ONCE
     with pytest.raises(JudgeDown, match="2 of 7 replies of http://x"):
         pool_with(0.25).score(*numbered([1] * 5))
 

@@ -17,6 +17,7 @@ from videor2_rl.judge.breaker import Breaker
 from videor2_rl.judge.cache import ReplyCache, cache_key
 from videor2_rl.judge.connection import Connection, JudgeServer, NoVerdict, Refused, Unavailable
 from videor2_rl.judge.counts import CallCounts
+from videor2_rl.run.background import BackgroundLoop
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ _MAX_FRESH_STARTS = 3
 
 
 class JudgeClient:
-    """Asks one server. Blocking from outside, concurrent within; not for several threads at a time.
+    """Asks one server. Blocking from outside, concurrent within; several threads share its calls and its breaker.
 
     A server that is away costs no call its reply: the breaker holds every call until the server is back. A call fails
     for good only where the server answers others: refused, or out of retries.
@@ -48,7 +49,9 @@ class JudgeClient:
         self._takes_schema: dict[Purpose, bool] = {}
         """Of the purposes of which it is known."""
         self._jitter = random.Random()
-        self._loop = asyncio.new_event_loop()
+        self._loop = BackgroundLoop("judge client")
+        self._asks = 0
+        """Under way."""
         self._permits = asyncio.Semaphore(concurrency)
         self._breaker = Breaker(
             server.base_url,
@@ -66,7 +69,7 @@ class JudgeClient:
         Raises:
             ConfigError: the server does not answer; the sentence names address, model and mend.
         """
-        problem = self._loop.run_until_complete(self._connection.probe())
+        problem = self._loop.run(self._connection.probe())
         if problem is not None:
             raise ConfigError(
                 f"judge: {self._server.base_url} does not complete a test request to model {self._server.model} "
@@ -79,18 +82,21 @@ class JudgeClient:
         Raises:
             JudgeDown: the server stayed away for longer than `patience_s`.
         """
-        return self._loop.run_until_complete(self._ask(prompts))
+        return self._loop.run(self._ask(prompts))
 
     def take_counts(self) -> CallCounts:
-        """What happened since the last time."""
-        self.counts.pause_s, self._breaker.paused_s = self._breaker.paused_s, 0.0
-        counts, self.counts = self.counts, CallCounts()
-        return counts
+        """What happened since the last time, whichever thread asked."""
+        return self._loop.run(self._take_counts())
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._loop.run_until_complete(self._connection.close())
+        self._loop.run(self._connection.close())
         self._loop.close()
+
+    async def _take_counts(self) -> CallCounts:
+        self.counts.pause_s, self._breaker.paused_s = self._breaker.paused_s, 0.0
+        counts, self.counts = self.counts, CallCounts()
+        return counts
 
     async def _probe(self) -> str | None:
         problem = await self._connection.probe()
@@ -109,11 +115,14 @@ class JudgeClient:
         tasks = {
             key: asyncio.create_task(self._call(key, prompt)) for key, prompt in distinct.items() if key not in replies
         }
+        self._asks += 1
         try:
             await asyncio.gather(*tasks.values())
         finally:
             await _end(*tasks.values())
-            await self._breaker.stop()
+            self._asks -= 1
+            if not self._asks:
+                await self._breaker.stop()
         replies |= {key: task.result() for key, task in tasks.items()}
         answers = [replies[key] for key in keys]
         self._count(prompts, answers)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -50,6 +51,29 @@ def test_the_bound_counts_hedges_too(start: Start, calls: int, hedges: int) -> N
     asked.ask(calls)
     assert asked.server.most_at_once == 4
     assert asked.client.take_counts().hedges == hedges
+
+
+def test_threads_wait_beside_each_other(start: Start) -> None:
+    asked = start(lambda *_: reply(AGREE, delay_s=1.0), concurrency=8, deadline_s=10.0)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (threads.submit(asked.client.ask, prompts(4)[half]) for half in (slice(2), slice(2, 4)))
+    assert [answer.text for answer in (*first.result(), *second.result())] == [AGREE] * 4
+    assert asked.server.most_at_once == 4
+    assert asked.client.take_counts().replies == 4
+
+
+def test_whoever_has_nothing_to_ask_leaves_the_others_their_breaker(start: Start) -> None:
+    """As where all replies are in the cache."""
+    is_back = threading.Event()
+    asked = start(lambda *_: reply(AGREE) if is_back.is_set() else status(503), breaker_failures=1, patience_s=30.0)
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(asked.client.ask, prompts(1))
+        while not asked.notices:
+            time.sleep(0.01)
+        assert asked.client.ask([]) == []
+        is_back.set()
+    assert held.result()[0].text == AGREE
+    assert len(asked.notices) == 2 and "going on" in asked.notices[1]
 
 
 def test_equal_prompts_are_asked_once(start: Start) -> None:
