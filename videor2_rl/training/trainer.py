@@ -17,6 +17,7 @@ from rewards.types import Scored
 from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.dataset import SampleOrder
+from videor2_rl.run.background import BackgroundLoop
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of
 from videor2_rl.training.gap import check_gap, measure_gap
@@ -29,7 +30,14 @@ from videor2_rl.types import Group, LogProbs, PromptHandle, TrainGroup, VideoSam
 
 
 def train(
-    run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, start: Progress, ledger: Ledger, upkeep: Upkeep
+    run: GrpoRun,
+    workers: Workers,
+    samples: Sequence[VideoSample],
+    *,
+    start: Progress,
+    ledger: Ledger,
+    upkeep: Upkeep,
+    background: BackgroundLoop | None = None,
 ) -> None:
     """GRPO, step by step; `start` says which step comes first.
 
@@ -39,6 +47,7 @@ def train(
         samples: the training rows.
         ledger: what became of every prompt so far.
         upkeep: what surrounds the algorithm, called where it belongs in a step.
+        background: where the prompts are on their way; None: a thread of its own.
 
     Raises:
         LogProbGapError: rollout workers and learner disagree about the policy.
@@ -56,7 +65,9 @@ def train(
         taken=ledger.ended,
     )
     progress = start
-    with Stream(run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip) as stream:
+    with Stream(
+        run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip, background=background
+    ) as stream:
         for step in range(start.step + 1, algorithm.num_steps + 1):
             upkeep.before_step()
             timer = PhaseTimer()

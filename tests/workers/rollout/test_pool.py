@@ -288,7 +288,7 @@ def test_lost_workers_cost_nothing_but_time(
 def streaming(pool: RolloutPool, monkeypatch: pytest.MonkeyPatch) -> RolloutPool:
     """The same workers, driven as in an asynchronous run."""
     monkeypatch.setattr(pool, "_streams", True)
-    monkeypatch.setattr(pool._pool, "_max_in_flight", 9)
+    monkeypatch.setattr(pool._pool._dispatch, "limits", replace(pool._pool._dispatch.limits, max_in_flight=9))
     pool.wait_ready()
     return pool
 
