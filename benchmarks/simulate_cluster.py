@@ -76,7 +76,7 @@ def simulate(
     max_staleness: int,
     *,
     work: Workload,
-    num_steps: int,
+    steps: int,
     failures: float = 0.0,
     counts_cpu: bool = True,
     seed: int = 0,
@@ -84,13 +84,13 @@ def simulate(
     """One run.
 
     Args:
-        num_steps: training steps, more than `max_staleness` + 1.
+        steps: that are measured; before them come those in which the window is first used up.
         failures: share of the workers that is lost while the run trains, at times drawn evenly.
         counts_cpu: the controller's computing takes time.
     """
     loop = VirtualLoop(counts_cpu=counts_cpu)
     with contextlib.closing(loop):
-        return _simulated(loop, num_workers, max_staleness, work, num_steps, failures, seed)
+        return _simulated(loop, num_workers, max_staleness, work, steps + max_staleness + 1, failures, seed)
 
 
 def _simulated(
@@ -241,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 32, 128, 256, 1000])
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 4])
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=5, help="that are measured")
     parser.add_argument("--failures", type=float, default=0.0, help="share of the workers lost meanwhile, e.g. 0.1")
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
@@ -250,9 +250,7 @@ def main() -> None:
     found = []
     for num_workers in arguments.workers:
         for staleness in arguments.staleness:
-            one = simulate(
-                num_workers, staleness, work=Workload(), num_steps=arguments.steps, failures=arguments.failures
-            )
+            one = simulate(num_workers, staleness, work=Workload(), steps=arguments.steps, failures=arguments.failures)
             found.append(one)
             print(one, flush=True)
     print(table(found))

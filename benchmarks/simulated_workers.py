@@ -38,12 +38,14 @@ class Workload:
     median_tokens: float = 400.0
     sigma: float = 0.8
     """Of the logarithm of a response's length."""
-    max_tokens: int = 3072
-    token_s: float = 0.025
+    max_tokens: int = 2560
+    token_s: float = 0.035
     """From a token to the next of the same response."""
-    seats: int = 32
+    seats: int = 64
     """Responses that an engine samples at once."""
     prepare_s: float = 0.5
+    """A clip on a video worker, in the mean."""
+    engines_per_video_worker: int = 4
     judge_median_s: float = 1.0
     judge_sigma: float = 0.6
     judge_max_s: float = 10.0
@@ -57,12 +59,6 @@ class Workload:
     """An engine from nothing to ready."""
     notice_s: float = 0.25
     """From the end of a process until the driver hears of it."""
-
-
-def _later(loop: VirtualLoop, seconds: float, value: Any) -> asyncio.Future[Any]:
-    future: asyncio.Future[Any] = loop.create_future()
-    loop.call_later(seconds, lambda: future.done() or future.set_result(value))
-    return future
 
 
 @dataclass(eq=False)
@@ -275,6 +271,8 @@ class SimOthers:
         )
         scores = [_scored(float(place % 2)) for place in range(work.group_size)]
         self._scores = scores
+        self._videos = [0.0] * max(1, num_workers // work.engines_per_video_worker)
+        """When each video worker is free, a heap."""
         self.version = 0
         self.trained_s = 0.0
         self._background.run(self._fill())
@@ -285,13 +283,17 @@ class SimOthers:
 
     def begin_prepare(self, samples: Sequence[VideoSample]) -> list[Future[PromptHandle | SkippedSample]]:
         handles = [PromptHandle(one.sample_id, one.sample_id, 1500, None, num_bytes=1) for one in samples]
-        return [self._background.begin(self._wait(self._work.prepare_s, handle)) for handle in handles]
+        return [self._background.begin(self._prepared(handle)) for handle in handles]
 
     def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
         raise NotImplementedError("nothing is evaluated here")
 
-    async def _wait(self, seconds: float, value: Any) -> Any:
-        return await _later(self._loop, seconds, value)
+    async def _prepared(self, handle: PromptHandle) -> PromptHandle:
+        now = self._loop.time()
+        ends = max(now, heapq.heappop(self._videos)) + self._rng.expovariate(1 / self._work.prepare_s)
+        heapq.heappush(self._videos, ends)
+        await asyncio.sleep(ends - now)
+        return handle
 
     def prefetch(self, samples: Sequence[VideoSample]) -> None:
         pass

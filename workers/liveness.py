@@ -7,6 +7,7 @@ processor. So two things are held against each other: its signs of life, and the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ STARTING_SILENT_S = 60.0
 """While it gets ready: libraries that load keep all of its threads waiting."""
 STALLED_S = 6.0
 """At work without progress for so long, its engine is frozen; noticed with the next sign, `HOLD_S` later at most."""
-WORK_S = 0.1
-"""Processor time that counts as progress: what stands still takes a little too."""
+WORK_S = 0.02
+"""Processor time that counts as progress: a worker that hardly gets any has more, and one that stands still less."""
 TICK_S = 2.5
 """Longer than `HOLD_S`, so that a healthy worker costs one."""
 
@@ -34,6 +35,12 @@ class Pulse:
     """Grows with what it gets done, e.g. tokens sampled."""
     cpu_s: float = 0.0
     """Processor seconds of what does the work, so far."""
+
+
+def pulse_after(hold_s: float) -> Pulse:
+    """Of a worker whose calls have deadlines of their own: it lives."""
+    time.sleep(hold_s)
+    return Pulse()
 
 
 class Progress:

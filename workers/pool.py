@@ -25,6 +25,11 @@ PULSE = "pulse"
 """Concurrency group of an actor's signs of life: they come while all else in it works."""
 
 
+def actor_class(worker: type) -> Any:
+    """A class of Ray actors whose `pulse` answers beside whatever else goes on in them."""
+    return ray.remote(concurrency_groups={PULSE: 1})(worker)
+
+
 class RayActors:
     """What `Dispatch` needs of Ray."""
 

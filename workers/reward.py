@@ -26,8 +26,9 @@ from videor2_rl.run.background import then
 from videor2_rl.training.protocols import ScoredGroups
 from videor2_rl.types import Group, PromptHandle, VideoSample
 from workers.fetch import LOST, fetch
+from workers.liveness import Pulse, pulse_after
 from workers.memory import process_memory
-from workers.pool import ActorPool
+from workers.pool import ActorPool, actor_class
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,10 @@ class RewardWorker:
     def memory(self) -> dict[str, float]:
         """Of this process, in MiB by kind."""
         return process_memory()
+
+    def pulse(self, hold_s: float) -> Pulse:
+        """A sign of life after so many seconds (`workers.pool.PULSE`: beside whatever else goes on here)."""
+        return pulse_after(hold_s)
 
     def ready(self) -> bool:
         """
@@ -132,7 +137,7 @@ class RewardPool:
     """The reward workers, as the driver sees them."""
 
     def __init__(self, config: RewardConfig, workers: RewardWorkersConfig, judge: JudgeAccess | None = None) -> None:
-        actor = ray.remote(RewardWorker)
+        actor = actor_class(RewardWorker)
         self._config = config
         self._told: set[str] = set()
         self._judge = judge
@@ -140,7 +145,8 @@ class RewardPool:
         def create(index: int) -> Any:
             # Two threads with a judge: `notices` answers while `score` waits.
             sized = actor.options(num_cpus=workers.cpus_per_worker, max_concurrency=1 if judge is None else 2)
-            share = 1 if judge is None else share_of(judge.calls.concurrency, index, num_workers=workers.num_workers)
+            part = index % workers.num_workers  # a replacement may come before the one that leaves has gone
+            share = 1 if judge is None else share_of(judge.calls.concurrency, part, num_workers=workers.num_workers)
             return sized.remote(config, judge, concurrency=share)
 
         self._pool = ActorPool(
@@ -151,6 +157,7 @@ class RewardPool:
             # The judge's client has deadlines of its own, and a judge that is away is waited for.
             call_deadline_s=600 if judge is None else None,
             start_deadline_s=600,
+            has_pulse=True,
         )
         self._is_over = threading.Event()
         if judge is not None:
@@ -219,6 +226,19 @@ class RewardPool:
     ) -> Future[None]:
         """Write a step's file, after what is being scored."""
         return self._pool.submit("write_rollouts", path, records, prompts)
+
+    @property
+    def size(self) -> int:
+        """Workers that serve."""
+        return self._pool.size
+
+    def states(self) -> Mapping[int, str]:
+        """Of each worker what it does, in a word or two."""
+        return self._pool.states()
+
+    def resize(self, size: int, *, leaving: Sequence[int] = ()) -> None:
+        """So many are to serve from now on; any thread may ask, and nothing is waited for."""
+        self._pool.resize(size, leaving=leaving)
 
     def memory(self) -> dict[str, float]:
         """The most that one worker takes, in MiB by kind."""

@@ -184,6 +184,16 @@ def _check_lora(model: ModelConfig) -> None:
 
 def _check_rollout(rollout: RolloutConfig) -> None:
     require(rollout.num_workers >= 1, f"rollout.num_workers: found {rollout.num_workers}, needs at least 1")
+    require(rollout.standby >= 0, f"rollout.standby: found {rollout.standby}, needs at least 0")
+    least, most = rollout.min_workers, rollout.max_workers
+    require(
+        least is None or 1 <= least <= rollout.num_workers,
+        f"rollout.min_workers: found {least}, needs 1 to rollout.num_workers={rollout.num_workers}",
+    )
+    require(
+        most is None or most >= rollout.num_workers,
+        f"rollout.max_workers: found {most}, needs at least rollout.num_workers={rollout.num_workers}",
+    )
     require(
         rollout.max_response_tokens < rollout.max_model_tokens,
         f"rollout.max_response_tokens: found {rollout.max_response_tokens} with rollout.max_model_tokens="

@@ -135,13 +135,16 @@ class Stream:
         Raises:
             Exception: what ended the way of any prompt.
         """
+        tended = time.monotonic()
         while (numbers := self._window.take()) is None:
             try:
-                event = self._events.get(timeout=IDLE_S)
+                self._note(self._events.get(timeout=IDLE_S))
+                if time.monotonic() - tended < IDLE_S:
+                    continue
             except queue.Empty:
-                tend()
-                continue
-            self._note(event)
+                pass
+            tend()
+            tended = time.monotonic()
         portions = list({id(self._ready[number]): self._ready.pop(number) for number in numbers}.values())
         batch = batch_of(portions)
         self._ledger.move(batch.numbers, "training")
