@@ -22,18 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.simulated_loop import configured, samples_of, train_simulated
 from benchmarks.simulated_workers import SimOthers, SimRollouts, Workload
 from benchmarks.virtual_time import VirtualBackground, VirtualLoop
-from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun
-from videor2_rl.run.checkpoint import Checkpoints
-from videor2_rl.run.folder import SkipLedger
-from videor2_rl.run.stopping import Stopping
-from videor2_rl.run.tracking import Tracker
-from videor2_rl.training.ledger import Ledger, check_ledger
-from videor2_rl.training.trainer import train
-from videor2_rl.training.upkeep import Progress, StepOutcome, Upkeep
-from videor2_rl.types import VideoSample
 
 
 @dataclass(frozen=True)
@@ -55,20 +47,6 @@ class Simulated:
     """Processor time of the controller over the time of the run."""
     replaced: int
     ledger: str
-
-
-class _Clocked(Upkeep):
-    """Notes when each step ends."""
-
-    def __init__(self, loop: VirtualLoop, others: SimOthers, *args: object, **settings: object) -> None:
-        super().__init__(*args, **settings)  # type: ignore[arg-type]
-        self._clock, self._others = loop, others
-        self.ends: list[tuple[float, float, float]] = []
-        """Of each step: time, processor seconds, and seconds trained so far."""
-
-    def finish_step(self, progress: Progress, outcome: StepOutcome, timer: object) -> None:
-        super().finish_step(progress, outcome, timer)  # type: ignore[arg-type]
-        self.ends.append((self._clock.time(), self._clock.cpu_s, self._others.trained_s))
 
 
 def simulate(
@@ -98,48 +76,30 @@ def _simulated(
 ) -> Simulated:
     rollouts = SimRollouts(loop, work, num_workers=num_workers, streams=max_staleness > 0, seed=seed)
     others = SimOthers(loop, work, num_workers=num_workers, seed=seed)
-    workers = others.workers(rollouts)
     rng = random.Random(seed)
+    ends: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        run = _configured(Path(folder), num_workers, max_staleness, work=work, num_steps=num_steps)
-        ledger, start = Ledger(), Progress(step=0, policy_version=0, skipped=0)
-        with (
-            Stopping(limit_s=60, max_hours=None) as stopping,
-            Tracker(Path(folder), run.logging, total_steps=num_steps, first_step=1) as tracker,
-        ):
-            upkeep = _Clocked(
-                loop,
-                others,
-                run,
-                workers,
-                start=start,
-                num_samples=len(samples := _samples(run.algorithm.prompts_per_step)),
-                checkpoints=Checkpoints(Path(folder), keep=1),
-                tracker=tracker,
-                ledger=ledger,
-                skips=SkipLedger(Path(folder), num_samples=len(samples), max_frac=0.5, keep=0),
-                received_bytes=lambda: 0,
-                evaluation=None,
-                stopping=stopping,
-            )
-            step_s = run.algorithm.prompts_per_step * work.group_size / (work.trained_per_worker_s * num_workers)
-            times = sorted(
-                loop.time() + rng.uniform(0, num_steps * step_s) for _ in range(round(failures * num_workers))
-            )
-            striking = loop.create_task(rollouts.strike(times, rng=rng))
-            train(
-                run,
-                workers,
-                samples,
-                start=start,
-                ledger=ledger,
-                upkeep=upkeep,
-                background=VirtualBackground(loop),
-            )
-            striking.cancel()
+        run = configured(
+            Path(folder),
+            num_steps=num_steps,
+            prompts_per_step=work.groups_per_worker * num_workers,
+            group_size=work.group_size,
+            max_staleness=max_staleness,
+            num_workers=num_workers,
+        )
+        trains_s = num_steps * _responses(run) / (work.trained_per_worker_s * num_workers)
+        times = sorted(loop.time() + rng.uniform(0, trains_s) for _ in range(round(failures * num_workers)))
+        striking = loop.create_task(rollouts.strike(times, rng=rng))
+        verdict = train_simulated(
+            run,
+            others.workers(rollouts),
+            samples_of(run),
+            on_step=lambda: ends.append((loop.time(), loop.cpu_s, others.trained_s)),
+            background=VirtualBackground(loop),
+        )
+        striking.cancel()
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-        verdict = check_ledger(Path(folder), num_prompts=num_steps * run.algorithm.prompts_per_step)
-    return _summary(num_workers, max_staleness, upkeep.ends, rows, rollouts, responses=_responses(run), ledger=verdict)
+    return _summary(num_workers, max_staleness, ends, rows, rollouts, responses=_responses(run), ledger=verdict)
 
 
 def _responses(run: GrpoRun) -> int:
@@ -175,27 +135,6 @@ def _summary(
         replaced=rollouts.pool.replacements,
         ledger=ledger,
     )
-
-
-def _configured(folder: Path, num_workers: int, max_staleness: int, *, work: Workload, num_steps: int) -> GrpoRun:
-    sizes = [
-        f"algorithm.num_steps={num_steps}",
-        f"algorithm.prompts_per_step={work.groups_per_worker * num_workers}",
-        f"algorithm.group_size={work.group_size}",
-        f"algorithm.max_staleness={max_staleness}",
-        f"rollout.num_workers={num_workers}",
-        "rollout.top_k=0",
-        "algorithm.kl_coefficient=0",
-        "rollout.max_prepared_mib=1000000",
-    ]
-    others = ["model.path=m", "data.train_file=t", "data.media_dir=d", f"output_dir={folder}"]
-    return compose_run(
-        "grpo", GrpoRun, [*others, *sizes, "logging.rollouts=false", "checkpoint.every_steps=0"]
-    ).with_importance_cap()
-
-
-def _samples(count: int) -> list[VideoSample]:
-    return [VideoSample(f"s{index}", f"/clips/{index}.mp4", "?", "<answer>A</answer>") for index in range(count)]
 
 
 def table(found: Sequence[Simulated]) -> str:

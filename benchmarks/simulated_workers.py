@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.simulated_loop import scored_as
 from benchmarks.virtual_time import VirtualBackground, VirtualLoop
-from rewards.types import Scored, Verdict
+from rewards.types import Scored
 from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.judge.counts import CallCounts
 from videor2_rl.run.background import then
@@ -249,12 +250,6 @@ def response_lengths(work: Workload, number: int, *, seed: int) -> list[int]:
     return np.clip(drawn, 1, work.max_tokens).astype(int).tolist()
 
 
-def _scored(reward: float) -> Scored:
-    verdict = Verdict("score", reward)
-    metrics = dict.fromkeys(("tac", "tar_precision", "tar_recall", "tar_f1", "format"))
-    return Scored(reward, {"accuracy": verdict, "temporal_alignment": verdict}, {**metrics, "accuracy": reward})
-
-
 class SimOthers:
     """Video and reward workers, encoder and learner."""
 
@@ -269,7 +264,7 @@ class SimOthers:
             holds_joiners=False,
             standby=0,
         )
-        scores = [_scored(float(place % 2)) for place in range(work.group_size)]
+        scores = [scored_as(float(place % 2)) for place in range(work.group_size)]
         self._scores = scores
         self._videos = [0.0] * max(1, num_workers // work.engines_per_video_worker)
         """When each video worker is free, a heap."""

@@ -164,7 +164,8 @@ class Dispatch:
         for slot in [slot for slot in staying if slot.index in leaving]:
             self._leave(slot)
             staying.remove(slot)
-        for slot in sorted(staying, key=lambda slot: (slot.is_open, -slot.index))[: len(staying) - self._wanted]:
+        too_many = max(0, len(staying) - self._wanted)
+        for slot in sorted(staying, key=lambda slot: (slot.is_open, -slot.index))[:too_many]:
             self._leave(slot)
             staying.remove(slot)
         for _ in range(self._wanted - len(staying)):

@@ -1,4 +1,4 @@
-"""What costs a pool an actor, besides Ray's own errors; nothing here imports Ray."""
+"""What is lost, besides Ray's own errors; nothing here imports Ray."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ class WorkerLost(RuntimeError):
 
 class DeadlineExceeded(RuntimeError):
     """Something asked of a worker took longer than allowed; the message names it."""
+
+
+class RankLost(RuntimeError):
+    """A rank of the learner or reference died: all of them are started anew, and the run goes on from its last
+    checkpoint."""

@@ -144,6 +144,7 @@ def _check_reward(reward: RewardConfig) -> None:
 
 def _check_learner(learner: LearnerConfig) -> None:
     require(learner.num_ranks >= 1, f"learner.num_ranks: found {learner.num_ranks}, needs at least 1")
+    require(learner.max_rebuilds >= 0, f"learner.max_rebuilds: found {learner.max_rebuilds}, cannot be negative")
     require(learner.learning_rate > 0, f"learner.learning_rate: found {learner.learning_rate}, needs to be above 0")
     require(
         learner.sequence_parallel_size == 1,

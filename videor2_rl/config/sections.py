@@ -194,6 +194,8 @@ class LearnerConfig(Section):
     """What shards the training state over the ranks; FSDP2 shards like ZeRO-3."""
     cpu_offload: bool
     """Keep what the optimiser needs in host memory; slower, for models that do not fit."""
+    max_rebuilds: int
+    """So often in a run, lost ranks (of the reference too) are started anew, from the last checkpoint."""
     num_ranks: int
     cpus_per_rank: float
     gpus_per_rank: float

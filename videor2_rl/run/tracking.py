@@ -176,6 +176,15 @@ class Tracker:
                 self._backends.logger["wandb"].teardown()
             self._backends = None
 
+    def rewind(self, first_step: int) -> None:
+        """The rows from this step on will be logged again: those that are there are dropped."""
+        if self._file is None:
+            raise RuntimeError("Tracker.rewind is called outside of its `with` block.")
+        self._file.close()
+        truncate_metrics(self._run_dir, first_step)
+        self._file = open(self._run_dir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 (__exit__ closes it)
+        self._last_time = time.monotonic()
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record one step everywhere. NaN and infinity are written as null and counted in `perf/non_finite`."""
         if self._file is None or self._console is None:

@@ -326,13 +326,17 @@ def progress_of(checkpoint: Checkpoint | None) -> Progress:
     return Progress(checkpoint.step, checkpoint.state["policy_version"], checkpoint.state["skipped"])
 
 
-def restore(workers: Workers, checkpoint: Checkpoint | None) -> None:
-    """Bring learner and rollout workers, which hold the model's own weights, to the checkpoint's."""
-    if checkpoint is None:
-        return
-    logger.info("going on after step %d from %s", checkpoint.step, checkpoint.path)
-    workers.learner.load(checkpoint.path)
-    workers.rollouts.update_weights(workers.learner.weights(progress_of(checkpoint).policy_version))
+def restore(workers: Workers, checkpoint: Checkpoint | None, *, is_rebuilt: bool = False) -> None:
+    """Bring learner and rollout workers to the checkpoint's weights, or without one to the model's own.
+
+    Args:
+        is_rebuilt: rollout workers hold later weights than the learner, which was started anew.
+    """
+    if checkpoint is not None:
+        logger.info("going on after step %d from %s", checkpoint.step, checkpoint.path)
+        workers.learner.load(checkpoint.path)
+    if checkpoint is not None or is_rebuilt:
+        workers.rollouts.update_weights(workers.learner.weights(progress_of(checkpoint).policy_version))
 
 
 def final_metrics(evaluation: PeriodicEvaluation) -> dict[str, float]:

@@ -217,6 +217,10 @@ class RolloutPool:
         seconds = {f"timing_s/sync_{phase}": value for phase, value in sent.items() if phase != "mib"}
         self._sync = {**seconds, "perf/sync_mib": sent["mib"], "rollout/sync_failures": float(failures)}
 
+    def meet_anew(self) -> None:
+        """The learner was started anew: its next update meets the workers again."""
+        self._collective = None
+
     def metrics(self) -> dict[str, float]:
         """Of the last update: seconds for each phase, MiB sent, attempts that failed. Workers replaced so far, and the
         share of the time since the last call in which they had nothing to do."""
