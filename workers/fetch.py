@@ -9,7 +9,7 @@ import threading
 from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
 from ray import cloudpickle
@@ -77,10 +77,10 @@ class _Counter(io.RawIOBase):
 class _SizePickler(cloudpickle.CloudPickler):
     """Pickles without following object references: what they point to did not arrive here."""
 
-    # By type, so that nothing is asked about each of the many other objects.
-    dispatch_table: ClassVar = ChainMap(
-        {ray.ObjectRef: lambda ref: (str, (ref.hex(),))}, cloudpickle.CloudPickler.dispatch_table
-    )
+    def __init__(self, file: Any, **options: Any) -> None:
+        super().__init__(file, **options)
+        # By type, so that nothing is asked about each of the many other objects.
+        self.dispatch_table = ChainMap({ray.ObjectRef: lambda ref: (str, (ref.hex(),))}, self.dispatch_table)
 
 
 def pickled_size(value: Any) -> int:
