@@ -266,8 +266,7 @@ class Dispatch:
         self.slots = sorted([*self.slots, slot], key=lambda slot: slot.index)
         self._measured_from = _now() if self._measured_from is None else self._measured_from
         self._spawn(self._start(slot))
-        if self._actors.has_pulse:
-            self._spawn(self._watch(slot))
+        self._watch(slot)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # The loop itself keeps no strong reference to its tasks.
@@ -289,25 +288,38 @@ class Dispatch:
             self._failed_starts = 0
             slot.is_ready = True
             slot.has_joined = not self._holds_joiners
+            self._watch(slot)
             self._changed()
 
-    async def _watch(self, slot: Slot) -> None:
-        """Until it is gone: whether it lives, and gets anywhere."""
-        progress, has_answered = Progress(), False
+    def _watch(self, slot: Slot) -> None:
+        """Whether it lives, and gets anywhere: once while it gets ready, and once from then on."""
+        if self._actors.has_pulse:
+            self._spawn(self._serves(slot) if slot.is_ready else self._starts(slot))
+
+    async def _starts(self, slot: Slot) -> None:
+        # The first sign waits for the process, for which there is the deadline of its start.
+        limit_s = self.limits.start_deadline_s
+        while not slot.is_gone and not slot.is_ready:
+            if await self._sign(slot, limit_s=limit_s) is None and not slot.is_ready:
+                self._lose(slot, WorkerLost(f"no sign of life for {limit_s:g} s while it got ready"))
+            limit_s = STARTING_SILENT_S
+
+    async def _serves(self, slot: Slot) -> None:
+        progress = Progress()
         while not slot.is_gone:
-            # The first sign waits for the process, for which there is the deadline of its start.
-            limit_s = SILENT_S if slot.is_ready else STARTING_SILENT_S
-            limit_s = limit_s if has_answered else self.limits.start_deadline_s
-            try:
-                pulse = await silence(self._actors.pulse(slot.actor), limit_s=limit_s)
-            except self._actors.lost as error:
-                self._lose(slot, error)
-                return
-            has_answered = True
+            pulse = await self._sign(slot, limit_s=SILENT_S)
             if pulse is None:
-                self._lose(slot, WorkerLost(f"no sign of life for {limit_s:g} s"))
-            elif (stalled_s := progress.stalled_s(pulse, _now())) >= STALLED_S and slot.is_ready:
+                self._lose(slot, WorkerLost(f"no sign of life for {SILENT_S:g} s"))
+            elif (stalled_s := progress.stalled_s(pulse, _now())) >= STALLED_S:
                 self._lose(slot, WorkerLost(f"at work, and got nowhere for {stalled_s:.0f} s"))
+
+    async def _sign(self, slot: Slot, *, limit_s: float) -> Pulse | None:
+        """None: there was none in time, or it is lost."""
+        try:
+            return await silence(self._actors.pulse(slot.actor), limit_s=limit_s)
+        except self._actors.lost as error:
+            self._lose(slot, error)
+            return None
 
     def _issue_waiting(self) -> None:
         while self._waiting and (slot := self._least_loaded()) is not None:

@@ -27,7 +27,8 @@ PULSE = "pulse"
 
 def actor_class(worker: type) -> Any:
     """A class of Ray actors whose `pulse` answers beside whatever else goes on in them."""
-    return ray.remote(concurrency_groups={PULSE: 1})(worker)
+    # Two: that of its start may still be open when the next one is asked for.
+    return ray.remote(concurrency_groups={PULSE: 2})(worker)
 
 
 class RayActors:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.virtual_time import VirtualLoop
 from workers.dispatch import Dispatch, Limits
 from workers.errors import DeadlineExceeded, WorkerLost
-from workers.liveness import HOLD_S, SILENT_S, STALLED_S, Pulse
+from workers.liveness import HOLD_S, SILENT_S, STALLED_S, STARTING_SILENT_S, Pulse
 
 CALL_S, START_S = 5.0, 20.0
 
@@ -135,6 +135,17 @@ def test_the_calls_of_a_frozen_worker_are_done_by_another_within_ten_seconds(dri
     # Noticed, and sampled anew by the worker that was free.
     assert one.loop.time() - began < 10 + CALL_S
     assert (one.pool.replacements, one.actors.killed) == (1, [one.actors.made[0]])
+
+
+def test_who_freezes_while_it_gets_ready_is_replaced_long_before_its_deadline(drive: Callable[..., Driven]) -> None:
+    one = drive(start_deadline_s=1800.0)
+    one.loop.do(lambda: one.pool.resize(1))
+    one.loop.wait(START_S / 2)
+    one.actors.made[0].is_frozen = True
+    one.loop.wait(STARTING_SILENT_S + 5)
+    assert one.pool.replacements == 1
+    one.loop.wait(START_S)
+    assert one.pool.states() == {0: "serving"}
 
 
 def test_a_dead_worker_is_noticed_though_nobody_asks_anything_of_it(drive: Callable[..., Driven]) -> None:
