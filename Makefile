@@ -71,6 +71,8 @@ bench: $(INSTALLED) $(TRL_INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.alignment_rows
 	$(BIN)/python -m benchmarks.judge_calls
 	$(BIN)/python -m benchmarks.decode_clips
+	$(BIN)/python -m benchmarks.simulate_cluster
+	$(BIN)/python -m benchmarks.chaos
 
 # A newer vLLM in an environment of its own takes weights as the pinned one does.
 $(NEXT_INSTALLED): $(INSTALLED) tests/requirements-next-vllm.txt

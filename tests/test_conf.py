@@ -114,6 +114,10 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
     ("overrides", "sentence"),
     [
         (["rollout.num_workers=0"], "rollout.num_workers: found 0, needs at least 1"),
+        (["rollout.standby=-1"], "rollout.standby: found -1, needs at least 0"),
+        (["rollout.min_workers=2"], "rollout.min_workers: found 2, needs 1 to rollout.num_workers=1"),
+        (["rollout.num_workers=3", "rollout.max_workers=2"], "rollout.max_workers: found 2, needs at least"),
+        (["learner.max_rebuilds=-1"], "learner.max_rebuilds: found -1, cannot be negative"),
         (["rollout.num_workers=many"], "rollout.num_workers: found 'many'"),
         (["algorithm.group_size=1"], "algorithm.group_size: found 1"),
         (["algorithm.prompts_per_step=1", "learner.num_ranks=9"], "algorithm.prompts_per_step: found 1"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 import uuid
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 ADDRESS_FILE = "control.json"
 """In a run's folder while it trains: where its cluster is, and the actor in it."""
 ACTOR = "control"
+AUTH_MODE = "RAY_AUTH_MODE"
 POLL_S = 1.0
 ANSWER_S = 30.0
 """In which the actor must answer."""
@@ -141,7 +143,8 @@ def controlled(
         target=_exchange, args=(actor, pools, over), kwargs={"on_resize": on_resize}, name="control", daemon=True
     )
     thread.start()
-    address = {"address": gcs_address(), "namespace": namespace}
+    # For a cluster of its own Ray turns tokens on by itself, and whoever joins must be told; the token has its own file.
+    address = {"address": gcs_address(), "namespace": namespace, "auth_mode": os.environ.get(AUTH_MODE)}
     write_text_atomic(run_dir / ADDRESS_FILE, json.dumps(address) + "\n")
     try:
         yield
@@ -184,17 +187,23 @@ def control_of(run_dir: Path) -> Iterator[Any]:
     path = run_dir / ADDRESS_FILE
     if not path.exists():
         raise ConfigError(f"{run_dir}: no run trains here ({ADDRESS_FILE} is not there)")
+    place = json.loads(path.read_text(encoding="utf-8"))
+    if place["auth_mode"] is not None:
+        os.environ.setdefault(AUTH_MODE, place["auth_mode"])
     import ray
 
-    place = json.loads(path.read_text(encoding="utf-8"))
     try:
-        ray.init(
-            address=place["address"], namespace=place["namespace"], logging_level=logging.ERROR, log_to_driver=False
-        )
-        yield ray.get_actor(ACTOR)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(
-            f"{run_dir}: the run that was here does not answer ({error}); it may have been killed"
-        ) from None
+        yield _connected(place, run_dir)
     finally:
         ray.shutdown()
+
+
+def _connected(place: Mapping[str, str], run_dir: Path) -> Any:
+    import ray
+
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        ray.init(address=place["address"], namespace=place["namespace"], **options)
+        return ray.get_actor(ACTOR)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"{run_dir}: the run does not answer ({error}); it may have been killed") from None

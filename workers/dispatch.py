@@ -234,14 +234,15 @@ class Dispatch:
             await self._news.wait()
 
     def take_busy_frac(self) -> float:
-        """Share of the time since the last call of this in which an actor had something to do, a mean over `size`."""
+        """Share of the time since the last call of this in which an actor had something to do, a mean over those that
+        serve."""
         now = _now()
         since = now if self._measured_from is None else self._measured_from
         busy_s = self._busy_s + sum(now - slot.busy_since for slot in self.slots if slot.calls)
         for slot in self.slots:
             slot.busy_since = now
         self._busy_s, self._measured_from = 0.0, now
-        return min(1.0, busy_s / ((now - since) * self.size)) if now > since and self.size else 0.0
+        return min(1.0, busy_s / ((now - since) * len(self._servers))) if now > since and self._servers else 0.0
 
     def states(self) -> Mapping[int, str]:
         """Of each place what its actor does; of several that stand by, those that follow the serving ones."""
