@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.run.place import place_of
 
 if TYPE_CHECKING:
     from workers.control import PoolState
@@ -70,10 +71,11 @@ def scale(run_dir: Path, sizes: Mapping[str, int], leaving: Mapping[str, tuple[i
     Raises:
         ConfigError: nothing trains there, or it cannot be so.
     """
+    place = place_of(run_dir)
     from workers.control import ANSWER_S, STALE_S, Wish, control_of
     from workers.fetch import fetch
 
-    with control_of(run_dir) as control:
+    with control_of(run_dir, place) as control:
         states, ago_s = fetch(control.states.remote(), deadline_s=ANSWER_S, what="the run's pools")
         if not states or ago_s > STALE_S:
             raise ConfigError(f"{run_dir}: the run said nothing of its pools for {ago_s:.0f} s; it may have ended")

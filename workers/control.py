@@ -6,7 +6,6 @@ reads what the driver said. Neither waits for the other, and the run goes on whe
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -19,16 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.run.files import write_text_atomic
+from videor2_rl.run.place import AUTH_MODE, PLACE_FILE, Place
 from workers.cluster import gcs_address
 from workers.fetch import fetch
 
 log = logging.getLogger(__name__)
 
-ADDRESS_FILE = "control.json"
-"""In a run's folder while it trains: where its cluster is, and the actor in it."""
 ACTOR = "control"
-AUTH_MODE = "RAY_AUTH_MODE"
 POLL_S = 1.0
 ANSWER_S = 30.0
 """In which the actor must answer."""
@@ -143,13 +139,11 @@ def controlled(
         target=_exchange, args=(actor, pools, over), kwargs={"on_resize": on_resize}, name="control", daemon=True
     )
     thread.start()
-    # For a cluster of its own Ray turns tokens on by itself, and whoever joins must be told; the token has its own file.
-    address = {"address": gcs_address(), "namespace": namespace, "auth_mode": os.environ.get(AUTH_MODE)}
-    write_text_atomic(run_dir / ADDRESS_FILE, json.dumps(address) + "\n")
+    Place(gcs_address(), namespace, os.environ.get(AUTH_MODE)).write(run_dir)
     try:
         yield
     finally:
-        (run_dir / ADDRESS_FILE).unlink(missing_ok=True)
+        (run_dir / PLACE_FILE).unlink(missing_ok=True)
         over.set()
         thread.join()
         ray.kill(actor, no_restart=True)
@@ -178,18 +172,12 @@ def _exchange(
 
 
 @contextmanager
-def control_of(run_dir: Path) -> Iterator[Any]:
+def control_of(run_dir: Path, place: Place) -> Iterator[Any]:
     """The control actor of the run that trains in a folder, connected to its cluster.
 
     Raises:
-        ConfigError: none trains there, or its cluster cannot be reached.
+        ConfigError: its cluster cannot be reached.
     """
-    path = run_dir / ADDRESS_FILE
-    if not path.exists():
-        raise ConfigError(f"{run_dir}: no run trains here ({ADDRESS_FILE} is not there)")
-    place = json.loads(path.read_text(encoding="utf-8"))
-    if place["auth_mode"] is not None:
-        os.environ.setdefault(AUTH_MODE, place["auth_mode"])
     import ray
 
     try:
@@ -198,12 +186,12 @@ def control_of(run_dir: Path) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _connected(place: Mapping[str, str], run_dir: Path) -> Any:
+def _connected(place: Place, run_dir: Path) -> Any:
     import ray
 
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
-        ray.init(address=place["address"], namespace=place["namespace"], **options)
+        ray.init(address=place.address, namespace=place.namespace, **options)
         return ray.get_actor(ACTOR)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"{run_dir}: the run does not answer ({error}); it may have been killed") from None

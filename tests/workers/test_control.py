@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.control import ADDRESS_FILE, Scaled, controlled
+from videor2_rl.run.place import PLACE_FILE
+from workers.control import Scaled, controlled
 
 
 class Pool:
@@ -61,4 +62,4 @@ def test_pools_take_the_sizes_that_another_process_asks_for(ray_cluster: None, t
         assert refused.stderr.splitlines()[-1] == "error: rollout=4: the run allows at most 3 (rollout.max_workers)"
         listed = scale(str(tmp_path))
         assert listed.stdout.splitlines()[0] == "rollout: 3 wanted; 0 serving, 1 serving, 2 serving"
-    assert not (tmp_path / ADDRESS_FILE).exists() and pools["video"].asked == []
+    assert not (tmp_path / PLACE_FILE).exists() and pools["video"].asked == []
