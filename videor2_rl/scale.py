@@ -77,7 +77,9 @@ def scale(run_dir: Path, sizes: Mapping[str, int], leaving: Mapping[str, tuple[i
 
     with control_of(run_dir, place) as control:
         states, ago_s = fetch(control.states.remote(), deadline_s=ANSWER_S, what="the run's pools")
-        if not states or ago_s > STALE_S:
+        if not states:
+            raise ConfigError(f"{run_dir}: the run has said nothing of its pools yet; try again in a moment")
+        if ago_s > STALE_S:
             raise ConfigError(f"{run_dir}: the run said nothing of its pools for {ago_s:.0f} s; it may have ended")
         wishes = {name: Wish(size, leaving.get(name, ())) for name, size in sizes.items()}
         fetch(control.ask.remote(wishes), deadline_s=ANSWER_S, what="the run's answer")

@@ -133,7 +133,7 @@ def controlled(
 
     namespace = f"videor2-rl-{uuid.uuid4().hex}"
     options = {"name": ACTOR, "namespace": namespace, "num_cpus": 0, "max_restarts": -1}
-    actor = ray.remote(Control).options(**options).remote()
+    actor: Any = ray.remote(Control).options(**options).remote()
     over = threading.Event()
     thread = threading.Thread(
         target=_exchange, args=(actor, pools, over), kwargs={"on_resize": on_resize}, name="control", daemon=True

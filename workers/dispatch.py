@@ -23,10 +23,15 @@ log = logging.getLogger(__name__)
 class Actors(Protocol):
     """What runs the actors of a pool."""
 
-    lost: tuple[type[Exception], ...]
-    """Errors that cost an actor; every other one is a fault of the request."""
-    has_pulse: bool
-    """Actors give signs of life."""
+    @property
+    def lost(self) -> tuple[type[Exception], ...]:
+        """Errors that cost an actor; every other one is a fault of the request."""
+        ...
+
+    @property
+    def has_pulse(self) -> bool:
+        """Actors give signs of life."""
+        ...
 
     def create(self, index: int) -> Any:
         """An actor, at once; it gets ready later."""

@@ -28,7 +28,8 @@ PULSE = "pulse"
 def actor_class(worker: type) -> Any:
     """A class of Ray actors whose `pulse` answers beside whatever else goes on in them."""
     # Two: that of its start may still be open when the next one is asked for.
-    return ray.remote(concurrency_groups={PULSE: 2})(worker)
+    options: dict[str, Any] = {"concurrency_groups": {PULSE: 2}}
+    return ray.remote(**options)(worker)
 
 
 class RayActors:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
@@ -28,7 +29,7 @@ class Worker:
 
 
 def main() -> None:
-    options = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    options: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
     second = cluster.add_node(**options)
     ray.init(address=cluster.address, log_to_driver=False)
