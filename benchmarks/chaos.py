@@ -1,10 +1,10 @@
 """A run whose rollout workers are killed or frozen every few seconds, beside the same run left alone.
 
-    python -m benchmarks.chaos [--seconds 300] [--every-s 8] [--workers 4] [--standby 1]
+    python -m benchmarks.chaos [--seconds 300] [--every-s 10] [--workers 4] [--standby 1]
 
 Loop, window, ledger, pool, signs of life and Ray's processes are the real ones; a worker sleeps for as long as an
-engine would sample, so that two cores hold a cluster. Every fault is a signal to a process, SIGKILL and SIGSTOP by
-turns, and the table says what became of it. It ends with an error where a group was lost or trained twice.
+engine would sample, so that two cores hold a cluster. Every fault is a signal to a process, SIGKILL or SIGSTOP at
+random, and the table says what became of it. It ends with an error where a group was lost or trained twice.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from workers.fetch import LOST, fetch
 from workers.liveness import Pulse
 from workers.pool import ActorPool, actor_class
 
-GROUP_SIZE, PROMPTS_PER_STEP, STALENESS = 4, 8, 2
-TOKEN_S, MEDIAN_TOKENS, SIGMA, MAX_TOKENS = 0.01, 60, 0.6, 400
-TRAIN_S = 1.5
+GROUP_SIZE, PROMPTS_PER_STEP, STALENESS = 4, 8, 4
+TOKEN_S, MEDIAN_TOKENS, SIGMA, MAX_TOKENS = 0.03, 60, 0.6, 400
+TRAIN_S = 4.0
 ENGINE_S = 2.0
 """An engine takes longer to build; the process and its libraries take what they take."""
 POLL_S = 0.02
@@ -328,7 +328,7 @@ def report(calm: Outcome, struck: Outcome) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=300.0, help="of the undisturbed run, about")
-    parser.add_argument("--every-s", type=float, default=8.0)
+    parser.add_argument("--every-s", type=float, default=10.0)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--standby", type=int, default=1)
     parser.add_argument("--temp-dir", default=None, help="Ray's, a short path")
