@@ -252,7 +252,8 @@ def test_with_enough_that_serve_it_goes_on_where_others_never_get_ready(drive: C
 )
 def test_whatever_happens_every_call_is_answered_once(faults: list[tuple[float, str, int]]) -> None:
     with closing(VirtualLoop(counts_cpu=False)) as loop:
-        one = Driven(loop, max_in_flight=2, max_losses=99, leave_s=3.0)
+        # Who stands still before its first sign of life is found by the deadline of its start.
+        one = Driven(loop, max_in_flight=2, max_losses=99, leave_s=3.0, start_deadline_s=60.0)
         one.start(2)
         calls = one.begin(*range(40))
         for wait_s, fault, number in faults:
@@ -268,5 +269,5 @@ def test_whatever_happens_every_call_is_answered_once(faults: list[tuple[float, 
             elif slot is not None:
                 one.actors.die(slot.actor)
         assert [value for value, _ in one.finish(calls)] == list(range(40))
-        loop.wait(4 * SILENT_S + 2 * START_S + 70)
+        loop.wait(4 * SILENT_S + 2 * START_S + 2 * STARTING_SILENT_S)
         assert list(one.pool.states().values()) == ["serving"] * one.pool.size
