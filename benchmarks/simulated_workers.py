@@ -169,6 +169,7 @@ class SimRollouts:
         self.version = 0
         self.dispatched_s: list[float] = []
         """From the moment a call could go to a worker until it did."""
+        self._begun: set[tuple[int, ...]] = set()
         self._tokens = np.zeros(work.max_tokens, dtype=np.int64)
         self._log_probs = np.zeros(work.max_tokens, dtype=np.float32)
         self._background.run(self._fill(num_workers))
@@ -194,10 +195,13 @@ class SimRollouts:
         raise NotImplementedError("nothing is evaluated here")
 
     def _sample(
-        self, worker: SimWorker, numbers: Sequence[int], names: Sequence[str], asked: float
+        self, worker: SimWorker, numbers: tuple[int, ...], names: Sequence[str], asked: float
     ) -> tuple[float, list[Group]]:
         now = self._loop.time()
-        self.dispatched_s.append(now - max(asked, worker.freed))
+        if numbers not in self._begun:
+            # Of what was lost with a worker the wait is another one.
+            self._begun.add(numbers)
+            self.dispatched_s.append(now - max(asked, worker.freed))
         ends, groups = now, []
         for number, name in zip(numbers, names, strict=True):
             lengths = response_lengths(self._work, number, seed=self._seed)
