@@ -169,9 +169,9 @@ def with_advantages(
     lengths = np.array([len(rollout.token_ids) for group in groups for rollout in group.rollouts], dtype=np.int64)
     outcomes = Outcomes(rewards, group_ids, lengths, accuracies, reward_range)
     advantages = advantages_of(outcomes, algorithm.advantage)
-    train_groups = []
+    train_groups, stop = [], 0
     for group, prompt in zip(groups, prompts, strict=True):
-        rows = group_ids == group.group_id
+        rows = slice(stop, stop := stop + len(group.rollouts))
         in_loss = ~np.isnan(rewards[rows])
         if algorithm.mask_truncated:
             in_loss &= np.array([rollout.finish_reason != "length" for rollout in group.rollouts])
@@ -223,9 +223,10 @@ def ends_of(batch: Batch, train_groups: Sequence[TrainGroup], parts: Sequence[Se
         parts: what `update_batches` left of the groups.
     """
     trained = [group.group_id for part in parts for group in part]
+    used = set(trained)
     filtered = {
         group.group_id: "no_reward" if group.in_loss is not None and not group.in_loss.any() else "zero_variance"
         for group in train_groups
-        if group.group_id not in trained
+        if group.group_id not in used
     }
     return StepEnds(trained, {number: sample.reason for number, sample in batch.skipped.items()}, filtered)
