@@ -122,10 +122,12 @@ class RewardWorker:
         )
 
     def write_rollouts(self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]) -> None:
-        """Add what only the prompts know (text, frame times) to the driver's records and write them."""
+        """Add what only the prompts know (text, frame times) to the driver's records, write and index them."""
+        from videor2_rl.run.rollout_index import index_step
         from videor2_rl.run.rollout_log import write_rollouts
 
         write_rollouts(path, records, ray.get([prompt.ref for prompt in prompts]))
+        index_step(path)
 
 
 class RewardPool:
