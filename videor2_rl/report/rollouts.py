@@ -19,6 +19,7 @@ from videor2_rl.report.choose import (
     held_out_reasons,
     told_apart,
 )
+from videor2_rl.report.claims import note_of
 from videor2_rl.report.curves import BUILT_IN_TERMS
 from videor2_rl.report.data import STAGE_LABELS, STAGES, Evaluation, ReportData
 from videor2_rl.report.frames import ClipSource, Film, Frames, video_config
@@ -313,26 +314,16 @@ def _shown_sample(
                 for index in range(len(references))
             ],
         ),
-        responses=tuple(_shown_response(response, on_lane) for response in responses),
+        responses=tuple(_shown_response(response, references, on_lane) for response in responses),
     )
-
-
-_OUTCOMES = {
-    "matched": "",
-    "time": "no event at this time",
-    "contrast": "another event",
-    "similarity": "another event",
-    "taken": "event already claimed",
-}
 
 
 def _shown_response(
     response: _Response,
+    references: Sequence[Mapping[str, Any]],
     on_lane: Callable[[Sequence[Mapping[str, Any]], Sequence[tuple[str, str]]], tuple[ShownEvent, ...]],
 ) -> ShownResponse:
-    marks = [
-        ("miss" if claim["reference"] is None else "hit", _OUTCOMES[claim["outcome"]]) for claim in response.claims
-    ]
+    marks = [("miss" if claim["reference"] is None else "hit", note_of(claim, references)) for claim in response.claims]
     verdicts = [_verdict(name, response.scores[key], has_failed=key in response.failed) for key, name in _SHOWN]
     own = [_verdict(name, verdict["value"], has_failed=_failed(verdict)) for name, verdict in response.own.items()]
     # What a full score of one's own term is, only its author knows.
