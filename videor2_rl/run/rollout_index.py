@@ -146,11 +146,15 @@ def _enter(index: sqlite3.Connection, file: Path) -> None:
     _remove(index, step)
     groups, responses = [], []
     for place, (offset, length, record) in enumerate(_records(file)):
-        groups.append((step, place, *_group_row(record), offset, length))
-        responses += [
-            (step, place, number, record["group_id"], str(record["sample_id"]), *_response_row(response))
-            for number, response in enumerate(record["responses"])
-        ]
+        name = (record["group_id"], str(record["sample_id"]))
+        try:
+            groups.append((step, place, *name, *_group_row(record), offset, length))
+            responses += [
+                (step, place, number, *name, *_response_row(response))
+                for number, response in enumerate(record["responses"])
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{file}: group {name[0]} is not as a run logs it ({error}); remove its line") from None
     index.executemany(f"insert into groups values ({_marks(_GROUP_COLUMNS)})", groups)
     index.executemany(f"insert into responses values ({_marks(_RESPONSE_COLUMNS)})", responses)
     index.execute("insert into files values (?, ?, ?)", (step, *state))
@@ -173,7 +177,7 @@ def _records(file: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
             if line.strip():
                 try:
                     record = parse_json(line)
-                    is_group = isinstance(record, dict) and "group_id" in record and "responses" in record
+                    is_group = isinstance(record, dict) and {"group_id", "sample_id", "responses"} <= record.keys()
                 except (ValueError, RecursionError):
                     is_group = False
                 if not is_group:
@@ -186,8 +190,6 @@ def _group_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
     responses = record["responses"]
     rewards = [response["reward"] for response in responses if response["reward"] is not None]
     return (
-        record["group_id"],
-        str(record["sample_id"]),
         record.get("video"),
         record.get("question"),
         record.get("problem_type"),

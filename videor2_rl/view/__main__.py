@@ -115,6 +115,8 @@ def serve(runs: Sequence[RunFolder], *, host: str, port: int, token: str | None)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # From here on a browser that is told the address finds somebody there.
+        listener.listen(64)
     except OSError as error:
         raise ConfigError(f"--port {port} at {host} cannot be used ({error.strerror}); give another") from None
     shown = f"[{host}]" if ":" in host else host

@@ -14,6 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from videor2_rl.report.data import value_at
 from videor2_rl.video.errors import VideoError
 from videor2_rl.video.timeline import opened, read_timeline
@@ -45,7 +48,7 @@ class Playable:
     offset_s: float
     """What has to be taken from such a time to get the player's."""
     is_copy: bool
-    """Made here, since a browser does not play the original, or not from its start."""
+    """Made here, since a browser does not play the original, or not each of its pictures at its time."""
 
 
 def media_roots(run_dir: Path, settings: Mapping[str, Any], more: Iterable[Path]) -> list[Path]:
@@ -103,7 +106,7 @@ class Copies:
     def _playable(self, clip: Path, size: int, mtime_ns: int) -> Playable:
         try:
             timeline = read_timeline(str(clip))
-            if timeline is not None and timeline.is_plain and _is_played(clip):
+            if timeline is not None and timeline.is_plain and is_even(timeline.times_s) and _is_played(clip):
                 return Playable(clip, timeline.times_s.tolist(), 0.0, False)
             name = hashlib.sha256(f"{clip} {size} {mtime_ns}".encode()).hexdigest()[:24]
             with self._lock:
@@ -163,6 +166,13 @@ def make_copy(clip: Path, file: Path) -> None:
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_even(times_s: NDArray[np.float64]) -> bool:
+    """Whether pictures follow each other at nearly one rate: of others Chromium leaves the last ones out, where the
+    order of decoding is not the order of showing."""
+    gaps = np.diff(times_s)
+    return len(gaps) > 0 and bool(gaps.max() < 1.5 * gaps.min())
 
 
 def copy_size(width: int, height: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ export async function rolloutsPage(page, { values, run, go }) {
   const [{ filters }, counts] = await Promise.all([get("/api/filters"), get(`/api/runs/${run}/filters`)]);
   const asked = Object.fromEntries(FIELDS.map((name) => [name, values.get(name) ?? ""]));
   asked.filter = values.getAll("filter");
-  const apply = (change) => go(link("/rollouts", { run: run || null, ...asked, ...change }), { replace: true });
+  const apply = (change) => go(link("/rollouts", { run: run || null, ...asked, ...change }));
 
   const list = h("div", { class: "groups", role: "list" });
   const total = h("p", { class: "soft total" });
