@@ -28,7 +28,7 @@ FLOORS = """
     videor2_rl.model    videor2_rl.scoring    videor2_rl.inputs
     videor2_rl.evaluation                     videor2_rl.demo       videor2_rl.integrations
     videor2_rl.training videor2_rl.report     videor2_rl.doctor     videor2_rl.preview
-    videor2_rl.view
+    videor2_rl.view     videor2_rl.replay
     workers.memory      workers.cpu_sampler
     workers.fetch
     workers.cluster     workers.pool
@@ -222,6 +222,7 @@ def test_rewards_import_only_numpy_and_scipy_besides_the_standard_library() -> N
         "doctor",
         "preview",
         "view",
+        "replay",
     ],
 )
 def test_help_explains_itself_without_heavy_libraries(app: str) -> None:
