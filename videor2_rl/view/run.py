@@ -68,6 +68,14 @@ class RunFolder:
         is_recent = metrics.exists() and time.time() - metrics.stat().st_mtime < _RECENT_S
         return "running" if is_recent or is_held(self.folder / ".lock") else "stopped"
 
+    def state(self) -> dict[str, Any]:
+        """How far the run is: the last step, the steps with rollouts, and whether it goes on. Updates the index."""
+        self.update()
+        rows = self.metrics()
+        with self.index() as index:
+            logged = 0 if index is None else index.execute("select count(*) from files").fetchone()[0]
+        return {"step": int(rows[-1]["step"]) if rows else 0, "rollouts": logged, "status": self.status()}
+
     def update(self) -> list[int]:
         """Bring the index up to date; returns the steps that came.
 

@@ -96,16 +96,11 @@ def _add_runs(app: FastAPI, runs: Sequence[RunFolder]) -> None:
 async def _events(run: RunFolder, request: Request) -> AsyncIterator[str]:
     """An event whenever something new was logged, with the last step as its id; a comment now and then between."""
 
-    def look() -> dict[str, Any]:
-        changed = run.update()
-        rows = run.metrics()
-        return {"step": int(rows[-1]["step"]) if rows else 0, "rollouts": changed, "status": run.status()}
-
     seen: dict[str, Any] = {}
     quiet = 0
     while not await request.is_disconnected():
-        state = await run_in_threadpool(look)
-        if state["rollouts"] or {**state, "rollouts": []} != {**seen, "rollouts": []}:
+        state = await run_in_threadpool(run.state)
+        if state != seen:
             seen, quiet = state, 0
             yield f"id: {state['step']}\nevent: state\ndata: {json.dumps(state)}\n\n"
         elif (quiet := quiet + 1) % 30 == 0:

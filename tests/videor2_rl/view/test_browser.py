@@ -287,9 +287,12 @@ def test_a_live_run_grows(tmp_path: Path, serve: Callable[..., str], open_page: 
     until(page, "document.querySelector('.chart .legend').textContent.includes('step 2')")
     page.get_by_role("link", name="Rollouts").click()
     page.wait_for_selector("a.group")
-    write_step(tmp_path / "live", 3, [make_record(3, seed=3, size=2, video="a.mp4")], index=False)
-    page.get_by_role("button", name="1 new step: show").click()
-    until(page, "document.querySelectorAll('a.group').length === 3")
+    # The stream of events has to be there before what it tells of.
+    page.wait_for_timeout(1500)
+    write_step(tmp_path / "live", 3, [make_record(3, seed=3, size=2, video="a.mp4")])
+    write_step(tmp_path / "live", 4, [make_record(4, seed=4, size=2, video="a.mp4")], index=False)
+    page.get_by_role("button", name="2 new steps: show").click()
+    until(page, "document.querySelectorAll('a.group').length === 4")
 
 
 def test_everything_goes_without_a_mouse(address: str, open_page: Callable[..., Page]) -> None:

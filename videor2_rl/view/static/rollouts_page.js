@@ -45,10 +45,12 @@ export async function rolloutsPage(page, { values, run, go }) {
   watcher.observe(end);
 
   const fresh = h("button", { type: "button", class: "fresh", hidden: true, onclick: () => apply({}) }, "");
-  let since = 0;
+  // The steps that were there when the page was made; whoever logs more of them, it says so.
+  let known = null;
   const stop = follow(run, (state) => {
-    if (!state.rollouts.length || !list.isConnected) return;
-    since += state.rollouts.length;
+    known ??= state.rollouts;
+    const since = state.rollouts - known;
+    if (since <= 0) return;
     fresh.hidden = false;
     fresh.textContent = `${since} new ${since === 1 ? "step" : "steps"}: show`;
     say(fresh.textContent);
