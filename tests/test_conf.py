@@ -116,6 +116,8 @@ def test_ablations_differ_from_the_default_reward_only_in_what_they_ablate() -> 
         (["rollout.num_workers=0"], "rollout.num_workers: found 0, needs at least 1"),
         (["rollout.num_workers=many"], "rollout.num_workers: found 'many'"),
         (["algorithm.group_size=1"], "algorithm.group_size: found 1"),
+        (["logging.tracked_groups=-1"], "logging.tracked_groups: found -1"),
+        (["logging.max_clip_mib=-0.5"], "logging.max_clip_mib: found -0.5"),
         (["algorithm.prompts_per_step=1", "learner.num_ranks=9"], "algorithm.prompts_per_step: found 1"),
         (["reference.num_ranks=0"], "reference.num_ranks: found 0 with algorithm.kl_coefficient=0.04"),
         (["learner.visual_cache_mib=-1"], "learner.visual_cache_mib: found -1"),

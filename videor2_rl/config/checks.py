@@ -236,6 +236,8 @@ def _check_grpo(run: GrpoRun) -> None:
     from rewards.compose import reward_range
 
     algorithm = run.algorithm
+    for key, value in (("tracked_groups", run.logging.tracked_groups), ("max_clip_mib", run.logging.max_clip_mib)):
+        require(value >= 0, f"logging.{key}: found {value}, needs at least 0; 0 is none")
     require(
         algorithm.num_steps >= 0,
         f"algorithm.num_steps: found {algorithm.num_steps}; give the steps, or 0 for one epoch",

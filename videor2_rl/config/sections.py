@@ -345,6 +345,10 @@ class LoggingConfig(Section):
     name: str
     rollouts: bool
     """Write rollouts/step_*.jsonl."""
+    tracked_groups: int
+    """Of GRPO: so many of a step's groups go to W&B and TensorBoard as a table; 0: none."""
+    max_clip_mib: float
+    """W&B gets the clips of these groups that are at most so large; 0: none."""
 
 
 @dataclass(frozen=True)
