@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TRL_VENV := $(VENV)-trl
 TRL_INSTALLED := $(TRL_VENV)/.installed
+CHROMIUM := $(VENV)/.chromium
 NEXT_VENV := $(VENV)-next-vllm
 NEXT_INSTALLED := $(NEXT_VENV)/.installed
 
@@ -41,8 +42,16 @@ demo: $(INSTALLED)
 # One test trains with TRL, in its environment.
 # Two processes, a file's tests in one of them and in order: the long launches of tests/test_demo.py beside all else.
 test: export TRL_PYTHON := $(abspath $(TRL_VENV)/bin/python)
-test: $(INSTALLED) $(TRL_INSTALLED)
+test: $(INSTALLED) $(TRL_INSTALLED) $(CHROMIUM)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The viewer's pages are tested in Debian's Chromium. Where it cannot be installed, their tests are skipped and say so.
+$(CHROMIUM): $(INSTALLED)
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
+			&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+		|| echo "no Chromium, and it cannot be installed here: the tests of the viewer's pages will be skipped" >&2
+	@touch $@
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST_ARGS)
@@ -71,6 +80,8 @@ bench: $(INSTALLED) $(TRL_INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.alignment_rows
 	$(BIN)/python -m benchmarks.judge_calls
 	$(BIN)/python -m benchmarks.decode_clips
+	$(BIN)/python -m benchmarks.simulate_cluster
+	$(BIN)/python -m benchmarks.chaos
 
 # A newer vLLM in an environment of its own takes weights as the pinned one does.
 $(NEXT_INSTALLED): $(INSTALLED) tests/requirements-next-vllm.txt

@@ -1,7 +1,7 @@
 """What rollouts ahead of the learner do to the demo's GRPO: reward, accuracy and TAR against steps and seconds.
 
     python -m benchmarks.staleness --checkpoint outputs/demo/sft/hf --data outputs/demo_data
-        [--staleness 0 1 4] [--seeds 0 1 2] [--output outputs/staleness] [--picture docs/async.svg]
+        [--staleness 0 1 4] [--seeds 0 1 2] [--output outputs/staleness] [--picture FILE.svg]
         [--override algorithm.importance_level=sequence ...]
 
 Each staleness above 0 is trained with the correction that the demo has and without any; with 0 there is nothing to

@@ -8,6 +8,8 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Ray's processes would give way to all others, of which the tests are some.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # verl looks for its platform when it is first imported, by whichever test comes first.
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "workers.learner.engines.cpu_platform")

@@ -25,6 +25,7 @@ import pytest
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.run.checkpoint import Checkpoints
+from videor2_rl.run.rollout_index import INDEX_FILE, open_index, update_index
 from videor2_rl.run.tracking import read_metrics
 from videor2_rl.training.ledger import check_ledger
 
@@ -135,6 +136,19 @@ def test_a_grpo_run_leaves_its_folder_complete(grpo_run: Path) -> None:
     assert len(others) == 3 and len(first["responses"]) == 4
     assert len(first["frame_times_s"]) == 16
     assert len(first["responses"][0]["token_ids"]) == len(first["responses"][0]["log_probs"])
+
+
+def test_a_grpo_run_indexes_its_rollouts_as_it_goes(grpo_run: Path) -> None:
+    assert update_index(grpo_run) == []
+    index = open_index(grpo_run / INDEX_FILE)
+    assert index.execute("select count(*), max(step) from groups").fetchone()[:] == (12, 3)
+    index.close()
+
+
+def test_a_step_computed_again_is_the_logged_one_down_to_its_loss(grpo_run: Path) -> None:
+    found = run([sys.executable, "-m", "videor2_rl.replay", str(grpo_run), "--step", "3", "--loss"])
+    assert "verdicts, rewards and advantages are those of the log" in found.stdout
+    assert "the update is the logged one" in found.stdout
 
 
 def test_a_finished_run_is_not_overwritten(sft_run: Path, grpo_run: Path, data: Path, short_temp: Path) -> None:

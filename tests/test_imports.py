@@ -17,7 +17,7 @@ PACKAGES = ("videor2_rl", "workers", "rewards")
 HEAVY_FOR_LOGIC = {"ray", "vllm", "deepspeed", "verl"}
 
 FLOORS = """
-    rewards.types       videor2_rl.types
+    rewards.types       videor2_rl.types      videor2_rl.background
     rewards.text
     rewards.match
     rewards.terms+rewards.reading+rewards.judge+rewards.official
@@ -28,9 +28,11 @@ FLOORS = """
     videor2_rl.model    videor2_rl.scoring    videor2_rl.inputs
     videor2_rl.evaluation                     videor2_rl.demo       videor2_rl.integrations
     videor2_rl.training videor2_rl.report     videor2_rl.doctor     videor2_rl.preview
-    workers.memory      workers.cpu_sampler
-    workers.fetch
-    workers.cluster     workers.pool
+    videor2_rl.view     videor2_rl.replay
+    workers.memory      workers.cpu_sampler   workers.errors
+    workers.fetch       workers.liveness      workers.rebuild
+    workers.cluster     workers.dispatch
+    workers.pool        workers.control
     workers.weights
     workers.rollout     workers.learner       workers.video   workers.reward   workers.judge_server   workers.preflight
     workers.build
@@ -52,6 +54,7 @@ APPS = {
         "probe",
         "convert",
         "export",
+        "scale",
         "app",
     )
 }
@@ -217,9 +220,12 @@ def test_rewards_import_only_numpy_and_scipy_besides_the_standard_library() -> N
         "demo_run",
         "convert",
         "export",
+        "scale",
         "report",
         "doctor",
         "preview",
+        "view",
+        "replay",
     ],
 )
 def test_help_explains_itself_without_heavy_libraries(app: str) -> None:

@@ -21,6 +21,9 @@ from videor2_rl.training.window import staleness_bound
 from workers.learner.verl_config import check_algorithm, check_optimizer, learner_env
 
 if TYPE_CHECKING:
+    from videor2_rl.run.checkpoint import Checkpoint, Checkpoints
+    from videor2_rl.run.stopping import Stopping
+    from videor2_rl.run.tracking import Tracker
     from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
     from videor2_rl.training.protocols import Workers
     from videor2_rl.types import VideoSample
@@ -61,58 +64,112 @@ def run_grpo(run: GrpoRun) -> None:
     os.environ.update(learner_env(run.cluster.device))
     with open_run(run, run_dir, resume=run.checkpoint.resume, overwrite=run.checkpoint.overwrite):
         from videor2_rl.run.checkpoint import Checkpoints
-        from videor2_rl.run.folder import SkipLedger
         from videor2_rl.run.resume import origin_of
-        from videor2_rl.run.rollout_log import remove_rollouts_after
         from videor2_rl.run.stopping import Stopping
         from videor2_rl.run.tracking import Tracker
-        from videor2_rl.training.ledger import Ledger, check_ledger, remove_steps_after
-        from videor2_rl.training.trainer import train
-        from videor2_rl.training.upkeep import Upkeep, progress_of, restore
+        from videor2_rl.training.ledger import check_ledger
+        from videor2_rl.training.upkeep import progress_of
         from workers.build import grpo_workers
-        from workers.fetch import reset_received_bytes
+        from workers.rebuild import train_through_losses
 
         checkpoints = Checkpoints(run_dir, keep=run.checkpoint.keep, origin=origin_of(run, samples))
         newest = checkpoints.newest()
-        start = progress_of(newest)
-        remove_rollouts_after(run_dir, start.step)
-        remove_steps_after(run_dir, start.step)
-        ledger = Ledger(None if newest is None else newest.state["ledger"])
         tracker = Tracker(
             run_dir,
             run.logging,
             total_steps=run.algorithm.num_steps,
-            first_step=start.step + 1,
+            first_step=progress_of(newest).step + 1,
             config=dataclasses.asdict(run),
             own_terms=own_terms(run.reward),
         )
         stopping = Stopping(limit_s=run.checkpoint.stop_within_s, max_hours=run.checkpoint.max_hours)
         # The tracker first: where it cannot start, no engine should have.
         with stopping, tracker, grpo_workers(run) as workers:
-            restore(workers, newest)
-            reset_received_bytes()
-            with periodic_evaluation(run, workers, held_out) as evaluation, checkpoints.completed():
-                upkeep = Upkeep(
-                    run,
-                    workers,
-                    start=start,
-                    num_samples=len(samples),
-                    checkpoints=checkpoints,
-                    tracker=tracker,
-                    ledger=ledger,
-                    skips=SkipLedger(
-                        run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac, keep=start.skipped
-                    ),
-                    received_bytes=reset_received_bytes,
-                    evaluation=evaluation,
-                    stopping=stopping,
-                )
-                with upkeep.saved_if_stopped():
-                    train(run, workers, samples, start=start, ledger=ledger, upkeep=upkeep)
+            training = Training(run, workers, samples, held_out, checkpoints, tracker, stopping)
+            training.restore(newest)
+            train_through_losses(training.go_on, training.rebuild, max_rebuilds=run.learner.max_rebuilds)
             finish(run_dir, export=workers.learner.export if run.checkpoint.export else None)
         # Last, so that what was trained is there whatever it finds.
         num_prompts = run.algorithm.num_steps * run.algorithm.prompts_per_step
         logger.info("%s", check_ledger(run_dir, num_prompts=num_prompts))
+
+
+@dataclasses.dataclass
+class Training:
+    """The steps of a run, from a checkpoint on; more than once where ranks are lost."""
+
+    run: GrpoRun
+    workers: Workers
+    samples: Sequence[VideoSample]
+    held_out: Sequence[VideoSample]
+    checkpoints: Checkpoints
+    tracker: Tracker
+    stopping: Stopping
+    newest: Checkpoint | None = None
+
+    def restore(self, newest: Checkpoint | None, *, is_rebuilt: bool = False) -> None:
+        """Bring workers and files to where a checkpoint was written; None: to the beginning.
+
+        Args:
+            is_rebuilt: as `videor2_rl.training.upkeep.restore`.
+        """
+        from videor2_rl.run.rollout_log import remove_rollouts_after
+        from videor2_rl.training.ledger import remove_steps_after
+        from videor2_rl.training.upkeep import progress_of, restore
+
+        self.newest, run_dir = newest, Path(self.run.output_dir)
+        start = progress_of(newest)
+        remove_rollouts_after(run_dir, start.step)
+        remove_steps_after(run_dir, start.step)
+        restore(self.workers, newest, is_rebuilt=is_rebuilt)
+
+    def rebuild(self) -> None:
+        """Start lost ranks anew, and go back to the newest checkpoint."""
+        from videor2_rl.training.upkeep import progress_of
+
+        self.workers.rebuild()
+        newest = self.checkpoints.newest()
+        self.restore(newest, is_rebuilt=True)
+        self.tracker.rewind(progress_of(newest).step + 1)
+
+    def go_on(self) -> None:
+        """The steps after the checkpoint, to the last one.
+
+        Raises:
+            RankLost: of learner or reference.
+            Exception: as `videor2_rl.training.trainer.train`.
+        """
+        from videor2_rl.run.folder import SkipLedger
+        from videor2_rl.training.ledger import Ledger
+        from videor2_rl.training.trainer import train
+        from videor2_rl.training.upkeep import Upkeep, progress_of
+        from workers.fetch import reset_received_bytes
+
+        run, workers, start = self.run, self.workers, progress_of(self.newest)
+        ledger = Ledger(None if self.newest is None else self.newest.state["ledger"])
+        skips = SkipLedger(
+            Path(run.output_dir),
+            num_samples=len(self.samples),
+            max_frac=run.data.max_skipped_frac,
+            keep=start.skipped,
+        )
+        reset_received_bytes()
+        with periodic_evaluation(run, workers, self.held_out) as evaluation, self.checkpoints.completed():
+            upkeep = Upkeep(
+                run,
+                workers,
+                start=start,
+                num_samples=len(self.samples),
+                checkpoints=self.checkpoints,
+                tracker=self.tracker,
+                ledger=ledger,
+                skips=skips,
+                received_bytes=reset_received_bytes,
+                evaluation=evaluation,
+                stopping=self.stopping,
+            )
+            with upkeep.saved_if_stopped():
+                train(run, workers, self.samples, start=start, ledger=ledger, upkeep=upkeep)
 
 
 @contextmanager

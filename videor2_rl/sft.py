@@ -47,45 +47,59 @@ def run_sft(run: SftRun) -> None:
         from videor2_rl.run.resume import origin_of
         from videor2_rl.run.tracking import Tracker
         from workers.build import sft_workers
+        from workers.rebuild import train_through_losses
 
         validation = []
         if run.data.validation_file is not None:
             validation = load_samples(run.data.validation_file, data=run.data)[: run.sft.validation_samples]
         checkpoints = Checkpoints(run_dir, keep=run.checkpoint.keep, origin=origin_of(run, samples))
         newest = checkpoints.newest()
-        done = newest.step if newest is not None else 0
-        ledger = SkipLedger(
-            run_dir,
-            num_samples=len(samples) + len(validation),
-            max_frac=run.data.max_skipped_frac,
-            keep=newest.state["skipped"] if newest is not None else 0,
-        )
         tracker = Tracker(
             run_dir,
             run.logging,
             total_steps=run.sft.num_steps,
-            first_step=done + 1,
+            first_step=1 if newest is None else newest.step + 1,
             config=dataclasses.asdict(run),
         )
         stopping = Stopping(limit_s=run.checkpoint.stop_within_s, max_hours=run.checkpoint.max_hours)
         # The tracker first: where it cannot start, no engine should have.
-        with stopping, tracker, sft_workers(run) as (videos, learner), checkpoints.completed():
-            if newest is not None:
-                logger.info("going on after step %d from %s", done, newest.path)
-                learner.load(newest.path)
-            train(
-                run,
-                videos,
-                learner,
-                samples,
-                validation=validation,
-                done=done,
-                checkpoints=checkpoints,
-                tracker=tracker,
-                ledger=ledger,
-                stopping=stopping,
-            )
-            checkpoints.complete()
+        with stopping, tracker, sft_workers(run) as (videos, learner):
+
+            def restore() -> None:
+                if newest is not None:
+                    logger.info("going on after step %d from %s", newest.step, newest.path)
+                    learner.load(newest.path)
+
+            def rebuild() -> None:
+                nonlocal newest
+                learner.rebuild()
+                newest = checkpoints.newest()
+                restore()
+                tracker.rewind(1 if newest is None else newest.step + 1)
+
+            def go_on() -> None:
+                ledger = SkipLedger(
+                    run_dir,
+                    num_samples=len(samples) + len(validation),
+                    max_frac=run.data.max_skipped_frac,
+                    keep=0 if newest is None else newest.state["skipped"],
+                )
+                with checkpoints.completed():
+                    train(
+                        run,
+                        videos,
+                        learner,
+                        samples,
+                        validation=validation,
+                        done=0 if newest is None else newest.step,
+                        checkpoints=checkpoints,
+                        tracker=tracker,
+                        ledger=ledger,
+                        stopping=stopping,
+                    )
+
+            restore()
+            train_through_losses(go_on, rebuild, max_rebuilds=run.learner.max_rebuilds)
             finish(run_dir, export=learner.export if run.checkpoint.export else None)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from videor2_rl.config.resources import encodes_beside_learner, has_reference, has_reference_ranks, parts_of
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, ModelConfig, RolloutConfig, SftRun
 from videor2_rl.model.prompt import banned_token_ids
 from videor2_rl.training.protocols import Workers
-from workers.cluster import connected
+from workers.cluster import ask_for_nodes, connected
+from workers.control import Scaled, controlled
 from workers.judge_server import judge_access
 from workers.learner.learner import Learner
 from workers.learner.reference import BaseOfAdapter, Reference
@@ -53,6 +55,7 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
         )
         stack.callback(learner.shutdown)
         encoder = learner.encoder
+        references: list[Reference] = []
         reference: Reference | BaseOfAdapter | None = (
             BaseOfAdapter(learner) if run.algorithm.kl_coefficient > 0 else None
         )
@@ -65,11 +68,20 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
                 visual_cache_mib=run.learner.visual_cache_mib if encodes_beside_learner(run) else None,
             )
             stack.callback(ranks.shutdown)
+            references.append(ranks)
             reference = ranks if has_reference(run) else reference
             encoder = ranks.encoder if encodes_beside_learner(run) else encoder
         rollouts.wait_ready()
         learner.wait_ready()
-        yield Workers(videos, encoder, rollouts, rewards, learner, reference)
+
+        def rebuild() -> None:
+            rollouts.meet_anew()
+            learner.rebuild()
+            for ranks in references:
+                ranks.rebuild_if_lost()
+
+        stack.enter_context(_scalable(run, rollouts, rewards, videos))
+        yield Workers(videos, encoder, rollouts, rewards, learner, reference, rebuild)
 
 
 @contextmanager
@@ -113,7 +125,43 @@ def evaluation_workers(
         videos = VideoPool(model, run.video, max_prompt_tokens=max_prompt_tokens(run.rollout))
         stack.callback(videos.shutdown)
         rollouts.wait_ready()
+        stack.enter_context(_scalable(run, rollouts, rewards, videos))
         yield videos, rollouts, rewards
+
+
+@contextmanager
+def _scalable(
+    run: GrpoRun | EvaluateRun, rollouts: RolloutPool, rewards: RewardPool, videos: VideoPool
+) -> Iterator[None]:
+    """The pools change their sizes as `python -m videor2_rl.scale` says, and an autoscaler learns of it."""
+    # With a judge each worker has a part of judge.calls.concurrency, made for so many.
+    most = None if run.judge.kind == "rules" else run.reward_workers.num_workers
+    pools = {
+        "rollout": Scaled(rollouts, "rollout.max_workers", run.rollout.max_workers),
+        "reward": Scaled(rewards, "reward_workers.num_workers, who share judge.calls.concurrency", most),
+        "video": Scaled(videos, "video.num_workers"),
+    }
+
+    def ask(sizes: Mapping[str, int]) -> None:
+        if run.cluster.autoscaler:
+            ask_for_nodes(parts_of(resized(run, sizes)))
+
+    try:
+        with controlled(Path(run.output_dir), pools, on_resize=ask):
+            yield
+    finally:
+        if run.cluster.autoscaler:
+            ask_for_nodes([])
+
+
+def resized(run: GrpoRun | EvaluateRun, sizes: Mapping[str, int]) -> GrpoRun | EvaluateRun:
+    """The run as if it had been started with pools of these sizes."""
+    return replace(
+        run,
+        rollout=replace(run.rollout, num_workers=sizes["rollout"]),
+        reward_workers=replace(run.reward_workers, num_workers=sizes["reward"]),
+        video=replace(run.video, num_workers=sizes["video"]),
+    )
 
 
 def _announce(run: GrpoRun | SftRun | EvaluateRun) -> None:

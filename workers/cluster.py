@@ -95,13 +95,13 @@ def await_room(parts: Sequence[Part], config: ClusterConfig, *, is_local: bool) 
     if lacking is not None and not config.autoscaler:
         raise ConfigError(_refusal(lacking, parts, config, is_local=is_local))
     if lacking is not None:
-        _ask_for_nodes(parts)
+        ask_for_nodes(parts)
     try:
         _wait_for_room(parts, wait_s=config.wait_s)
     finally:
         # Also of a run that gave up: the cluster would keep the nodes for it.
         if lacking is not None:
-            _ask_for_nodes([])
+            ask_for_nodes([])
 
 
 def _wait_for_room(parts: Sequence[Part], *, wait_s: float) -> None:
@@ -150,8 +150,9 @@ def _held_by_others(parts: Sequence[Part]) -> str | None:
     return f"the run needs {amounts(needed)}, other jobs leave {amounts(free, like=needed)}"
 
 
-def _ask_for_nodes(parts: Sequence[Part]) -> None:
-    """Tell the cluster's autoscaler what is needed; nothing: the run's own actors hold it from now on."""
+def ask_for_nodes(parts: Sequence[Part]) -> None:
+    """Tell the cluster's autoscaler what is needed in total, in place of what it was told before; nothing: what the
+    run's own actors hold is enough."""
     from ray.autoscaler.sdk import request_resources
 
     bundles = [{"CPU": part.cpus, "GPU": part.gpus} for part in parts for _ in range(part.count)]

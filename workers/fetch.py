@@ -6,6 +6,7 @@ import asyncio
 import io
 import pickle
 import threading
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,15 +23,7 @@ from ray.exceptions import (
 )
 
 from videor2_rl.config.errors import ConfigError
-
-
-class WorkerLost(RuntimeError):
-    """Raised inside an actor that cannot serve any more (its engine died): the pool replaces the actor."""
-
-
-class DeadlineExceeded(RuntimeError):
-    """Something asked of a worker took longer than allowed; the message names it."""
-
+from workers.errors import DeadlineExceeded, WorkerLost
 
 LOST = (WorkerLost, DeadlineExceeded, RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
 """What costs an actor. Every other exception is a fault of the request and reaches the caller."""
@@ -84,8 +77,10 @@ class _Counter(io.RawIOBase):
 class _SizePickler(cloudpickle.CloudPickler):
     """Pickles without following object references: what they point to did not arrive here."""
 
-    def persistent_id(self, obj: Any) -> str | None:
-        return obj.hex() if isinstance(obj, ray.ObjectRef) else None
+    def __init__(self, file: Any, **options: Any) -> None:
+        super().__init__(file, **options)
+        # By type, so that nothing is asked about each of the many other objects.
+        self.dispatch_table = ChainMap({ray.ObjectRef: lambda ref: (str, (ref.hex(),))}, self.dispatch_table)
 
 
 def pickled_size(value: Any) -> int:

@@ -15,6 +15,7 @@ import ray
 
 from rewards.reading import group_contexts
 from rewards.types import NO_CONTEXT, Context, OfficialConfig, RewardConfig, Scored, Target
+from videor2_rl.background import then
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import RewardWorkersConfig
 from videor2_rl.dataset import context_of, target_of
@@ -22,12 +23,12 @@ from videor2_rl.judge.access import JudgeAccess
 from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.counts import CallCounts, check_failures, total
 from videor2_rl.judge.evidence import gather_evidence
-from videor2_rl.run.background import then
 from videor2_rl.training.protocols import ScoredGroups
 from videor2_rl.types import Group, PromptHandle, VideoSample
 from workers.fetch import LOST, fetch
+from workers.liveness import Pulse, pulse_after
 from workers.memory import process_memory
-from workers.pool import ActorPool
+from workers.pool import ActorPool, actor_class
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,10 @@ class RewardWorker:
     def memory(self) -> dict[str, float]:
         """Of this process, in MiB by kind."""
         return process_memory()
+
+    def pulse(self, hold_s: float) -> Pulse:
+        """A sign of life after so many seconds (`workers.pool.PULSE`: beside whatever else goes on here)."""
+        return pulse_after(hold_s)
 
     def ready(self) -> bool:
         """
@@ -127,17 +132,19 @@ class RewardWorker:
         )
 
     def write_rollouts(self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]) -> None:
-        """Add what only the prompts know (text, frame times) to the driver's records and write them."""
+        """Add what only the prompts know (text, frame times) to the driver's records, write and index them."""
+        from videor2_rl.run.rollout_index import index_step
         from videor2_rl.run.rollout_log import write_rollouts
 
         write_rollouts(path, records, ray.get([prompt.ref for prompt in prompts]))
+        index_step(path)
 
 
 class RewardPool:
     """The reward workers, as the driver sees them."""
 
     def __init__(self, config: RewardConfig, workers: RewardWorkersConfig, judge: JudgeAccess | None = None) -> None:
-        actor = ray.remote(RewardWorker)
+        actor = actor_class(RewardWorker)
         self._config = config
         self._told: set[str] = set()
         self._judge = judge
@@ -146,7 +153,8 @@ class RewardPool:
             # With a judge a thread more: `notices` answers while all others wait.
             max_concurrency = 1 if judge is None else GROUPS_AT_ONCE + 1
             sized = actor.options(num_cpus=workers.cpus_per_worker, max_concurrency=max_concurrency)
-            share = 1 if judge is None else share_of(judge.calls.concurrency, index, num_workers=workers.num_workers)
+            part = index % workers.num_workers  # a replacement may come before the one that leaves has gone
+            share = 1 if judge is None else share_of(judge.calls.concurrency, part, num_workers=workers.num_workers)
             return sized.remote(config, judge, concurrency=share)
 
         self._pool = ActorPool(
@@ -158,6 +166,7 @@ class RewardPool:
             call_deadline_s=600 if judge is None else None,
             start_deadline_s=600,
             max_in_flight=1 if judge is None else GROUPS_AT_ONCE,
+            has_pulse=True,
         )
         self._is_over = threading.Event()
         if judge is not None:
@@ -226,6 +235,19 @@ class RewardPool:
     ) -> Future[None]:
         """Write a step's file, after what is being scored."""
         return self._pool.submit("write_rollouts", path, records, prompts)
+
+    @property
+    def size(self) -> int:
+        """Workers that serve."""
+        return self._pool.size
+
+    def states(self) -> Mapping[int, str]:
+        """Of each worker what it does, in a word or two."""
+        return self._pool.states()
+
+    def resize(self, size: int, *, leaving: Sequence[int] = ()) -> None:
+        """So many are to serve from now on; any thread may ask, and nothing is waited for."""
+        self._pool.resize(size, leaving=leaving)
 
     def memory(self) -> dict[str, float]:
         """The most that one worker takes, in MiB by kind."""

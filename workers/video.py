@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 import ray
 
+from videor2_rl.background import then
 from videor2_rl.config.sections import ModelConfig, VideoConfig
-from videor2_rl.run.background import then
 from videor2_rl.types import PromptHandle, SkippedSample, VideoSample
+from workers.liveness import Pulse, pulse_after
 from workers.memory import process_memory
-from workers.pool import ActorPool
+from workers.pool import ActorPool, actor_class
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ class VideoWorker:
         """Of this process, in MiB by kind."""
         return process_memory()
 
+    def pulse(self, hold_s: float) -> Pulse:
+        """A sign of life after so many seconds (`workers.pool.PULSE`: beside whatever else goes on here)."""
+        return pulse_after(hold_s)
+
     def ready(self) -> bool:
         return True
 
@@ -76,7 +81,7 @@ class VideoPool:
     def __init__(
         self, model: ModelConfig, video: VideoConfig, *, max_prompt_tokens: int, encode_solutions: bool = False
     ) -> None:
-        actor = ray.remote(VideoWorker)
+        actor = actor_class(VideoWorker)
         self._pool = ActorPool(
             "video",
             size=video.num_workers,
@@ -86,6 +91,7 @@ class VideoPool:
             prepare=lambda handle: handle.ready.remote(),
             call_deadline_s=600,
             start_deadline_s=600,
+            has_pulse=True,
             max_in_flight=4,
         )
         self._lock = threading.Lock()
@@ -124,6 +130,19 @@ class VideoPool:
         """Decodes of this run's clips over their number: 1.0 when each was decoded once, by whichever stage."""
         with self._lock:
             return sum(self._decodes.values()) / len(self._decodes) if self._decodes else 0.0
+
+    @property
+    def size(self) -> int:
+        """Workers that serve."""
+        return self._pool.size
+
+    def states(self) -> Mapping[int, str]:
+        """Of each worker what it does, in a word or two."""
+        return self._pool.states()
+
+    def resize(self, size: int, *, leaving: Sequence[int] = ()) -> None:
+        """So many are to serve from now on; any thread may ask, and nothing is waited for."""
+        self._pool.resize(size, leaving=leaving)
 
     def memory(self) -> dict[str, float]:
         """The most that one worker takes, in MiB by kind."""

@@ -13,6 +13,7 @@ def learner_config(**changes: Any) -> LearnerConfig:
     values: dict[str, Any] = {
         "backend": "fsdp2",
         "cpu_offload": False,
+        "max_rebuilds": 0,
         "num_ranks": 1,
         "cpus_per_rank": 1,
         "gpus_per_rank": 0,

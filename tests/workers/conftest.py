@@ -21,6 +21,9 @@ T = TypeVar("T")
 def rollout_config(**changes: Any) -> RolloutConfig:
     values: dict[str, Any] = {
         "num_workers": 1,
+        "min_workers": None,
+        "max_workers": None,
+        "standby": 0,
         "cpus_per_worker": 1,
         "gpus_per_worker": 0,
         "tensor_parallel_size": 1,

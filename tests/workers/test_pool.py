@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +29,8 @@ from workers.fetch import (
     received_bytes,
     reset_received_bytes,
 )
-from workers.pool import ActorPool
+from workers.liveness import SILENT_S, Pulse, pulse_after
+from workers.pool import ActorPool, actor_class
 
 
 def test_the_size_of_an_array_is_its_buffer_and_little_more() -> None:
@@ -248,6 +251,12 @@ class Echo:
     def start(self, state: str) -> None:
         self.state = state
 
+    def pulse(self, hold_s: float) -> Pulse:
+        return pulse_after(hold_s)
+
+    def pid(self) -> int:
+        return os.getpid()
+
     def echo(self, value: Any) -> Any:
         return value
 
@@ -290,12 +299,12 @@ def make_pool(ray_cluster: None) -> Iterator[PoolMaker]:
     pools = []
 
     def make(size: int, *, state: list[str] | None = None, **options: Any) -> ActorPool:
-        actor_class: Any = ray.remote(Echo)
+        echo: Any = actor_class(Echo)
         settings: dict[str, Any] = {"call_deadline_s": 30.0, "start_deadline_s": 60.0}
         pool = ActorPool(
             "echo",
             size=size,
-            create=lambda index: actor_class.options(num_cpus=0.1).remote(index),
+            create=lambda index: echo.options(num_cpus=0.1).remote(index),
             prepare=lambda actor: actor.start.remote((state or ["ready"])[0]),
             **{**settings, **options},
         )
@@ -358,6 +367,22 @@ def test_items_of_a_lost_actor_are_done_by_its_prepared_replacement(
     assert set(answers) <= {f"{fault} new", f"{fault} old"}
     assert f"{fault} new" in answers
     assert pool.replacements == 1
+
+
+@pytest.mark.ray
+def test_a_frozen_actor_is_noticed_and_ended_and_a_busy_one_is_not(make_pool: PoolMaker) -> None:
+    """One hangs in the middle of a call, which has no deadline; the other works for longer than a silence may last."""
+    pool = make_pool(2, call_deadline_s=None, has_pulse=True)
+    pool.wait_ready()
+    frozen, busy = pool.map("pid", [(), ()])
+    assert frozen != busy
+    calls = [pool.submit("where", 2 * SILENT_S) for _ in range(2)]
+    time.sleep(0.5)
+    os.kill(frozen, signal.SIGSTOP)
+    assert len([call.result(timeout=300) for call in calls]) == 2
+    assert pool.replacements == 1
+    # Ray ends a process that does not end by itself.
+    eventually(lambda: not Path(f"/proc/{frozen}").exists())
 
 
 @pytest.mark.ray

@@ -158,7 +158,7 @@ def test_solutions_are_encoded_where_the_pool_is_told_to(
     options: dict[str, bool], is_encoded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(video_module, "ActorPool", LocalPool)
-    monkeypatch.setattr(ray, "remote", Options)
+    monkeypatch.setattr(video_module, "actor_class", Options)
     run = compose_run("grpo", GrpoRun, ["model.path=m", "data.train_file=t", "data.media_dir=d"])
     pool = VideoPool(run.model, run.video, max_prompt_tokens=64, **options)
     assert isinstance(pool._pool, LocalPool)

@@ -144,6 +144,7 @@ def _check_reward(reward: RewardConfig) -> None:
 
 def _check_learner(learner: LearnerConfig) -> None:
     require(learner.num_ranks >= 1, f"learner.num_ranks: found {learner.num_ranks}, needs at least 1")
+    require(learner.max_rebuilds >= 0, f"learner.max_rebuilds: found {learner.max_rebuilds}, cannot be negative")
     require(learner.learning_rate > 0, f"learner.learning_rate: found {learner.learning_rate}, needs to be above 0")
     require(
         learner.sequence_parallel_size == 1,
@@ -184,6 +185,16 @@ def _check_lora(model: ModelConfig) -> None:
 
 def _check_rollout(rollout: RolloutConfig) -> None:
     require(rollout.num_workers >= 1, f"rollout.num_workers: found {rollout.num_workers}, needs at least 1")
+    require(rollout.standby >= 0, f"rollout.standby: found {rollout.standby}, needs at least 0")
+    least, most = rollout.min_workers, rollout.max_workers
+    require(
+        least is None or 1 <= least <= rollout.num_workers,
+        f"rollout.min_workers: found {least}, needs 1 to rollout.num_workers={rollout.num_workers}",
+    )
+    require(
+        most is None or most >= rollout.num_workers,
+        f"rollout.max_workers: found {most}, needs at least rollout.num_workers={rollout.num_workers}",
+    )
     require(
         rollout.max_response_tokens < rollout.max_model_tokens,
         f"rollout.max_response_tokens: found {rollout.max_response_tokens} with rollout.max_model_tokens="
@@ -236,6 +247,8 @@ def _check_grpo(run: GrpoRun) -> None:
     from rewards.compose import reward_range
 
     algorithm = run.algorithm
+    for key, value in (("tracked_groups", run.logging.tracked_groups), ("max_clip_mib", run.logging.max_clip_mib)):
+        require(value >= 0, f"logging.{key}: found {value}, needs at least 0; 0 is none")
     require(
         algorithm.num_steps >= 0,
         f"algorithm.num_steps: found {algorithm.num_steps}; give the steps, or 0 for one epoch",

@@ -34,7 +34,7 @@ def parts_of(run: GrpoRun | SftRun | EvaluateRun) -> list[Part]:
         return [_learner(run), video]
     engines, rewards = run.rollout, run.reward_workers
     rollout = Part(
-        "rollout worker", engines.num_workers, engines.cpus_per_worker, engines.gpus_per_worker, "rollout.num_workers"
+        "rollout worker", engines.num_engines, engines.cpus_per_worker, engines.gpus_per_worker, "rollout.num_workers"
     )
     reward = Part("reward worker", rewards.num_workers, rewards.cpus_per_worker, 0, "reward_workers.num_workers")
     ranks = [_learner(run), *_reference(run)] if isinstance(run, GrpoRun) else []

@@ -122,6 +122,13 @@ class RolloutConfig(Section):
     """vLLM engines, one per rollout worker."""
 
     num_workers: int
+    """That sample when the run begins; `python -m videor2_rl.scale` changes it."""
+    min_workers: int | None
+    """The run begins with so many, and goes on with so many where others never get ready; None: num_workers."""
+    max_workers: int | None
+    """The most that `scale` may ask for; None: no limit but the cluster's."""
+    standby: int
+    """Further workers that take every update and sample nothing, until one of the others is lost."""
     cpus_per_worker: float
     gpus_per_worker: float
     tensor_parallel_size: int
@@ -150,6 +157,11 @@ class RolloutConfig(Section):
     max_prepared_mib: int
     """With algorithm.max_staleness above 0: prompts wait with their preparation while the pixels of those that set out
     and were not trained on take more than this in the object store; those of the next step never wait."""
+
+    @property
+    def num_engines(self) -> int:
+        """Workers that are started, those that stand by among them."""
+        return self.num_workers + self.standby
 
     @property
     def is_full_softmax(self) -> bool:
@@ -182,6 +194,8 @@ class LearnerConfig(Section):
     """What shards the training state over the ranks; FSDP2 shards like ZeRO-3."""
     cpu_offload: bool
     """Keep what the optimiser needs in host memory; slower, for models that do not fit."""
+    max_rebuilds: int
+    """So often in a run, lost ranks (of the reference too) are started anew, from the last checkpoint."""
     num_ranks: int
     cpus_per_rank: float
     gpus_per_rank: float
@@ -345,6 +359,10 @@ class LoggingConfig(Section):
     name: str
     rollouts: bool
     """Write rollouts/step_*.jsonl."""
+    tracked_groups: int
+    """Of GRPO: so many of a step's groups go to W&B and TensorBoard as a table; 0: none."""
+    max_clip_mib: float
+    """W&B gets the clips of these groups that are at most so large; 0: none."""
 
 
 @dataclass(frozen=True)

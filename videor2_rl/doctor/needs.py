@@ -129,7 +129,7 @@ def _longest_prompt(run: GrpoRun | EvaluateRun, tokens: int) -> Need:
 
 
 def _rollout_processes(run: GrpoRun | EvaluateRun) -> int:
-    return run.rollout.num_workers * run.rollout.tensor_parallel_size
+    return run.rollout.num_engines * run.rollout.tensor_parallel_size
 
 
 def _rollout_memory(run: GrpoRun | EvaluateRun, shape: ModelShape, machine: Machine) -> Need:

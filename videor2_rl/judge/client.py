@@ -11,13 +11,13 @@ from pathlib import Path
 
 from rewards.judge import READERS, JudgePrompt, Purpose
 from rewards.types import JudgeReply
+from videor2_rl.background import BackgroundLoop
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import CallsConfig
 from videor2_rl.judge.breaker import Breaker
 from videor2_rl.judge.cache import ReplyCache, cache_key
 from videor2_rl.judge.connection import Connection, JudgeServer, NoVerdict, Refused, Unavailable
 from videor2_rl.judge.counts import CallCounts
-from videor2_rl.run.background import BackgroundLoop
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from videor2_rl.evaluation.summary import SCORE_KEY
 from videor2_rl.report.data import STAGE_LABELS
+from videor2_rl.run.rollout_index import is_full
 
 T = TypeVar("T")
-_FULL = 0.999
-"""From here on a score counts as full."""
 
 
 @dataclass(frozen=True)
@@ -70,44 +69,15 @@ def held_out_reason(rows: Mapping[str, Mapping[str, Any]]) -> str:
     last = scores[-1]
     if any(score["failed"] for score in scores):
         return failed
-    is_right = _is_full(last["accuracy"])
-    if len(scores) > 1 and is_right != _is_full(scores[-2]["accuracy"]):
+    is_right = is_full(last["accuracy"])
+    if len(scores) > 1 and is_right != is_full(scores[-2]["accuracy"]):
         return better if is_right else worse
-    if last["tac"] is None or not _is_full(last["tac"]):
+    if last["tac"] is None or not is_full(last["tac"]):
         return gate
     if not is_right:
         return wrong
-    has_all = all(last[name] is None or _is_full(last[name]) for name in ("tar_precision", "tar_recall"))
+    has_all = all(last[name] is None or is_full(last[name]) for name in ("tar_precision", "tar_recall"))
     return best if has_all else faulty
-
-
-TRAINING_REASONS = (
-    "Judging failed",
-    "Right and wrong in one group: it teaches",
-    "Gate closed: a reasoning does not conclude its answer",
-    "All wrong",
-    "All right, unequal rewards",
-    "Equal rewards: no signal",
-)
-
-
-def training_reason(record: Mapping[str, Any]) -> str:
-    """The first kind that a training group is of."""
-    failed, split, gate, wrong, unequal, equal = TRAINING_REASONS
-    responses = record["responses"]
-    rewards = [response["reward"] for response in responses]
-    if any(reward is None for reward in rewards):
-        return failed
-    right = [_is_full(response["metrics"]["accuracy"]) for response in responses]
-    if any(right) and not all(right):
-        return split
-    if any(
-        response["metrics"]["tac"] is not None and not _is_full(response["metrics"]["tac"]) for response in responses
-    ):
-        return gate
-    if not any(right):
-        return wrong
-    return unequal if max(rewards) - min(rewards) > 1e-9 else equal
 
 
 def told_apart(responses: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
@@ -126,7 +96,3 @@ def told_apart(responses: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
     if responses[best]["reward"] == responses[worst]["reward"]:
         return [(0, "same reward"), (size - 1, "same reward")]
     return [(best, "highest reward"), (worst, "lowest reward")]
-
-
-def _is_full(score: float | None) -> bool:
-    return score is not None and score >= _FULL

@@ -13,18 +13,18 @@ from rewards.terms.temporal import read_references
 from videor2_rl.evaluation.results import TERM_OF
 from videor2_rl.evaluation.summary import SCORE_KEY
 from videor2_rl.report.choose import (
-    TRAINING_REASONS,
     Kind,
     choose,
     held_out_reason,
     held_out_reasons,
     told_apart,
-    training_reason,
 )
+from videor2_rl.report.claims import note_of
+from videor2_rl.report.curves import BUILT_IN_TERMS
 from videor2_rl.report.data import STAGE_LABELS, STAGES, Evaluation, ReportData
 from videor2_rl.report.frames import ClipSource, Film, Frames, video_config
-from videor2_rl.report.plots import BUILT_IN_TERMS
 from videor2_rl.report.timeline import ShownEvent, events_on, time_text
+from videor2_rl.run.rollout_index import KINDS, kind_of_group
 from videor2_rl.run.rollout_log import events_of, read_rollouts
 from videor2_rl.types import VideoSample
 
@@ -117,12 +117,12 @@ def shown_rollouts(data: ReportData, frames: Frames, *, count: int = COUNT, seed
         return held_out_rollouts(evaluations, frames, folder=data.folder, mode=mode, count=count, seed=seed)
     files = [(run, path) for run in data.runs.values() for path in run.rollout_files][-3:]
     reasons = [
-        (training_reason(record), (record, run.settings, int(path.stem.split("_")[1])))
+        (kind_of_group(record["responses"]), (record, run.settings, int(path.stem.split("_")[1])))
         for run, path in files
         for record in read_rollouts(path)
         if record["responses"]
     ]
-    chosen = choose(reasons, order=TRAINING_REASONS, count=count, seed=seed)
+    chosen = choose(reasons, order=KINDS, count=count, seed=seed)
     kinds = tuple(
         Kind(
             kind.reason,
@@ -314,26 +314,16 @@ def _shown_sample(
                 for index in range(len(references))
             ],
         ),
-        responses=tuple(_shown_response(response, on_lane) for response in responses),
+        responses=tuple(_shown_response(response, references, on_lane) for response in responses),
     )
-
-
-_OUTCOMES = {
-    "matched": "",
-    "time": "no event at this time",
-    "contrast": "another event",
-    "similarity": "another event",
-    "taken": "event already claimed",
-}
 
 
 def _shown_response(
     response: _Response,
+    references: Sequence[Mapping[str, Any]],
     on_lane: Callable[[Sequence[Mapping[str, Any]], Sequence[tuple[str, str]]], tuple[ShownEvent, ...]],
 ) -> ShownResponse:
-    marks = [
-        ("miss" if claim["reference"] is None else "hit", _OUTCOMES[claim["outcome"]]) for claim in response.claims
-    ]
+    marks = [("miss" if claim["reference"] is None else "hit", note_of(claim, references)) for claim in response.claims]
     verdicts = [_verdict(name, response.scores[key], has_failed=key in response.failed) for key, name in _SHOWN]
     own = [_verdict(name, verdict["value"], has_failed=_failed(verdict)) for name, verdict in response.own.items()]
     # What a full score of one's own term is, only its author knows.

@@ -17,11 +17,11 @@ from videor2_rl.evaluation.summary import (
     unpaired_difference,
 )
 from videor2_rl.report.compare import RESAMPLES, SEED, read_scores
+from videor2_rl.report.curves import own_terms
 from videor2_rl.report.data import CONFIG_FILE, read_settings, series
 from videor2_rl.report.folders import evaluation_folders
 from videor2_rl.report.headline import WINDOW
 from videor2_rl.report.page import flat
-from videor2_rl.report.plots import own_terms
 from videor2_rl.run.rollout_log import read_rollouts
 from videor2_rl.run.tracking import METRICS_FILE, read_metrics
 

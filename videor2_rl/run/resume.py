@@ -23,6 +23,7 @@ _OUTPUTS = (
     "rollouts",
     "ledger.jsonl",
     "skipped.jsonl",
+    "control.json",
     "evaluation",
     "hf",
     "tensorboard",

@@ -41,6 +41,11 @@ def rollout_records(
             "group_id": group.group_id,
             "sample_id": group.sample_id,
             "video": sample.video,
+            # With these the frames that the model saw can be made again (videor2_rl.video.load).
+            "subtitles": sample.subtitles,
+            "subtitles_beside": sample.subtitles_beside,
+            "clip_start_s": sample.clip_start_s,
+            "clip_end_s": sample.clip_end_s,
             "question": sample.question,
             "target": sample.solution,
             # With these a response can be scored again (videor2_rl.score).

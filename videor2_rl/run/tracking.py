@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoggingConfig
 from videor2_rl.run.files import read_jsonl, write_jsonl_atomic, write_text_atomic
+from videor2_rl.run.tracked_rollouts import log_to_wandb, markdown, table_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,6 +160,7 @@ class Tracker:
             self._console = _console()
         if self._logging_config.trackers:
             self._backends = _start_backends(self._run_dir, self._logging_config, self._config)
+            self._log_config()
         self._file = open(self._run_dir / METRICS_FILE, "a", encoding="utf-8")
         self._last_time = time.monotonic()
         return self
@@ -175,6 +177,15 @@ class Tracker:
                 # It reads the environment once: without this a sweep's next run would be this one.
                 self._backends.logger["wandb"].teardown()
             self._backends = None
+
+    def rewind(self, first_step: int) -> None:
+        """The rows from this step on will be logged again: those that are there are dropped."""
+        if self._file is None:
+            raise RuntimeError("Tracker.rewind is called outside of its `with` block.")
+        self._file.close()
+        truncate_metrics(self._run_dir, first_step)
+        self._file = open(self._run_dir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 (__exit__ closes it)
+        self._last_time = time.monotonic()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record one step everywhere. NaN and infinity are written as null and counted in `perf/non_finite`."""
@@ -195,11 +206,37 @@ class Tracker:
         line = console_line(step, values, total_steps=self._total_steps, left_s=left_s, own_terms=self._own_terms)
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
+    def _log_config(self) -> None:
+        """W&B has the configuration from its start; TensorBoard gets it as a text."""
+        assert self._backends is not None, "the trackers are started"
+        if "tensorboard" in self._backends.logger:
+            text = json.dumps(self._config, indent=2, ensure_ascii=False, default=str)
+            with self._tolerated(self._first_step):
+                self._backends.logger["tensorboard"].writer.add_text("config", f"```\n{text}\n```", 0)
+
+    def log_rollouts(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Give the trackers that have tables the step's first groups, as the rollout log has them; before `log`."""
+        shown = records[: self._logging_config.tracked_groups]
+        if self._backends is None or not shown:
+            return
+        loggers, max_mib = self._backends.logger, self._logging_config.max_clip_mib
+        with self._tolerated(step):
+            if "wandb" in loggers:
+                log_to_wandb(loggers["wandb"], shown, step=step, max_mib=max_mib)
+            if "tensorboard" in loggers:
+                loggers["tensorboard"].writer.add_text("rollouts", markdown(table_rows(shown, step=step)), step)
+
     def _send(self, step: int, values: Mapping[str, float | None]) -> None:
         if self._backends is None:
             return
-        try:
+        with self._tolerated(step):
             self._backends.log(data={name: value for name, value in values.items() if value is not None}, step=step)
+
+    @contextmanager
+    def _tolerated(self, step: int) -> Iterator[None]:
+        """Around what goes to the trackers: a failure is logged and counted."""
+        try:
+            yield
         except Exception:
             # A tracker's server may go away in the middle of a long run; the same numbers are in metrics.jsonl.
             self._failures += 1

@@ -5,7 +5,7 @@ Nothing here imports Ray: prompts, groups and weights pass as handles and number
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,8 @@ class Learner(Measured, Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """The parts of a run; `reference` is None when there is no KL term."""
+    """The parts of a run; `reference` is None when there is no KL term, `rebuild` starts lost ranks anew: the learner
+    then holds the model's own weights, and rollout workers still those that they had."""
 
     videos: Videos
     encoder: Encoder
@@ -125,3 +126,4 @@ class Workers:
     rewards: Rewards
     learner: Learner
     reference: Reference | None
+    rebuild: Callable[[], None] = lambda: None

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from videor2_rl.run.background import BackgroundLoop
+from videor2_rl.background import BackgroundLoop
 from videor2_rl.training.batch import Batch, Portion, batch_of, sampled_group
 from videor2_rl.training.ledger import Ledger, State
 from videor2_rl.training.protocols import Workers
+from videor2_rl.training.room import Room
 from videor2_rl.training.window import Window
 from videor2_rl.types import SamplingSpec, SkippedSample, VideoSample
 
@@ -38,11 +40,13 @@ class Stream:
         window: Window,
         ledger: Ledger,
         skip: Callable[[SkippedSample], None],
+        background: BackgroundLoop | None = None,
     ) -> None:
         """
         Args:
             sample_of: the sample of a number of the sample order.
             skip: called with each sample that cannot be used, in the main thread; what it raises ends the run.
+            background: where the prompts are on their way, and which this closes; None: a thread of its own.
         """
         self._run = run
         self._workers = workers
@@ -52,13 +56,12 @@ class Stream:
         self._skip = skip
         self._sampling = sampling_of(run)
         self._ready: dict[int, Portion] = {}
-        self._events: queue.SimpleQueue[tuple[State, Portion] | BaseException] = queue.SimpleQueue()
-        self._background = BackgroundLoop("stream")
+        self._background = background or BackgroundLoop("stream")
+        self._events = self._background.mailbox()
+        """Of (state, portion), or what ended the way of one."""
         # What follows is the background's.
         self._line: asyncio.Queue[tuple[list[int], list[int]]] = asyncio.Queue()
-        self._held: dict[int, int | None] = {}
-        """Bytes of the pixels of what has set out and not been released; None: not known yet."""
-        self._limit = run.rollout.max_prepared_mib << 20
+        self._room = Room(run.rollout.max_prepared_mib << 20)
         self._urgent = 0
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
@@ -85,13 +88,16 @@ class Stream:
         Raises:
             Exception: what ended the way of any prompt.
         """
+        tended = time.monotonic()
         while (numbers := self._window.take()) is None:
             try:
-                event = self._events.get(timeout=IDLE_S)
+                self._note(self._events.get(timeout=IDLE_S))
+                if time.monotonic() - tended < IDLE_S:
+                    continue
             except queue.Empty:
-                tend()
-                continue
-            self._note(event)
+                pass
+            tend()
+            tended = time.monotonic()
         portions = list({id(self._ready[number]): self._ready.pop(number) for number in numbers}.values())
         batch = batch_of(portions)
         self._ledger.move(batch.numbers, "training")
@@ -130,14 +136,15 @@ class Stream:
                 for together in [numbers] if is_synchronous else [[number] for number in numbers]:
                     await self._has_room(together[0])
                     portion = Portion(together, [self._sample_of(number) for number in together])
-                    self._held |= dict.fromkeys(together)
+                    for number in together:
+                        self._room.enter(number)
                     self._events.put(("preparing", portion))
                     task = asyncio.ensure_future(self._way(portion))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
                     # To where it waits for its preparation: what is prepared ahead comes after it.
                     await asyncio.sleep(0)
-                if ahead and (is_synchronous or self._known_bytes() < self._limit):
+                if ahead and (is_synchronous or self._room.is_below_limit):
                     self._workers.videos.prefetch([self._sample_of(number) for number in ahead])
         except Exception as error:
             self._events.put(error)
@@ -163,9 +170,9 @@ class Stream:
         for number, sample, answer in zip(portion.numbers, portion.samples, answers, strict=True):
             if isinstance(answer, SkippedSample):
                 portion.skipped[number] = answer
-                self._held[number] = 0
+                self._room.measured(number, 0)
                 continue
-            self._held[number] = answer.num_bytes
+            self._room.measured(number, answer.num_bytes)
             usable.append(sample)
             portion.prompts.append(answer)
         portion.samples = usable
@@ -196,23 +203,13 @@ class Stream:
 
     async def _has_room(self, number: int) -> None:
         """The pixels of what is ahead of the learner take no more than they may; the next step's never wait."""
-        while number >= self._urgent + self._run.algorithm.prompts_per_step and not self._is_below_limit():
+        while number >= self._urgent + self._run.algorithm.prompts_per_step and not self._room.has_room:
             self._changed.clear()
             await self._changed.wait()
 
-    def _known_bytes(self) -> int:
-        return sum(size or 0 for size in self._held.values())
-
-    def _is_below_limit(self) -> bool:
-        known = [size for size in self._held.values() if size is not None]
-        if not known:
-            return not self._held
-        # What is being prepared may be as large as any.
-        return self._known_bytes() + (len(self._held) - len(known)) * max(known) < self._limit
-
     async def _free(self, numbers: Sequence[int]) -> None:
         for number in numbers:
-            self._held.pop(number, None)
+            self._room.leave(number)
         self._urgent = max(self._urgent, max(numbers) + 1)
         self._changed.set()
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from rewards.compose import reward_range
 from rewards.types import Scored
+from videor2_rl.background import BackgroundLoop
 from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.dataset import SampleOrder
@@ -30,7 +31,14 @@ from videor2_rl.types import Group, LogProbs, PromptHandle, TrainGroup, VideoSam
 
 
 def train(
-    run: GrpoRun, workers: Workers, samples: Sequence[VideoSample], *, start: Progress, ledger: Ledger, upkeep: Upkeep
+    run: GrpoRun,
+    workers: Workers,
+    samples: Sequence[VideoSample],
+    *,
+    start: Progress,
+    ledger: Ledger,
+    upkeep: Upkeep,
+    background: BackgroundLoop | None = None,
 ) -> None:
     """GRPO, step by step; `start` says which step comes first.
 
@@ -40,6 +48,7 @@ def train(
         samples: the training rows.
         ledger: what became of every prompt so far.
         upkeep: what surrounds the algorithm, called where it belongs in a step.
+        background: where the prompts are on their way; None: a thread of its own.
 
     Raises:
         LogProbGapError: rollout workers and learner disagree about the policy.
@@ -57,7 +66,9 @@ def train(
         taken=ledger.ended,
     )
     progress = start
-    with Stream(run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip) as stream:
+    with Stream(
+        run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip, background=background
+    ) as stream:
         for step in range(start.step + 1, algorithm.num_steps + 1):
             upkeep.before_step()
             timer = PhaseTimer()
@@ -159,9 +170,9 @@ def with_advantages(
     lengths = np.array([len(rollout.token_ids) for group in groups for rollout in group.rollouts], dtype=np.int64)
     outcomes = Outcomes(rewards, group_ids, lengths, accuracies, reward_range)
     advantages = advantages_of(outcomes, algorithm.advantage)
-    train_groups = []
+    train_groups, stop = [], 0
     for group, prompt in zip(groups, prompts, strict=True):
-        rows = group_ids == group.group_id
+        rows = slice(stop, stop := stop + len(group.rollouts))
         in_loss = ~np.isnan(rewards[rows])
         if algorithm.mask_truncated:
             in_loss &= np.array([rollout.finish_reason != "length" for rollout in group.rollouts])
@@ -213,9 +224,10 @@ def ends_of(batch: Batch, train_groups: Sequence[TrainGroup], parts: Sequence[Se
         parts: what `update_batches` left of the groups.
     """
     trained = [group.group_id for part in parts for group in part]
+    used = set(trained)
     filtered = {
         group.group_id: "no_reward" if group.in_loss is not None and not group.in_loss.any() else "zero_variance"
         for group in train_groups
-        if group.group_id not in trained
+        if group.group_id not in used
     }
     return StepEnds(trained, {number: sample.reason for number, sample in batch.skipped.items()}, filtered)

@@ -205,13 +205,14 @@ class Upkeep:
 
     def _write_rollouts(self, progress: Progress, outcome: StepOutcome) -> None:
         """Begin to write a step's rollouts, behind what is being scored; those of the last step are waited for."""
-        batch = outcome.batch
-        if self._run.logging.rollouts and batch.groups:
-            self._await_rollouts()
-            path = Path(self._run.output_dir) / "rollouts" / f"step_{progress.step:06d}.jsonl"
-            scored = batch.scored.scored
-            records = rollout_records(batch.groups, batch.samples, scored, outcome.train_groups)
-            self._writing = self._workers.rewards.begin_write_rollouts(path, records, batch.prompts)
+        batch, logging_config = outcome.batch, self._run.logging
+        if batch.groups and (logging_config.rollouts or logging_config.trackers):
+            records = rollout_records(batch.groups, batch.samples, batch.scored.scored, outcome.train_groups)
+            self._tracker.log_rollouts(progress.step, records)
+            if logging_config.rollouts:
+                self._await_rollouts()
+                path = Path(self._run.output_dir) / "rollouts" / f"step_{progress.step:06d}.jsonl"
+                self._writing = self._workers.rewards.begin_write_rollouts(path, records, batch.prompts)
         if progress.step == self._run.algorithm.num_steps:
             self._await_rollouts()
 
@@ -326,13 +327,17 @@ def progress_of(checkpoint: Checkpoint | None) -> Progress:
     return Progress(checkpoint.step, checkpoint.state["policy_version"], checkpoint.state["skipped"])
 
 
-def restore(workers: Workers, checkpoint: Checkpoint | None) -> None:
-    """Bring learner and rollout workers, which hold the model's own weights, to the checkpoint's."""
-    if checkpoint is None:
-        return
-    logger.info("going on after step %d from %s", checkpoint.step, checkpoint.path)
-    workers.learner.load(checkpoint.path)
-    workers.rollouts.update_weights(workers.learner.weights(progress_of(checkpoint).policy_version))
+def restore(workers: Workers, checkpoint: Checkpoint | None, *, is_rebuilt: bool = False) -> None:
+    """Bring learner and rollout workers to the checkpoint's weights, or without one to the model's own.
+
+    Args:
+        is_rebuilt: rollout workers hold later weights than the learner, which was started anew.
+    """
+    if checkpoint is not None:
+        logger.info("going on after step %d from %s", checkpoint.step, checkpoint.path)
+        workers.learner.load(checkpoint.path)
+    if checkpoint is not None or is_rebuilt:
+        workers.rollouts.update_weights(workers.learner.weights(progress_of(checkpoint).policy_version))
 
 
 def final_metrics(evaluation: PeriodicEvaluation) -> dict[str, float]:

@@ -54,6 +54,9 @@ class Window:
         self._next = self._head
         self._active: set[int] = set()
         self._ready: set[int] = set()
+        self._is_blocked = False
+        """The last look found no step, and none of the blockers got ready since."""
+        self._blockers = range(0)
 
     def admit(self) -> list[int]:
         """The numbers that may set out now."""
@@ -75,14 +78,19 @@ class Window:
         if number not in self._active or number in self._ready:
             raise ValueError(f"prompt {number} is not on its way")
         self._ready.add(number)
+        self._is_blocked = self._is_blocked and number not in self._blockers
 
     def take(self) -> list[int] | None:
         """The next step's numbers, the oldest first; None while too few are ready."""
+        if len(self._ready) < self._size or self._is_blocked:
+            return None
         batch: list[int] = []
         head, passed = self._head, set(self._passed)
         while len(batch) < self._size:
-            found = next((n for n in range(head, head + self._lookahead + 1) if n in self._ready - passed), None)
+            within = range(head, head + self._lookahead + 1)
+            found = next((n for n in within if n in self._ready and n not in passed), None)
             if found is None:
+                self._is_blocked, self._blockers = True, within
                 return None
             batch.append(found)
             passed.add(found)

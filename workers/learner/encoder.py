@@ -20,10 +20,15 @@ class Encoder:
                 each pass over a clip runs the tower.
             cache_mib: of embeddings kept for clips that come back.
         """
-        self._ranks = ranks
-        self._store = VisualStore(cache_mib)
+        self._cache_mib = cache_mib
+        self.take(ranks)
         # One request after the other: the store's books are this thread's.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+
+    def take(self, ranks: RankGroup | None) -> None:
+        """Others encode from now on; what was encoded before is gone with those who did."""
+        self._ranks = ranks
+        self._store = VisualStore(self._cache_mib)
 
     def begin_encode(self, prompts: Sequence[PromptHandle]) -> Future[list[PromptHandle]]:
         """The prompts with references to their clips' embeddings; each clip goes through the tower once, as long as

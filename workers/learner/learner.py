@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from videor2_rl.config.algorithm import AlgorithmConfig
@@ -113,7 +114,8 @@ class Learner:
         self._model = model
         self._config = config
         self._sent = SentBase()
-        self._ranks = RankGroup(
+        self._start = partial(
+            RankGroup,
             "learner",
             learner_worker_config(config, model, total_steps=total_steps),
             num_ranks=config.num_ranks,
@@ -122,6 +124,7 @@ class Learner:
             seed=seed,
             deadline_s=deadline_s,
         )
+        self._ranks = self._start()
         self.encoder = Encoder(self._ranks if encodes_once(config, model) else None, cache_mib=config.visual_cache_mib)
 
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
@@ -234,6 +237,14 @@ class Learner:
 
     def wait_ready(self) -> None:
         """Block until every rank holds the model; other calls do so by themselves."""
+        self._ranks.wait_ready()
+
+    def rebuild(self) -> None:
+        """Start all ranks anew, whichever were lost; they hold the weights of `model.path` until `load`."""
+        self._ranks.shutdown()
+        self._ranks = self._start()
+        self._sent = SentBase()
+        self.encoder.take(self._ranks if encodes_once(self._config, self._model) else None)
         self._ranks.wait_ready()
 
     def shutdown(self) -> None:

@@ -15,18 +15,17 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from workers.fetch import DeadlineExceeded, fetch
+from workers.errors import DeadlineExceeded, RankLost
+from workers.fetch import fetch
 
 if TYPE_CHECKING:
     from verl.workers.config import TrainingWorkerConfig
 
 _LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOOK_S = 5.0
+"""In which a rank that is gone says so."""
 DEADLINE_S = 3600.0
 """No single call on all ranks is expected to take longer; a hung rank then ends the run with its number."""
-
-
-class RankLost(RuntimeError):
-    """A rank of the learner or reference died or failed; the run resumes from its last checkpoint."""
 
 
 @ray.remote(num_cpus=0)
@@ -138,6 +137,10 @@ class RankGroup:
         """What `begin` began, once it is done."""
         return gather(refs, name=self.name, what=what, deadline_s=self._deadline_s)
 
+    def is_lost(self) -> bool:
+        """Whether a rank's process is gone; ranks that are busy live."""
+        return bool(_dead_ranks([rank.__ray_ready__.remote() for rank in self._workers.workers], wait_s=LOOK_S))
+
     def shutdown(self) -> None:
         """Kill the ranks and give their place back."""
         for worker in self._workers.workers:
@@ -171,10 +174,8 @@ def gather(refs: Sequence[Any], *, name: str, what: str, deadline_s: float) -> l
                 results[rank] = fetch(ref, what=f"{what} on {name} rank {rank}")
             except ray.exceptions.RayError as error:
                 # When a rank dies, the others fail in their collectives, often before Ray has seen the death.
-                if dead := _dead_ranks(refs, wait_s=5.0):
-                    raise RankLost(
-                        f"{what}: {name} rank {', '.join(map(str, dead))} died; resume the run from its last checkpoint"
-                    ) from error
+                if dead := _dead_ranks(refs, wait_s=LOOK_S):
+                    raise RankLost(f"{what}: {name} rank {', '.join(map(str, dead))} died") from error
                 raise
     return [results[rank] for rank in range(len(refs))]
 

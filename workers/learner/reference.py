@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.types import TrainGroup
@@ -52,7 +53,8 @@ class Reference:
             visual_cache_mib: of visual embeddings that `encoder` keeps; None: it leaves prompts as they are.
         """
         self._max_tokens = max_tokens_per_micro_batch
-        self._ranks = RankGroup(
+        self._start = partial(
+            RankGroup,
             "reference",
             reference_worker_config(model, backend=backend, cpu_offload=config.cpu_offload),
             num_ranks=config.num_ranks,
@@ -61,7 +63,9 @@ class Reference:
             seed=0,
             deadline_s=deadline_s,
         )
-        ranks = None if visual_cache_mib is None else self._ranks
+        self._ranks = self._start()
+        self._encodes = visual_cache_mib is not None
+        ranks = self._ranks if self._encodes else None
         self.encoder = Encoder(ranks, cache_mib=visual_cache_mib or 0)
 
     def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> GroupLogProbs:
@@ -74,6 +78,15 @@ class Reference:
 
     def wait_ready(self) -> None:
         """Block until every rank holds the model; other calls do so by themselves."""
+        self._ranks.wait_ready()
+
+    def rebuild_if_lost(self) -> None:
+        """Start all ranks anew where any of them is gone."""
+        if not self._ranks.is_lost():
+            return
+        self._ranks.shutdown()
+        self._ranks = self._start()
+        self.encoder.take(self._ranks if self._encodes else None)
         self._ranks.wait_ready()
 
     def shutdown(self) -> None:

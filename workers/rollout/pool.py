@@ -10,17 +10,17 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
+from videor2_rl.background import then
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import RolloutConfig
-from videor2_rl.run.background import then
 from videor2_rl.types import Group, PromptHandle, SamplingSpec
 from workers.fetch import LOST, fetch
-from workers.pool import ActorPool
+from workers.pool import ActorPool, actor_class
 from workers.rollout.engine import EngineSpec, rollout_env
 from workers.rollout.worker import GenerateRequest, RolloutWorker
 from workers.weights.plan import WeightsRefused
@@ -31,7 +31,11 @@ log = logging.getLogger(__name__)
 
 START_DEADLINE_S = 1800.0
 """A large checkpoint from a slow disk takes minutes."""
+LEAVE_S = 120.0
+"""For a worker that leaves to end its groups; what is left then is sampled by others."""
 JOINER_POLL_S = 0.5
+MAX_LOADING = 32
+"""Workers that take a stored update at the same time."""
 ATTEMPTS_TOGETHER = 2
 """Before each worker gets its weights by itself."""
 MAX_CALL_WAVES = 4
@@ -50,6 +54,7 @@ class RolloutPool:
     """The driver's side: ordinary methods. Lost workers are replaced and bring no group in danger.
 
     Only one thread, that which trains, may bring weights: `update_weights`, `admit_joiners`, `generate`, `wait_ready`.
+    In it, too, the pool changes its size, so that nobody leaves in the middle of an update.
     """
 
     def __init__(self, spec: EngineSpec, *, group_size: int | None = None) -> None:
@@ -68,7 +73,8 @@ class RolloutPool:
         self._streams = group_size is not None
         self._finishes = self._streams and config.on_update == "finish"
         self._turns: defaultdict[Any, threading.Lock] = defaultdict(threading.Lock)
-        self._loading = ThreadPoolExecutor(max_workers=config.num_workers, thread_name_prefix="loading weights")
+        self._loading = ThreadPoolExecutor(max_workers=MAX_LOADING, thread_name_prefix="loading weights")
+        self._wanted: tuple[int, tuple[int, ...]] | None = None
         self._pool = ActorPool(
             "rollout",
             size=config.num_workers,
@@ -77,8 +83,11 @@ class RolloutPool:
             holds_joiners=True,
             call_deadline_s=config.deadline_s,
             start_deadline_s=START_DEADLINE_S,
-            # An engine is full then, and has one more to go on with.
-            max_in_flight=1 if group_size is None else 1 + -(-config.max_num_seqs // group_size),
+            leave_s=min(LEAVE_S, config.deadline_s),
+            max_in_flight=1 if group_size is None else _max_in_flight(config, group_size),
+            min_size=config.min_workers,
+            standby=config.standby,
+            has_pulse=True,
         )
 
     @property
@@ -95,8 +104,26 @@ class RolloutPool:
         """Workers lost and replaced since the start."""
         return self._pool.replacements
 
+    @property
+    def size(self) -> int:
+        """Workers that sample."""
+        return self._pool.size
+
+    def states(self) -> Mapping[int, str]:
+        """Of each worker what it does, in a word or two."""
+        return self._pool.states()
+
+    def resize(self, size: int, *, leaving: Sequence[int] = ()) -> None:
+        """So many are to sample; any thread may ask, and what was asked last is done when the main thread comes to it:
+        at the next update, or while the loop waits for groups.
+
+        Args:
+            leaving: numbers of workers that leave first.
+        """
+        self._wanted = (size, tuple(leaving))
+
     def wait_ready(self) -> None:
-        """Block until every engine is up."""
+        """Block until every engine is up, or `rollout.min_workers` of them."""
         self._pool.wait_ready()
         self.admit_joiners()
 
@@ -156,6 +183,7 @@ class RolloutPool:
 
     def admit_joiners(self) -> None:
         """Bring workers that got ready lately to the weights of the others, which the learner must still have."""
+        self._take_size()
         for actor in self._pool.joiners:
             try:
                 self._bring(actor)
@@ -176,6 +204,7 @@ class RolloutPool:
             WeightsRefused: they do not fit the model; all workers keep their old weights.
             RuntimeError: workers keep failing.
         """
+        self._take_size()
         if self._finishes:
             self._hand_out(source)
             return
@@ -188,11 +217,21 @@ class RolloutPool:
         seconds = {f"timing_s/sync_{phase}": value for phase, value in sent.items() if phase != "mib"}
         self._sync = {**seconds, "perf/sync_mib": sent["mib"], "rollout/sync_failures": float(failures)}
 
+    def meet_anew(self) -> None:
+        """The learner was started anew: its next update meets the workers again."""
+        self._collective = None
+
     def metrics(self) -> dict[str, float]:
         """Of the last update: seconds for each phase, MiB sent, attempts that failed. Workers replaced so far, and the
         share of the time since the last call in which they had nothing to do."""
         idle = 1 - self._pool.busy_frac()
         return {**self._sync, "rollout/workers_replaced": float(self.replacements), "perf/rollout_idle_frac": idle}
+
+    def _take_size(self) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            size, leaving = wanted
+            self._pool.resize(size, leaving=leaving)
 
     def _sent(self, source: PolicyWeights) -> tuple[dict[str, float], int]:
         for failures in range(ATTEMPTS_TOGETHER):
@@ -287,11 +326,9 @@ class RolloutPool:
         self._pool.shutdown()
 
     def _create(self, index: int) -> Any:
-        import ray
-
         config = self._spec.rollout
         return (
-            ray.remote(RolloutWorker)
+            actor_class(RolloutWorker)
             .options(
                 num_cpus=config.cpus_per_worker,
                 num_gpus=config.gpus_per_worker,
@@ -309,6 +346,16 @@ class RolloutPool:
             stream(self._source.reader(), [actor], Stored())
         elif self._source is not None:
             stream(self._source, [actor], Stored())
+
+
+def _max_in_flight(config: RolloutConfig, group_size: int) -> int:
+    """Groups that an engine has at a time.
+
+    A group keeps its place until its longest response has ended, when most of its others have long left the engine: so
+    many more than fit at once keep it full. Where responses end before an update, each of them makes it wait longer.
+    """
+    fit = -(-config.max_num_seqs // group_size)
+    return 1 + fit if config.on_update == "finish" else 1 + 2 * fit
 
 
 def _max_groups(config: RolloutConfig, group_size: int) -> int:

@@ -41,9 +41,18 @@ class Response:
 
         The engine must stand still, and have handed over all that it sampled (`settled`).
         """
-        state = self._engine.output_processor.request_states.get(self._queue.request_id)
-        if state is not None:
-            self._starts.append((policy_version, state.detokenizer.num_output_tokens()))
+        if self._state is not None:
+            self._starts.append((policy_version, self.num_tokens))
+
+    @property
+    def num_tokens(self) -> int:
+        """Sampled so far; 0 where the response has ended."""
+        state = self._state
+        return 0 if state is None else state.detokenizer.num_output_tokens()
+
+    @property
+    def _state(self) -> Any:
+        return self._engine.output_processor.request_states.get(self._queue.request_id)
 
     async def output(self) -> RequestOutput:
         """All of it, once it has ended; a wait that is broken off ends the request."""

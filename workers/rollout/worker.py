@@ -18,8 +18,10 @@ from videor2_rl.model.family import read_family
 from videor2_rl.model.weights import check_weights, expected_weights
 from videor2_rl.types import Group, Prompt, SamplingSpec
 from workers.fetch import WorkerLost
+from workers.liveness import Pulse
 from workers.memory import process_memory
 from workers.rollout.engine import EngineSpec, engine_arguments, engine_input, sample_seed, sampling_params
+from workers.rollout.heart import Heart
 from workers.rollout.response import Response, settled
 from workers.weights.group import GroupAddress
 from workers.weights.plan import Gathered, WeightPlan, WeightsRefused, check_plan
@@ -59,6 +61,8 @@ class RolloutWorker:
         self._is_whole = asyncio.Event()
         """The weights are of one version."""
         self._running: set[Response] = set()
+        self._heart: Heart | None = None
+        """None: there is no engine yet."""
 
     async def start(self) -> float:
         """Build the engine. Returns seconds."""
@@ -75,6 +79,24 @@ class RolloutWorker:
     async def memory(self) -> dict[str, float]:
         """Of this process and its engine's, in MiB by kind."""
         return process_memory()
+
+    async def pulse(self, hold_s: float) -> Pulse:
+        """A sign of life after so many seconds (`workers.pool.PULSE`: beside whatever else goes on here).
+
+        Raises:
+            WorkerLost: the engine process died.
+        """
+        if self._heart is None:
+            await asyncio.sleep(hold_s)
+            return Pulse()
+        engine = self._engine
+        return await self._heart.beat(
+            hold_s,
+            is_dead=lambda: engine.errored,
+            # What is held by an update need not get anywhere; its phases have deadlines.
+            is_busy=lambda: bool(self._running) and self._is_whole.is_set(),
+            progress=lambda: sum(response.num_tokens for response in tuple(self._running)),
+        )
 
     async def health(self) -> None:
         """Raises WorkerLost when the engine process is gone; does not notice one that hangs."""
@@ -243,6 +265,7 @@ class RolloutWorker:
         self._family = read_family(self._spec.model_path)
         processor = AutoProcessor.from_pretrained(self._spec.model_path)
         self._video_processor, self._tokenizer = processor.video_processor, processor.tokenizer
+        self._heart = Heart()
         self._policy_version = 0
         self._is_whole.set()
 

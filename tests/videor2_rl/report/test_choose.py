@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from videor2_rl.report.choose import (
-    TRAINING_REASONS,
     choose,
     held_out_reason,
     held_out_reasons,
     told_apart,
-    training_reason,
 )
+from videor2_rl.run.rollout_index import KINDS, kind_of_group
 
 
 def held_out(accuracy: float, *, tac: float | None = 1.0, tar: float = 1.0, failed: bool = False) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def group(*responses: tuple[float | None, float, float | None]) -> dict[str, Any
     ],
 )
 def test_each_training_group_has_one_reason(record: dict[str, Any], place: int) -> None:
-    assert training_reason(record) == TRAINING_REASONS[place]
+    assert kind_of_group(record["responses"]) == KINDS[place]
 
 
 def test_a_rare_kind_is_shown_beside_a_common_one_and_the_choice_is_fixed() -> None:

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from videor2_rl.evaluation.summary import METRICS
+from videor2_rl.report.curves import own_terms
 from videor2_rl.report.data import Evaluation, read_report_data
 from videor2_rl.report.frames import Frames
 from videor2_rl.report.headline import headline
 from videor2_rl.report.html import render, shown_reward
-from videor2_rl.report.plots import grpo_plots, own_terms
+from videor2_rl.report.plots import grpo_plots
 from videor2_rl.report.rollouts import shown_rollouts
 from videor2_rl.report.tables import metrics_worth_a_row
 

@@ -18,10 +18,11 @@ from videor2_rl.app import compose_run
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.evaluation.results import sample_result
 from videor2_rl.evaluation.summary import SampleResult, evaluation_dir, summarise, write_evaluation
+from videor2_rl.report.curves import failed_shares, with_gaps
 from videor2_rl.report.data import failures, read_report_data, report_numbers, series
 from videor2_rl.report.frames import Frames
 from videor2_rl.report.html import render
-from videor2_rl.report.plots import failed_shares, grpo_plots, with_gaps
+from videor2_rl.report.plots import grpo_plots
 from videor2_rl.report.rollouts import ShownSample, shown_rollouts
 from videor2_rl.report.tables import Cell, mode_tables
 from videor2_rl.run.rollout_log import rollout_records

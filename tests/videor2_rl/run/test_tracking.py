@@ -6,13 +6,16 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from viewed_runs import make_record, numbered_clip
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoggingConfig
+from videor2_rl.run.tracked_rollouts import markdown, shown_clip, table_rows
 from videor2_rl.run.tracking import (
     WANDB_ID_FILE,
     PhaseTimer,
@@ -24,7 +27,7 @@ from videor2_rl.run.tracking import (
     truncate_metrics,
 )
 
-PLAIN = LoggingConfig(trackers=(), project="test", name="test", rollouts=False)
+PLAIN = LoggingConfig(trackers=(), project="test", name="test", rollouts=False, tracked_groups=2, max_clip_mib=1.0)
 
 
 def quiet() -> Console:
@@ -146,7 +149,7 @@ def test_a_tracker_that_fails_later_is_counted_and_does_not_stop_the_run(
 ) -> None:
     backend = Backend()
     monkeypatch.setattr("videor2_rl.run.tracking._start_backends", lambda *_: backend)
-    config = LoggingConfig(trackers=("wandb",), project="test", name="test", rollouts=False)
+    config = replace(PLAIN, trackers=("wandb",))
     with Tracker(tmp_path, config, total_steps=3, console=quiet()) as tracker:
         for step in (1, 2, 3):
             tracker.log(step, {"a": math.nan if step == 3 else 1.0})
@@ -162,10 +165,27 @@ def test_a_tracker_that_fails_later_is_counted_and_does_not_stop_the_run(
 def test_a_run_that_fails_tells_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
     monkeypatch.setattr("videor2_rl.run.tracking._start_backends", lambda *_: backend)
-    config = LoggingConfig(trackers=("wandb",), project="test", name="test", rollouts=False)
+    config = replace(PLAIN, trackers=("wandb",))
     with pytest.raises(ZeroDivisionError), Tracker(tmp_path, config, total_steps=1, console=quiet()):
         raise ZeroDivisionError
     assert backend.exit_code == 1
+
+
+def test_a_table_has_a_row_for_each_response_and_no_markup_of_a_model(tmp_path: Path) -> None:
+    record = make_record(7, seed=1, size=2, video="a.mp4", texts=["<b>|`x`\n</b>"])
+    rows = table_rows([record], step=3)
+    assert [row[:3] + row[5:6] for row in rows] == [[3, 7, record["sample_id"], number] for number in (1, 2)]
+    assert markdown(rows).splitlines()[2].count(" | ") == len(rows[0]) - 1
+    assert "`<b>\\|'x' </b>`" in markdown(rows)
+
+
+def test_only_small_clips_of_kinds_that_are_shown_go_to_wandb(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.mkv"):
+        (tmp_path / name).write_bytes(bytes(2**20))
+    assert shown_clip({"video": str(tmp_path / "a.mp4")}, max_mib=1.0) == tmp_path / "a.mp4"
+    assert shown_clip({"video": str(tmp_path / "a.mp4")}, max_mib=0.5) is None
+    assert shown_clip({"video": str(tmp_path / "a.mkv")}, max_mib=1.0) is None
+    assert shown_clip({"video": str(tmp_path / "b.mp4")}, max_mib=1.0) is None
 
 
 def test_logging_outside_of_the_with_block_is_refused(tmp_path: Path) -> None:
@@ -182,9 +202,13 @@ def test_verl_writes_tensorboard_and_offline_wandb_under_the_run_folder(
         monkeypatch.setenv(name, "x")
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    config = LoggingConfig(trackers=("tensorboard", "wandb"), project="test", name="test", rollouts=False)
+    config = replace(PLAIN, trackers=("tensorboard", "wandb"))
+    clip = numbered_clip(tmp_path / "clip.mp4", [0.0, 0.5, 1.0])
+    records = [make_record(number, seed=number, size=2, video=str(clip)) for number in range(3)]
     with Tracker(tmp_path, config, total_steps=1, config={"seed": 1}, console=quiet()) as tracker:
+        tracker.log_rollouts(1, records)
         tracker.log(1, {"reward/mean": 0.25, "bad": math.nan})
+    assert read_metrics(tmp_path)[0]["perf/tracker_failures"] == 0
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -192,7 +216,14 @@ def test_verl_writes_tensorboard_and_offline_wandb_under_the_run_folder(
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("reward/mean")] == [(1, 0.25)]
     assert "bad" not in events.Tags()["scalars"]
+    [table] = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("rollouts/text_summary")]
+    # Two groups of two responses below two lines of header.
+    assert len(table.splitlines()) == 6 and records[1]["responses"][1]["text"].split()[0] in table
+    assert "seed" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     [offline] = (tmp_path / "wandb").glob("offline-run-*")
+    media = offline / "files" / "media"
+    assert [len(json.loads(file.read_text())["data"]) for file in media.rglob("*.table.json")] == [4]
+    assert {file.read_bytes() for file in media.rglob("*.mp4")} == {clip.read_bytes()}
     assert offline.name.endswith(f"-{(tmp_path / WANDB_ID_FILE).read_text().strip()}")
 
 
@@ -203,7 +234,7 @@ def test_a_run_that_goes_on_is_the_same_run_of_wandb_and_another_run_is_another(
     for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    config = LoggingConfig(trackers=("wandb",), project="test", name="test", rollouts=False)
+    config = replace(PLAIN, trackers=("wandb",))
     for name, first_step in (("one", 1), ("one", 2), ("two", 1)):
         with Tracker(tmp_path / name, config, total_steps=2, first_step=first_step, console=quiet()) as tracker:
             tracker.log(first_step, {"reward/mean": 1.0})
@@ -215,7 +246,9 @@ def test_a_run_that_goes_on_is_the_same_run_of_wandb_and_another_run_is_another(
 
 
 def test_a_tracker_whose_package_is_missing_is_one_sentence(tmp_path: Path) -> None:
-    config = LoggingConfig(trackers=("clearml",), project="test", name="test", rollouts=False)
+    config = LoggingConfig(
+        trackers=("clearml",), project="test", name="test", rollouts=False, tracked_groups=2, max_clip_mib=1.0
+    )
     with pytest.raises(ConfigError, match=r"logging\.trackers=\['clearml'\].*install the package clearml"):
         Tracker(tmp_path, config, total_steps=1, console=quiet()).__enter__()
 

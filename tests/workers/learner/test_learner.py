@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +22,7 @@ from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.run.files import file_sum
 from videor2_rl.training.gap import LogProbGapError
 from videor2_rl.types import TrainGroup
+from workers.errors import RankLost
 
 if TYPE_CHECKING:
     from workers.learner.learner import Learner
@@ -435,3 +438,20 @@ def test_the_second_update_of_a_batch_is_measured_from_the_policy_that_generated
     assert np.abs(ratios - 1).max() > 1e-2
     assert metrics["actor/ratio_mean"] == pytest.approx(ratios.mean(), rel=1e-4)
     assert metrics["actor/ratio_max"] == pytest.approx(ratios.max(), rel=1e-4)
+
+
+def test_where_a_rank_died_all_are_started_anew_and_go_on_from_what_was_saved(
+    two_ranks: Learner, ready: list[TrainGroup], start_state: dict[Learner, Path]
+) -> None:
+    import ray
+
+    expected = update(two_ranks, ready)
+    rank = two_ranks._ranks._workers.workers[1]
+    os.kill(ray.get(rank.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
+    with pytest.raises(RankLost, match=r"learner rank .*1.* died"):
+        update(two_ranks, ready)
+    assert two_ranks._ranks.is_lost()
+    two_ranks.rebuild()
+    assert not two_ranks._ranks.is_lost()
+    two_ranks.load(start_state[two_ranks])
+    assert update(two_ranks, ready) == pytest.approx(expected)

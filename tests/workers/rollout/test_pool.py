@@ -249,7 +249,8 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_key_to_change(
 def test_lost_workers_cost_nothing_but_time(
     pool: RolloutPool, tokenizer: Any, checkpoint: Path, learner: Any, policy: Source
 ) -> None:
-    """One engine process and one actor are killed while they generate; version 70 must reach their replacements."""
+    """One engine process is stopped and one actor killed while they generate, long before any deadline; version 70 must
+    reach their replacements."""
     import psutil
     import ray
 
@@ -269,7 +270,7 @@ def test_lost_workers_cost_nothing_but_time(
     actor_pid = ray.get(pool.actors[1].__ray_call__.remote(lambda self: os.getpid()))
 
     def kill() -> None:
-        engine_process.kill()
+        engine_process.suspend()
         psutil.Process(actor_pid).kill()
 
     # Long before the 28,800 tokens are sampled, on any machine.
@@ -288,7 +289,7 @@ def test_lost_workers_cost_nothing_but_time(
 def streaming(pool: RolloutPool, monkeypatch: pytest.MonkeyPatch) -> RolloutPool:
     """The same workers, driven as in an asynchronous run."""
     monkeypatch.setattr(pool, "_streams", True)
-    monkeypatch.setattr(pool._pool, "_max_in_flight", 9)
+    monkeypatch.setattr(pool._pool._dispatch, "limits", replace(pool._pool._dispatch.limits, max_in_flight=9))
     pool.wait_ready()
     return pool
 
@@ -354,4 +355,35 @@ def test_workers_that_finish_first_take_new_weights_by_themselves_and_no_respons
     assert versions_of(groups) <= {(90,), (91,)}
     later = streaming.generate(handles(many[:4]), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=5)
     assert versions_of(later) == {(91,)}
+    assert max_gap(new, many[:4], later) < FLOAT32_LIMIT
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_pool_grows_and_shrinks_between_updates_and_its_first_worker_leaves(
+    streaming: RolloutPool, tokenizer: Any, checkpoint: Path, learner: Any, policy: Source
+) -> None:
+    """The last test here: one worker is left of the module's two, and it is none of them."""
+    new = hf_model(checkpoint, seed=37)
+    hold(learner, new)
+    streaming.update_weights(policy.weights(95))
+    before, replaced = streaming.actors, streaming.replacements
+    many, begun = begin_long(streaming, tokenizer)
+    streaming.resize(3)
+    while list(streaming.states().values()) != ["serving"] * 3:
+        streaming.admit_joiners()
+        time.sleep(0.1)
+    # The one that came is in the group of this update, and those that leave are in none from then on.
+    streaming.update_weights(policy.weights(96))
+    assert streaming.metrics()["rollout/sync_failures"] == 0
+    streaming.resize(1, leaving=(0, 1))
+    streaming.update_weights(policy.weights(97))
+    groups = begun.result(timeout=300)
+    assert [group.group_id for group in groups] == list(range(16))
+    assert min(versions[0] for versions in versions_of(groups)) >= 95
+    while streaming.states() != {2: "serving"}:
+        time.sleep(0.1)
+    assert not set(streaming.actors) & set(before) and streaming.replacements == replaced
+    later = streaming.generate(handles(many[:4]), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=5)
+    assert versions_of(later) == {(97,)}
     assert max_gap(new, many[:4], later) < FLOAT32_LIMIT

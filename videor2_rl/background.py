@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+class Mailbox(Protocol):
+    """A queue between threads."""
+
+    def put(self, item: Any) -> None: ...
+    def get(self, *, timeout: float) -> Any:
+        """The next item; raises queue.Empty after `timeout` seconds."""
+        ...
 
 
 class BackgroundLoop:
@@ -36,6 +46,10 @@ class BackgroundLoop:
         except BaseException:
             future.cancel()
             raise
+
+    def mailbox(self) -> Mailbox:
+        """For what the background tells whoever may wait for it."""
+        return queue.SimpleQueue()
 
     def close(self) -> None:
         """Cancel what runs, and end; nothing where it was closed before."""

@@ -1,0 +1,109 @@
+"""What the server answers, and to whom."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from videor2_rl.view.run import RunFolder
+from videor2_rl.view.security import is_loopback
+from videor2_rl.view.server import STATIC, make_app
+
+HERE = "http://localhost:8800"
+
+
+@pytest.fixture
+def client(viewed: Path) -> Iterator[TestClient]:
+    with TestClient(make_app([RunFolder(viewed, "run")]), base_url=HERE) as client:
+        yield client
+
+
+def test_every_answer_forbids_what_is_not_ours(client: TestClient) -> None:
+    for path in ("/", "/api/runs", "/static/app.js", "/nosuch", "/api/runs/0/groups/9/9"):
+        headers = client.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'self';")
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_nothing_of_the_pages_comes_from_elsewhere_and_it_is_small() -> None:
+    ours = [file for file in STATIC.rglob("*") if file.is_file()]
+    for file in ours:
+        if file.suffix in (".js", ".css", ".html") and "vendor" not in file.parts:
+            assert not re.findall(r"https?://(?!www\.w3\.org)", file.read_text()), file
+    assert sum(file.stat().st_size for file in ours if file.suffix == ".js") <= 150_000
+
+
+def test_another_name_for_this_machine_gets_nothing(viewed: Path) -> None:
+    app = make_app([RunFolder(viewed, "run")])
+    assert TestClient(app, base_url="http://evil.example").get("/api/runs").status_code == 403
+    for address in ("http://127.0.0.1:1", "http://[::1]:1", "http://localhost"):
+        assert TestClient(app, base_url=address).get("/api/runs").status_code == 200
+    assert is_loopback("127.3.4.5") and not is_loopback("10.0.0.1") and not is_loopback("localhost.evil.example")
+
+
+def test_a_token_is_asked_once_and_leaves_the_address(viewed: Path) -> None:
+    client = TestClient(make_app([RunFolder(viewed, "run")], token="secret"), base_url="http://node7:8800")
+    assert client.get("/api/runs").status_code == 401
+    assert client.get("/api/runs?token=wrong").status_code == 401
+    answer = client.get("/rollouts?token=secret&sort=oldest", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/rollouts?sort=oldest")
+    assert "httponly" in answer.headers["set-cookie"].lower()
+    assert client.get("/api/runs").status_code == 200
+
+
+def test_groups_are_filtered_paged_and_refused_with_a_reason(client: TestClient) -> None:
+    first = client.get("/api/runs/0/groups", params={"limit": 4, "sort": "oldest"}).json()
+    after = ",".join(map(str, first["next"]))
+    second = client.get("/api/runs/0/groups", params={"limit": 4, "sort": "oldest", "after": after}).json()
+    assert [row["group_id"] for row in first["rows"] + second["rows"]] == [10, 11, 12, 13, 20, 21, 22, 23]
+    assert client.get("/api/runs/0/groups?filter=failed").json()["total"] == 3
+    for query in ("filter=nosuch", "sort=nosuch", "where=nosuch", "after=1,2", "after=a,b,c"):
+        answer = client.get(f"/api/runs/0/groups?{query}")
+        assert answer.status_code == 400 and answer.json()["detail"], query
+    assert client.get("/api/runs/7").status_code == 404
+
+
+def test_a_group_its_clip_in_ranges_and_its_frames(client: TestClient) -> None:
+    path = "/api/runs/0/groups/1/10"
+    group = client.get(path).json()
+    assert (group["previous"], group["next"]) == (None, {"step": 1, "group_id": 11})
+    assert len(client.get(f"{path}/clip").json()["times_s"]) == 160
+    whole = client.get(f"{path}/clip/file").content
+    part = client.get(f"{path}/clip/file", headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, whole[10:20])
+    frame = client.get(f"{path}/frames/3")
+    assert frame.headers["content-type"] == "image/png" and frame.content.startswith(b"\x89PNG")
+    assert client.get(f"{path}/frames/99").status_code == 404
+
+
+def test_a_clip_that_is_gone_or_outside_is_refused_with_a_reason(client: TestClient) -> None:
+    for group_id, reason in ((40, "--media FOLDER"), (42, "outside the run's folders")):
+        for part in ("clip", "clip/file", "frames/0"):
+            answer = client.get(f"/api/runs/0/groups/4/{group_id}/{part}")
+            assert answer.status_code == 404 and reason in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/static/../server.py", "/static/%2e%2e/server.py", "/static/..%2fserver.py"])
+def test_static_files_end_at_their_folder(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "videor2_rl.view", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_rows_and_sql_come_as_json_lines_and_mistakes_as_one_sentence(viewed: Path) -> None:
+    found = program(str(viewed), "--json", "groups", "--where", "num_unpaid > 0")
+    assert found.returncode == 0 and found.stdout.count('"group_id":') == 3
+    counted = program(str(viewed), "--sql", "select count(*) as n from responses")
+    assert counted.stdout == '{"n":60}\n'
+    wrong = program(str(viewed), "--json", "groups", "--where", "nosuch = 1")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: --where: no such column: nosuch; columns are groups: step")

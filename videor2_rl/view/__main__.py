@@ -1,0 +1,130 @@
+"""A page over one run or several: curves, rollouts, and the clip at the second that the model talks about.
+
+    python -m videor2_rl.view outputs/demo/grpo
+    python -m videor2_rl.view outputs/ablation                       # the runs of a sweep over each other
+    python -m videor2_rl.view RUN --json groups --where "reward_max - reward_min > 1"
+    python -m videor2_rl.view RUN --sql "select step, avg(reward) from responses group by step"
+
+Works on a live run and on a finished one, from the run's folder alone. From another machine, over a tunnel:
+
+    ssh -L 8800:localhost:8800 HOST python -m videor2_rl.view RUN
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videor2_rl.app import user_errors
+from videor2_rl.config.command_line import Parser
+from videor2_rl.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from videor2_rl.view.run import RunFolder
+
+TABLES = ("groups", "responses", "steps")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = Parser(
+        prog="python -m videor2_rl.view",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run's folder, a demo or a sweep")
+    parser.add_argument("--media", metavar="DIR", type=Path, action="append", default=[], help="where clips lie too")
+    parser.add_argument("--port", type=int, default=8800, help="(default: %(default)s); 0: any that is free")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine)")
+    parser.add_argument("--token", help="asked of everybody; another --host than this machine makes one up")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--json", choices=TABLES, dest="table", help="print these rows, one JSON object a line")
+    asked.add_argument("--sql", metavar="SELECT", help="print what it gives; tables: groups, responses, metrics")
+    parser.add_argument("--where", metavar="SQL", default="", help="of --json: a condition on its columns")
+    arguments = parser.parse_args(argv)
+    if arguments.where and arguments.table is None:
+        parser.error("--where belongs to --json")
+    with user_errors():
+        from videor2_rl.view.run import open_runs
+
+        runs = open_runs(arguments.runs, media=arguments.media)
+        if arguments.table is not None or arguments.sql is not None:
+            print_rows(runs, table=arguments.table, where=arguments.where, sql=arguments.sql)
+            return
+        serve(runs, host=arguments.host, port=arguments.port, token=arguments.token)
+
+
+def print_rows(runs: Sequence[RunFolder], *, table: str | None, where: str, sql: str | None) -> None:
+    """One JSON object a line; of several runs each says which run it is of.
+
+    Raises:
+        ConfigError: a run has no rollouts, or SQLite does not take the condition.
+    """
+    from videor2_rl.run.files import json_line
+
+    for run in runs:
+        named = {"run": run.name} if len(runs) > 1 else {}
+        for row in _rows(run, table=table, where=where, sql=sql):
+            sys.stdout.buffer.write(json_line({**named, **row}))
+    sys.stdout.flush()
+
+
+def _rows(run: RunFolder, *, table: str | None, where: str, sql: str | None) -> Iterator[dict[str, Any]]:
+    from videor2_rl.view.queries import select, with_metrics
+
+    if table == "steps":
+        if where:
+            raise ConfigError("--where: belongs to groups and responses; for steps use --sql and the table metrics")
+        yield from run.metrics()
+        return
+    run.update()
+    with run.index() as index:
+        if index is None:
+            raise ConfigError(f"{run.folder} has no rollouts; a run logs them with logging.rollouts=true")
+        if sql is None:
+            condition = f" where {where}" if where else ""
+            yield from select(index, f"select * from {table}{condition}", what="--where")
+            return
+        with_metrics(index, run.metrics())
+        yield from select(index, sql, what="--sql")
+
+
+def serve(runs: Sequence[RunFolder], *, host: str, port: int, token: str | None) -> None:
+    """Serve until interrupted; prints the address when the page can be opened.
+
+    Raises:
+        ConfigError: the port is taken, or the address is none of this machine's.
+    """
+    import socket
+
+    import uvicorn
+
+    from videor2_rl.view.security import is_loopback
+    from videor2_rl.view.server import make_app
+
+    if token is None and not is_loopback(host):
+        token = secrets.token_urlsafe(16)
+    for run in runs:
+        run.update()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # From here on a browser that is told the address finds somebody there.
+        listener.listen(64)
+    except OSError as error:
+        raise ConfigError(f"--port {port} at {host} cannot be used ({error.strerror}); give another") from None
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
+    print(f"{', '.join(run.name for run in runs)}: {address} (Ctrl-C ends it)", flush=True)
+    config = uvicorn.Config(make_app(runs, token=token), log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+// A response's text with what matters in it marked: blocks, times that lead to the clip, and claims by their outcome.
+
+import { h } from "./dom.js";
+import { outcomeOf } from "./timeline.js";
+
+const TIME = /(?<![\d:.])(?:(\d{1,2}):)?(\d{1,3}):(\d{2}(?:\.\d+)?)(?![\d:])/g;
+
+export function secondsOf(match) {
+  const [, hours, minutes, seconds] = match;
+  return Number(hours ?? 0) * 3600 + Number(minutes) * 60 + Number(seconds);
+}
+
+export function markedText(response, onTime) {
+  const parts = [];
+  for (const [block, text] of blocksOf(response.text)) {
+    parts.push(h("span", { class: `block ${block}` }, block === "tag" ? text : claimed(text, response.claims, onTime)));
+  }
+  return h("div", { class: "text" }, parts);
+}
+
+// [kind, text] of each part: think, answer, tag, or what stands outside of both.
+export function blocksOf(text) {
+  const parts = [];
+  let kind = "outside";
+  for (const part of text.split(/(<\/?(?:think|answer)>)/)) {
+    const tag = /^<(\/?)(think|answer)>$/.exec(part);
+    if (tag) {
+      kind = tag[1] ? "outside" : tag[2];
+      parts.push(["tag", part]);
+    } else if (part) {
+      parts.push([kind, part]);
+    }
+  }
+  return parts;
+}
+
+function claimed(text, claims, onTime) {
+  const found = [];
+  for (const claim of claims) {
+    const start = claim.quote ? text.indexOf(claim.quote) : -1;
+    const end = start + (claim.quote?.length ?? 0);
+    if (start >= 0 && !found.some((one) => start < one.end && end > one.start)) found.push({ start, end, claim });
+  }
+  found.sort((one, two) => one.start - two.start);
+  const parts = [];
+  let at = 0;
+  for (const { start, end, claim } of found) {
+    parts.push(timed(text.slice(at, start), onTime));
+    parts.push(h("span", { class: `claim ${outcomeOf(claim)}`, title: claim.note || "matches an event" }, timed(text.slice(start, end), onTime)));
+    at = end;
+  }
+  parts.push(timed(text.slice(at), onTime));
+  return parts;
+}
+
+export function timed(text, onTime) {
+  const parts = [];
+  let at = 0;
+  for (const match of text.matchAll(TIME)) {
+    const second = secondsOf(match);
+    parts.push(text.slice(at, match.index));
+    parts.push(h("button", { type: "button", class: "time", onclick: () => onTime(second) }, match[0]));
+    at = match.index + match[0].length;
+  }
+  parts.push(text.slice(at));
+  return parts;
+}
+
+// Each token on a ground whose strength is what it is coloured by.
+export function colouredTokens(response, by) {
+  const strength = by === "surprise" ? (logProb) => Math.min(1, -logProb / 5) : () => Math.min(1, Math.abs(response.advantage ?? 0) / 2);
+  const kind = by === "surprise" ? "surprise" : (response.advantage ?? 0) >= 0 ? "raised" : "lowered";
+  return h(
+    "div",
+    { class: "text tokens" },
+    response.tokens.map(([text, logProb]) =>
+      h(
+        "span",
+        {
+          class: logProb === null ? "" : kind,
+          title: logProb === null ? "no log-prob" : `log-prob ${logProb.toFixed(3)}, probability ${Math.exp(logProb).toPrecision(3)}`,
+          style: { "--strength": `${Math.round(100 * (logProb === null ? 0 : strength(logProb)))}%` },
+        },
+        text,
+      ),
+    ),
+  );
+}
