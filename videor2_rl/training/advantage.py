@@ -253,6 +253,9 @@ def _comparable(
 
 def _valid_members(rewards: Floats, group_ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """For each group with a valid reward, the rows of its valid members."""
-    valid = ~np.isnan(rewards)
-    rows = (np.flatnonzero(valid & (group_ids == group_id)) for group_id in np.unique(group_ids))
-    return [members for members in rows if len(members)]
+    valid = np.flatnonzero(~np.isnan(rewards))
+    if not len(valid):
+        return []
+    by_group = valid[np.argsort(group_ids[valid], kind="stable")]
+    _, starts = np.unique(group_ids[by_group], return_index=True)
+    return np.split(by_group, starts[1:])
