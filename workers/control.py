@@ -162,7 +162,8 @@ def _exchange(
         wishes: Mapping[str, Wish] = {}
         # The run does not depend on who wants to change it.
         with suppress(Exception):
-            wishes = fetch(actor.exchange.remote(states), deadline_s=ANSWER_S, what="what is wanted of the pools")
+            asked = actor.exchange.remote(states)
+            wishes = fetch(asked, deadline_s=ANSWER_S, what="what is wanted of the pools", counts=False)
         for name, wish in wishes.items():
             log.info("%s: from %d to %d workers", name, sizes[name], wish.size)
             sizes[name] = wish.size

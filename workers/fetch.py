@@ -91,13 +91,14 @@ def pickled_size(value: Any) -> int:
     return file.num_bytes + sum(buffer.raw().nbytes for buffer in buffers)
 
 
-def fetch(refs: Any, *, deadline_s: float | None = None, what: str) -> Any:
+def fetch(refs: Any, *, deadline_s: float | None = None, what: str, counts: bool = True) -> Any:
     """`ray.get` with a deadline whose error names what was waited for; counts the bytes that arrive.
 
     Args:
         refs: One object reference or a list of them.
         deadline_s: Seconds to wait; None waits for ever.
         what: Named in the error, e.g. "the reward of 16 groups".
+        counts: False for what comes by the clock and not by the step.
 
     Raises:
         DeadlineExceeded: nothing came in time.
@@ -105,15 +106,17 @@ def fetch(refs: Any, *, deadline_s: float | None = None, what: str) -> Any:
     """
     with _errors_of(what, deadline_s):
         value = ray.get(refs, timeout=deadline_s)
-    _RECEIVED.add(pickled_size(value))
+    if counts:
+        _RECEIVED.add(pickled_size(value))
     return value
 
 
-async def answer(ref: Any, *, deadline_s: float | None, what: str) -> Any:
+async def answer(ref: Any, *, deadline_s: float | None, what: str, counts: bool = True) -> Any:
     """`fetch` of one reference, in an event loop."""
     with _errors_of(what, deadline_s):
         value = await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline_s)
-    _RECEIVED.add(pickled_size(value))
+    if counts:
+        _RECEIVED.add(pickled_size(value))
     return value
 
 

@@ -68,7 +68,7 @@ class RayActors:
     async def pulse(self, actor: Any) -> Pulse:
         """After `HOLD_S`."""
         ref = actor.pulse.options(concurrency_group=PULSE).remote(HOLD_S)
-        return await answer(ref, deadline_s=None, what=f"a sign of life of a {self._name} worker")
+        return await answer(ref, deadline_s=None, what=f"a sign of life of a {self._name} worker", counts=False)
 
 
 class ActorPool:

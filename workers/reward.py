@@ -266,9 +266,10 @@ class RewardPool:
         told: dict[str, None] = {}
         for actor in self._pool.ready:
             try:
-                told.update(dict.fromkeys(fetch(actor.notices.remote(), deadline_s=10, what="notices")))
+                notices = fetch(actor.notices.remote(), deadline_s=10, what="notices", counts=False)
             except LOST:  # the call that scores deals with it
                 continue
+            told.update(dict.fromkeys(notices))
         for sentence in told:
             log.warning("%s", sentence)
 
