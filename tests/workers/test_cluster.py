@@ -50,7 +50,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(cluster, "WAIT_LINE_S", 0.0)
         monkeypatch.setattr(cluster, "_nodes", there.look)
         monkeypatch.setattr(cluster, "_held_by_others", there.held)
-        monkeypatch.setattr(cluster, "_ask_for_nodes", lambda parts: there.asked.append([str(part) for part in parts]))
+        monkeypatch.setattr(cluster, "ask_for_nodes", lambda parts: there.asked.append([str(part) for part in parts]))
         return there
 
     return put

@@ -193,7 +193,8 @@ def test_packed_groups_equal_separate_sequences(model: Any, lengths: list[list[i
         model.eval()
 
     for one, other in zip(separate, packed, strict=True):
-        torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
+        # Twenty roundings of a log-prob of -7: which way they go is the processor's.
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=2e-6)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         # A key's bias shifts all scores of a query alike, so its gradient is rounding noise around 0.
