@@ -246,6 +246,33 @@ class ActorPool:
         self._dispatch.slots = []
 
 
+class PoolOwner:
+    """What rollout, reward and video workers have in common for the rest of a run; whoever inherits sets `_pool`."""
+
+    _pool: ActorPool
+
+    @property
+    def size(self) -> int:
+        """Workers that are to serve."""
+        return self._pool.size
+
+    def states(self) -> Mapping[int, str]:
+        """Of each worker what it does, in a word or two."""
+        return self._pool.states()
+
+    def resize(self, size: int, *, leaving: Sequence[int] = ()) -> None:
+        """So many are to serve from now on; any thread may ask, and nothing is waited for.
+
+        Args:
+            leaving: numbers of workers that leave first.
+        """
+        self._pool.resize(size, leaving=leaving)
+
+    def memory(self) -> dict[str, float]:
+        """The most that one worker takes, in MiB by kind."""
+        return self._pool.memory()
+
+
 async def _done(function: Callable[[], Any]) -> Any:
     """What a function gives, in the thread of whoever runs this."""
     return function()

@@ -28,7 +28,7 @@ from videor2_rl.types import Group, PromptHandle, VideoSample
 from workers.fetch import LOST, fetch
 from workers.liveness import Pulse, pulse_after
 from workers.memory import process_memory
-from workers.pool import ActorPool, actor_class
+from workers.pool import ActorPool, PoolOwner, actor_class
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class RewardWorker:
         index_step(path)
 
 
-class RewardPool:
+class RewardPool(PoolOwner):
     """The reward workers, as the driver sees them."""
 
     def __init__(self, config: RewardConfig, workers: RewardWorkersConfig, judge: JudgeAccess | None = None) -> None:
@@ -235,23 +235,6 @@ class RewardPool:
     ) -> Future[None]:
         """Write a step's file, after what is being scored."""
         return self._pool.submit("write_rollouts", path, records, prompts)
-
-    @property
-    def size(self) -> int:
-        """Workers that serve."""
-        return self._pool.size
-
-    def states(self) -> Mapping[int, str]:
-        """Of each worker what it does, in a word or two."""
-        return self._pool.states()
-
-    def resize(self, size: int, *, leaving: Sequence[int] = ()) -> None:
-        """So many are to serve from now on; any thread may ask, and nothing is waited for."""
-        self._pool.resize(size, leaving=leaving)
-
-    def memory(self) -> dict[str, float]:
-        """The most that one worker takes, in MiB by kind."""
-        return self._pool.memory()
 
     def shutdown(self) -> None:
         self._is_over.set()

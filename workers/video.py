@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from videor2_rl.config.sections import ModelConfig, VideoConfig
 from videor2_rl.types import PromptHandle, SkippedSample, VideoSample
 from workers.liveness import Pulse, pulse_after
 from workers.memory import process_memory
-from workers.pool import ActorPool, actor_class
+from workers.pool import ActorPool, PoolOwner, actor_class
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class VideoWorker:
         return Prepared(handle, decodes=stats.decodes, cache_fault=stats.cache_fault)
 
 
-class VideoPool:
+class VideoPool(PoolOwner):
     """The video workers, as the driver sees them."""
 
     def __init__(
@@ -130,23 +130,6 @@ class VideoPool:
         """Decodes of this run's clips over their number: 1.0 when each was decoded once, by whichever stage."""
         with self._lock:
             return sum(self._decodes.values()) / len(self._decodes) if self._decodes else 0.0
-
-    @property
-    def size(self) -> int:
-        """Workers that serve."""
-        return self._pool.size
-
-    def states(self) -> Mapping[int, str]:
-        """Of each worker what it does, in a word or two."""
-        return self._pool.states()
-
-    def resize(self, size: int, *, leaving: Sequence[int] = ()) -> None:
-        """So many are to serve from now on; any thread may ask, and nothing is waited for."""
-        self._pool.resize(size, leaving=leaving)
-
-    def memory(self) -> dict[str, float]:
-        """The most that one worker takes, in MiB by kind."""
-        return self._pool.memory()
 
     def shutdown(self) -> None:
         self._pool.shutdown()

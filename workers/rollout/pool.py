@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import RolloutConfig
 from videor2_rl.types import Group, PromptHandle, SamplingSpec
 from workers.fetch import LOST, fetch
-from workers.pool import ActorPool, actor_class
+from workers.pool import ActorPool, PoolOwner, actor_class
 from workers.rollout.engine import EngineSpec, rollout_env
 from workers.rollout.worker import GenerateRequest, RolloutWorker
 from workers.weights.plan import WeightsRefused
@@ -50,7 +50,7 @@ class CheckpointFolder:
     policy_version: int
 
 
-class RolloutPool:
+class RolloutPool(PoolOwner):
     """The driver's side: ordinary methods. Lost workers are replaced and bring no group in danger.
 
     Only one thread, that which trains, may bring weights: `update_weights`, `admit_joiners`, `generate`, `wait_ready`.
@@ -104,22 +104,9 @@ class RolloutPool:
         """Workers lost and replaced since the start."""
         return self._pool.replacements
 
-    @property
-    def size(self) -> int:
-        """Workers that sample."""
-        return self._pool.size
-
-    def states(self) -> Mapping[int, str]:
-        """Of each worker what it does, in a word or two."""
-        return self._pool.states()
-
     def resize(self, size: int, *, leaving: Sequence[int] = ()) -> None:
-        """So many are to sample; any thread may ask, and what was asked last is done when the main thread comes to it:
-        at the next update, or while the loop waits for groups.
-
-        Args:
-            leaving: numbers of workers that leave first.
-        """
+        """As for all pools, but what was asked last is done when the main thread comes to it: at the next update, or
+        while the loop waits for groups."""
         self._wanted = (size, tuple(leaving))
 
     def wait_ready(self) -> None:
@@ -315,10 +302,6 @@ class RolloutPool:
         except (ConfigError, WeightsRefused):
             self._source = before
             raise
-
-    def memory(self) -> dict[str, float]:
-        """The most that one worker takes, in MiB by kind."""
-        return self._pool.memory()
 
     def shutdown(self) -> None:
         """End every worker and its engine."""

@@ -293,6 +293,7 @@ def test_a_live_run_grows(tmp_path: Path, serve: Callable[..., str], open_page: 
     write_step(tmp_path / "live", 4, [make_record(4, seed=4, size=2, video="a.mp4")], index=False)
     page.get_by_role("button", name="2 new steps: show").click()
     until(page, "document.querySelectorAll('a.group').length === 4")
+    assert page.locator("a.group").first.inner_text().startswith("step 4")
 
 
 def test_everything_goes_without_a_mouse(address: str, open_page: Callable[..., Page]) -> None:
