@@ -9,7 +9,8 @@ from typing import Any
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import GrpoRun
 from videor2_rl.model.prompt import PromptBuilder
-from videor2_rl.types import Prompt, VideoSample
+from videor2_rl.run.rollout_log import sample_of
+from videor2_rl.types import Prompt
 from videor2_rl.video.errors import VideoError
 from videor2_rl.video.load import load_clip
 
@@ -23,16 +24,7 @@ def rebuilt_prompts(records: Sequence[Mapping[str, Any]], run: GrpoRun) -> list[
     builder = PromptBuilder(run.model)
     prompts = []
     for record in records:
-        sample = VideoSample(
-            sample_id=record["sample_id"],
-            video=record["video"],
-            question=record["question"],
-            solution="",
-            subtitles=record.get("subtitles"),
-            subtitles_beside=bool(record.get("subtitles_beside")),
-            clip_start_s=record.get("clip_start_s"),
-            clip_end_s=record.get("clip_end_s"),
-        )
+        sample = sample_of(record)
         try:
             clip, _ = load_clip(sample, run.video)
             prompt = builder.build(sample, clip)

@@ -100,6 +100,20 @@ def read_rollouts(path: Path) -> list[dict[str, Any]]:
     return read_jsonl(path)
 
 
+def sample_of(record: Mapping[str, Any]) -> VideoSample:
+    """What a logged group was asked about, without a solution: enough to make its frames and its prompt again."""
+    return VideoSample(
+        sample_id=str(record["sample_id"]),
+        video=record.get("video") or "",
+        question=record.get("question") or "",
+        solution="",
+        subtitles=record.get("subtitles"),
+        subtitles_beside=bool(record.get("subtitles_beside")),
+        clip_start_s=record.get("clip_start_s"),
+        clip_end_s=record.get("clip_end_s"),
+    )
+
+
 def events_of(detail: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Claims and references in the detail of a temporal-alignment verdict; both empty where the term did not apply.
 

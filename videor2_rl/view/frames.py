@@ -6,11 +6,12 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.report.frames import Film, video_config
-from videor2_rl.types import VideoSample
+from videor2_rl.run.rollout_log import sample_of
 from videor2_rl.view.media import ClipError
 
 if TYPE_CHECKING:
@@ -44,16 +45,7 @@ class Films:
         with self._lock:
             film = self._films.get(name)
             if film is None:
-                sample = VideoSample(
-                    sample_id=str(record["sample_id"]),
-                    video=str(clip),
-                    question="",
-                    solution="",
-                    subtitles=record.get("subtitles"),
-                    subtitles_beside=bool(record.get("subtitles_beside")),
-                    clip_start_s=record.get("clip_start_s"),
-                    clip_end_s=record.get("clip_end_s"),
-                )
+                sample = replace(sample_of(record), video=str(clip))
                 try:
                     film = Film(*seen_frames(sample, config, key=record.get("clip_key")))
                 except VideoError as error:
