@@ -22,10 +22,11 @@ from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.judge.counts import CallCounts
 from videor2_rl.training.protocols import ScoredGroups, Workers
 from videor2_rl.types import Group, PromptHandle, Rollout, SamplingSpec, SkippedSample, TrainGroup, VideoSample
-from workers.dispatch import Dispatch, Limits
+from workers.dispatch import Dispatch
 from workers.errors import DeadlineExceeded, WorkerLost
 from workers.fetch import pickled_size
 from workers.liveness import HOLD_S, Pulse
+from workers.slots import Limits
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class SimWorker:
 
 
 class SimActors:
-    """`workers.dispatch.Actors` in virtual time."""
+    """`workers.slots.Actors` in virtual time."""
 
     lost = (WorkerLost, DeadlineExceeded)
     has_pulse = True

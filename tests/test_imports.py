@@ -31,6 +31,7 @@ FLOORS = """
     videor2_rl.view     videor2_rl.replay
     workers.memory      workers.cpu_sampler   workers.errors
     workers.fetch       workers.liveness      workers.rebuild
+    workers.slots
     workers.cluster     workers.dispatch
     workers.pool        workers.control
     workers.weights

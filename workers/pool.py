@@ -14,10 +14,11 @@ import ray
 from ray.exceptions import RayActorError
 
 from videor2_rl.background import BackgroundLoop
-from workers.dispatch import Dispatch, Limits
+from workers.dispatch import Dispatch
 from workers.fetch import LOST, answer, fetch
 from workers.liveness import HOLD_S, Pulse
 from workers.memory import most
+from workers.slots import Limits
 
 MEMORY_WAIT_S = 1.0
 """A figure for the log is not worth more."""

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.virtual_time import VirtualLoop
-from workers.dispatch import Dispatch, Limits
+from workers.dispatch import Dispatch
 from workers.errors import DeadlineExceeded, WorkerLost
 from workers.liveness import HOLD_S, SILENT_S, STALLED_S, STARTING_SILENT_S, Pulse
+from workers.slots import Limits
 
 CALL_S, START_S = 5.0, 20.0
 
@@ -32,7 +33,7 @@ class Worker:
 
 
 class Fakes:
-    """`workers.dispatch.Actors`: every one made is kept, in order."""
+    """`workers.slots.Actors`: every one made is kept, in order."""
 
     lost = (WorkerLost, DeadlineExceeded)
     has_pulse = True

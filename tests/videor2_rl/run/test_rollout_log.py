@@ -15,7 +15,14 @@ from rewards.types import Scored, Target, Verdict
 from videor2_rl.app import compose_run
 from videor2_rl.config.sections import ScoreRun
 from videor2_rl.evaluation.summary import METRICS
-from videor2_rl.run.rollout_log import events_of, read_rollouts, remove_rollouts_after, rollout_records, write_rollouts
+from videor2_rl.run.rollout_log import (
+    events_of,
+    read_rollouts,
+    remove_rollouts_after,
+    rollout_records,
+    sample_of,
+    write_rollouts,
+)
 from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, TrainGroup, VideoSample
 
 SAMPLE = VideoSample(sample_id="clip-1", video="/clips/1.mp4", question="Which?", solution="<answer>A</answer>")
@@ -111,6 +118,12 @@ def test_a_file_comes_back_with_all_that_explains_the_rewards(tmp_path: Path) ->
     }
     # Kept out of the loss: it has no advantage, which is not the same as one of 0.
     assert (second["reward"], second["advantage"]) == (None, None)
+
+
+def test_the_sample_of_a_logged_group_is_the_one_that_was_sampled_but_for_its_solution() -> None:
+    part = replace(SAMPLE, subtitles="/clips/1.srt", clip_start_s=2.0, clip_end_s=9.5)
+    [record] = rollout_records([group()], [part], [[score(1.5), score(None)]], [train_group()])
+    assert sample_of(record) == replace(part, solution="")
 
 
 def test_a_log_prob_that_is_not_finite_is_null(tmp_path: Path) -> None:
