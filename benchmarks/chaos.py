@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.simulated_loop import configured, samples_of, scored_as, train_simulated
+from benchmarks.simulated_loop import Attending, configured, samples_of, scored_as, train_simulated
 from videor2_rl.background import then
 from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.judge.counts import CallCounts
@@ -147,7 +147,7 @@ class Rollouts:
 
 
 @dataclass
-class Others:
+class Others(Attending):
     """The other parts; the learner sleeps while it trains, and remembers on what."""
 
     trained: list[int] = field(default_factory=list)
@@ -155,23 +155,8 @@ class Others:
     def begin_prepare(self, samples: Sequence[VideoSample]) -> list[Future[PromptHandle | SkippedSample]]:
         return [_done(PromptHandle(one.sample_id, one.sample_id, 100, None, num_bytes=1)) for one in samples]
 
-    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
-        raise NotImplementedError("nothing is evaluated here")
-
-    def prefetch(self, samples: Sequence[VideoSample]) -> None:
-        pass
-
-    def decodes_per_clip(self) -> float:
-        return 1.0
-
     def begin_encode(self, prompts: Sequence[PromptHandle]) -> Future[list[PromptHandle]]:
         return _done(list(prompts))
-
-    def metrics(self) -> Mapping[str, float]:
-        return {}
-
-    def memory(self) -> Mapping[str, float]:
-        return {}
 
     def begin_score(
         self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
@@ -179,24 +164,12 @@ class Others:
         scores = [[scored_as(float(place % 2)) for place, _ in enumerate(group.rollouts)] for group in groups]
         return then(_done(scores), lambda found: ScoredGroups(found, CallCounts()))
 
-    def check(self, scored: ScoredGroups) -> None:
-        pass
-
-    def score(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError("nothing is evaluated here")
-
-    def begin_write_rollouts(self, path: Path, *_: Any) -> Future[None]:
-        raise NotImplementedError("no rollouts are logged here")
-
     def update(
         self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float, is_tempered: bool = False
     ) -> dict[str, float]:
         time.sleep(TRAIN_S)
         self.trained += [group.group_id for group in groups]
         return {"actor/loss": 0.0, "actor/packed_tokens": 0.0}
-
-    def weights(self, policy_version: int) -> int:
-        return policy_version
 
 
 def _done(value: Any) -> Future[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.stopping import Stopping
 from videor2_rl.run.tracking import Tracker
 from videor2_rl.training.ledger import Ledger, check_ledger
-from videor2_rl.training.protocols import Workers
+from videor2_rl.training.protocols import ScoredGroups, Workers
 from videor2_rl.training.trainer import train
 from videor2_rl.training.upkeep import Progress, StepOutcome, Upkeep
-from videor2_rl.types import VideoSample
+from videor2_rl.types import PromptHandle, SkippedSample, VideoSample
 
 
 class _Told(Upkeep):
@@ -31,6 +32,37 @@ class _Told(Upkeep):
     def finish_step(self, progress: Progress, outcome: StepOutcome, timer: Any) -> None:
         super().finish_step(progress, outcome, timer)
         self._on_step()
+
+
+class Attending:
+    """What the loop may ask of video and reward workers, encoder and learner, as far as it takes no time here."""
+
+    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
+        raise NotImplementedError("nothing is evaluated here")
+
+    def prefetch(self, samples: Sequence[VideoSample]) -> None:
+        pass
+
+    def decodes_per_clip(self) -> float:
+        return 1.0
+
+    def metrics(self) -> Mapping[str, float]:
+        return {}
+
+    def memory(self) -> Mapping[str, float]:
+        return {}
+
+    def check(self, scored: ScoredGroups) -> None:
+        pass
+
+    def score(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError("nothing is evaluated here")
+
+    def begin_write_rollouts(self, path: Path, *_: Any) -> Future[None]:
+        raise NotImplementedError("no rollouts are logged here")
+
+    def weights(self, policy_version: int) -> int:
+        return policy_version
 
 
 def train_simulated(

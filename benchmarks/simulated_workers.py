@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.simulated_loop import scored_as
+from benchmarks.simulated_loop import Attending, scored_as
 from benchmarks.virtual_time import VirtualBackground, VirtualLoop
 from rewards.types import Scored
 from videor2_rl.background import then
@@ -255,7 +254,7 @@ def response_lengths(work: Workload, number: int, *, seed: int) -> list[int]:
     return np.clip(drawn, 1, work.max_tokens).astype(int).tolist()
 
 
-class SimOthers:
+class SimOthers(Attending):
     """Video and reward workers, encoder and learner."""
 
     def __init__(self, loop: VirtualLoop, work: Workload, *, num_workers: int, seed: int) -> None:
@@ -285,9 +284,6 @@ class SimOthers:
         handles = [PromptHandle(one.sample_id, one.sample_id, 1500, None, num_bytes=1) for one in samples]
         return [self._background.begin(self._prepared(handle)) for handle in handles]
 
-    def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
-        raise NotImplementedError("nothing is evaluated here")
-
     async def _prepared(self, handle: PromptHandle) -> PromptHandle:
         now = self._loop.time()
         ends = max(now, heapq.heappop(self._videos)) + self._rng.expovariate(1 / self._work.prepare_s)
@@ -295,22 +291,10 @@ class SimOthers:
         await asyncio.sleep(ends - now)
         return handle
 
-    def prefetch(self, samples: Sequence[VideoSample]) -> None:
-        pass
-
-    def decodes_per_clip(self) -> float:
-        return 1.0
-
     def begin_encode(self, prompts: Sequence[PromptHandle]) -> Future[list[PromptHandle]]:
         done: Future[list[PromptHandle]] = Future()
         done.set_result(list(prompts))
         return done
-
-    def metrics(self) -> Mapping[str, float]:
-        return {}
-
-    def memory(self) -> Mapping[str, float]:
-        return {}
 
     def _judge(self, worker: SimWorker, num_groups: int) -> tuple[float, list[list[Scored]]]:
         work = self._work
@@ -328,15 +312,6 @@ class SimOthers:
         done = self._background.begin(self._rewards.call_all("score", items))
         return then(done, lambda parts: ScoredGroups([scores for part in parts for scores in part], CallCounts()))
 
-    def check(self, scored: ScoredGroups) -> None:
-        pass
-
-    def score(self, *_: Any, **__: Any) -> list[list[Scored]]:
-        raise NotImplementedError("nothing is evaluated here")
-
-    def begin_write_rollouts(self, path: Path, *_: Any) -> Future[None]:
-        raise NotImplementedError("no rollouts are logged here")
-
     def update(
         self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float, is_tempered: bool = False
     ) -> dict[str, float]:
@@ -346,9 +321,6 @@ class SimOthers:
         self.trained_s += seconds
         self.version += 1
         return {"actor/loss": 0.0, "actor/packed_tokens": 0.0}
-
-    def weights(self, policy_version: int) -> int:
-        return policy_version
 
     def workers(self, rollouts: SimRollouts) -> Workers:
         """For the loop."""
