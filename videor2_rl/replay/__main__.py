@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videor2_rl.app import user_errors
+from videor2_rl.app import quiet_logging, user_errors
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--loss", action="store_true", help="make the step's update again, and compare its loss")
     parser.add_argument("--rows", type=int, default=20, help="of the table (default: %(default)s)")
     arguments = parser.parse_mixed(argv)
+    quiet_logging()
     with user_errors():
         differs = replay(
             arguments.run, arguments.overrides, step=arguments.step, with_loss=arguments.loss, rows=arguments.rows

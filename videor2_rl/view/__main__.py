@@ -13,6 +13,7 @@ Works on a live run and on a finished one, from the run's folder alone. From ano
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         runs = open_runs(arguments.runs, media=arguments.media)
         if arguments.table is not None or arguments.sql is not None:
-            print_rows(runs, table=arguments.table, where=arguments.where, sql=arguments.sql)
+            try:
+                print_rows(runs, table=arguments.table, where=arguments.where, sql=arguments.sql)
+            except BrokenPipeError:
+                # Whoever reads has enough (`| head`); what is buffered must not be tried again at the end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
         serve(runs, host=arguments.host, port=arguments.port, token=arguments.token)
 

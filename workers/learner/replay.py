@@ -80,8 +80,11 @@ def _start(run: GrpoRun) -> LearnerWorker:
     # verl reads its environment at import.
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     os.environ.update(learner_env(run.cluster.device), RAY_LOCAL_WORLD_SIZE="1")
+    from transformers.utils.logging import disable_progress_bar
+
     from workers.learner.rank import LearnerWorker
 
+    disable_progress_bar()
     learner = replace(run.learner, num_ranks=1, sequence_parallel_size=1)
     steps = run.algorithm.num_steps * run.algorithm.updates_per_batch
     worker = LearnerWorker(learner_worker_config(learner, run.model, total_steps=steps))

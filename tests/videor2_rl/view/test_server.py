@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -97,6 +98,17 @@ def test_static_files_end_at_their_folder(client: TestClient, path: str) -> None
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "videor2_rl.view", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_whoever_reads_the_rows_may_stop_when_there_are_enough(viewed: Path) -> None:
+    many = "with recursive n(x) as (select 1 union all select x + 1 from n where x < 100000) select x from n"
+    command = [sys.executable, "-m", "videor2_rl.view", str(viewed), "--sql", many]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert json.loads(process.stdout.readline()) == {"x": 1}
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_rows_and_sql_come_as_json_lines_and_mistakes_as_one_sentence(viewed: Path) -> None:
