@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from videor2_rl.run.checkpoint import Checkpoints
 logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+AGAIN_AFTER_S = 0.01
+"""How soon a signal that was lost in a destructor comes again."""
 
 
 class Stopped(BaseException):
@@ -58,17 +62,24 @@ class Stopping:
         self._pending: Stopped | None = None
         self._depth = 0
         self._timer: threading.Timer | None = None
+        self._lost: Stopped | None = None
+        """Raised where it ended nothing."""
+        self._again: threading.Timer | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._hook_before = sys.unraisablehook
 
     def __enter__(self) -> Stopping:
         self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        self._hook_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._again):
+            if timer is not None:
+                timer.cancel()
+        sys.unraisablehook = self._hook_before
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -91,6 +102,13 @@ class Stopping:
             raise Stopped(f"checkpoint.max_hours={self._max_hours:g}", exit_code=0)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._lost is not None and self._again is not None:
+            # A signal of its own that comes meanwhile counts as this one.
+            self._again.cancel()
+            lost, self._lost = self._lost, None
+            if self._depth == 0 or not lost.may_save:
+                raise lost
+            return
         name = signal.Signals(number).name
         if self._pending is not None:
             raise Stopped(f"{self._pending.reason}, then {name}", exit_code=128 + number, may_save=False)
@@ -101,6 +119,18 @@ class Stopping:
         self._timer.start()
         if self._depth == 0:
             raise self._pending
+
+    def _on_unraisable(self, unraisable: sys.UnraisableHookArgs, /) -> None:
+        """Python drops what is raised in a destructor or a weak reference's callback, by a signal's handler too."""
+        error = unraisable.exc_value
+        if not isinstance(error, Stopped):
+            self._hook_before(unraisable)
+            return
+        self._lost = error
+        # Not from here, which is inside the destructor still.
+        self._again = threading.Timer(AGAIN_AFTER_S, os.kill, args=(os.getpid(), signal.SIGTERM))
+        self._again.daemon = True
+        self._again.start()
 
     def _give_up(self, number: int) -> None:
         logger.warning("not stopped within checkpoint.stop_within_s=%g s; giving up", self._limit_s)

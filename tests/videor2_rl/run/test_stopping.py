@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,28 @@ def test_a_second_signal_gives_up_even_what_is_undivided() -> None:
         done.append("twice")
     assert done == ["once"]
     assert (stop.value.may_save, stop.value.exit_code) == (False, 130)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_that_comes_during_a_destructor_is_not_lost(signals: int, capsys: pytest.CaptureFixture[str]) -> None:
+    class Signalled:
+        def __del__(self) -> None:
+            sent(signal.SIGTERM)
+            # Python looks for signals between two instructions.
+            time.sleep(0)
+
+    reached = False
+    with pytest.raises(Stopped) as stop, Stopping(limit_s=60, max_hours=None) as stopping, ExitStack() as stack:
+        if signals == 2:
+            stack.enter_context(stopping.undivided())
+            sent(signal.SIGTERM)
+        Signalled()
+        for _ in range(1000):
+            time.sleep(0.01)
+        reached = True
+    assert not reached
+    assert (stop.value.exit_code, stop.value.may_save) == (143, signals == 1)
+    assert capsys.readouterr().err == ""
 
 
 def test_after_the_limit_everything_is_given_up() -> None:
