@@ -1,19 +1,16 @@
-"""Commands in documents: each is read by the program that it names, and those that are small are run as written."""
+"""Commands in documents: each is read by the program that it names (tests/test_demo.py runs the small ones)."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shlex
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import tomllib
+from documents import COMMANDS, OURS, ROOT, Command
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.command_line import hydra_arguments
@@ -24,10 +21,6 @@ from videor2_rl.config.overrides import composed, resolved
 from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
 from videor2_rl.run.folder import write_config
 
-ROOT = Path(__file__).parents[1]
-PATTERNS = ("*.md", "docs/*.md", "*/README.md", "rewards/**/*.md")
-DOCUMENTS = sorted({document for pattern in PATTERNS for document in ROOT.glob(pattern)})
-SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 DATA = {
     "grpo": ("data.train_file", "data.media_dir"),
     "sft": ("data.train_file", "data.media_dir"),
@@ -35,47 +28,6 @@ DATA = {
     "probe": ("data.validation_file", "data.media_dir"),
 }
 HYDRA: dict[str, Any] = {"grpo": GrpoRun, "sft": SftRun, "evaluate": EvaluateRun, "probe": EvaluateRun}
-START = re.compile(r"^(?: {4}|\$ )?((?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(?:python|videor2-[a-z-]+|make|ray)\b .*)$")
-
-
-class Command(NamedTuple):
-    where: str
-    text: str
-
-    @property
-    def words(self) -> list[str]:
-        """Without variables before it, and with the module in place of a console script."""
-        words = shlex.split(self.text, comments=True)
-        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-            words = words[1:]
-        words[0] = words[0].removeprefix(".venv/bin/")
-        if words[0] in SCRIPTS:
-            module = SCRIPTS[words[0]].partition(":")[0].removesuffix(".__main__")
-            words[:1] = ["python", "-m", module]
-        return words
-
-
-def commands() -> list[Command]:
-    """Every line of a code block that begins like a command, with the lines that it goes on over."""
-    found = []
-    for document in DOCUMENTS:
-        lines = document.read_text(encoding="utf-8").splitlines()
-        fenced = False
-        for number, line in enumerate(lines, start=1):
-            fenced ^= line.startswith("```")
-            match = START.match(line)
-            if match is None or not (fenced or line.startswith("    ")):
-                continue
-            text, last = match[1], number
-            while text.endswith("\\"):
-                text = f"{text[:-1].rstrip()} {lines[last].strip()}"
-                last += 1
-            found.append(Command(f"{document.relative_to(ROOT)}:{number}", text))
-    return found
-
-
-COMMANDS = commands()
-OURS = [one for one in COMMANDS if one.words[:2] == ["python", "-m"] and one.words[2].startswith("videor2_rl.")]
 
 
 def overrides_of(words: list[str]) -> list[str]:
@@ -180,34 +132,3 @@ def test_a_make_target_exists(command: Command) -> None:
 )
 def test_a_benchmark_exists(command: Command) -> None:
     assert (ROOT / (command.words[2].replace(".", "/") + ".py")).is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_the_small_commands_of_the_readme_run_as_they_are_written(tmp_path: Path) -> None:
-    """In an empty folder, one after the other; the demo's runs are small ones of the same layout."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-    def run(text: str) -> str:
-        done = subprocess.run(
-            text, shell=True, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600
-        )
-        assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        return done.stdout + done.stderr
-
-    sizes = "--base-clips=1 --sft-clips=1 --grpo-clips=8 --heldout-clips=2 --validation-clips=1"
-    run(f"python -m videor2_rl.make_demo --output outputs/demo_data {sizes}")
-    run("python -m videor2_rl.grpo experiment=smoke output_dir=outputs/demo/grpo")
-    written = {one.text for one in OURS if one.where.startswith("README.md")}
-    small = [
-        f"videor2_rl.{name}" for name in ("score", "preview", "convert", "export", "doctor", "report outputs/demo")
-    ]
-    ran = sorted(text for text in written if any(name in text for name in small))
-    assert len(ran) == len(small)
-    # The doctor's demo model is the one that SFT would leave.
-    (tmp_path / "outputs/demo/sft").mkdir()
-    (tmp_path / "outputs/demo/sft/hf").symlink_to(tmp_path / "outputs/demo_data/model")
-    for text in ran:
-        run(text)
-    for left in ("preview.html", "rows.parquet", "scores.jsonl", "exported/model.safetensors"):
-        assert (tmp_path / left).exists(), left

@@ -7,10 +7,10 @@ import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+from programs import ranks_context
 from torch import Tensor
 
 from videor2_rl.config.sections import LearnerConfig, ModelConfig
@@ -22,7 +22,7 @@ _worker: Any = None
 @contextmanager
 def one_rank(learner: LearnerConfig, model: ModelConfig) -> Iterator[ProcessPoolExecutor]:
     """A process to submit this module's functions to."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, mp_context=ranks_context()) as process:
         process.submit(_start, learner, model).result(timeout=300)
         yield process
 

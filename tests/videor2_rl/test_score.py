@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_server import FaultServer, reply, status
+
+from videor2_rl.score import main
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "rewards" / "official" / "cases.jsonl"
@@ -26,10 +29,17 @@ ROW = {
 
 
 def score(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "videor2_rl.score", *arguments], capture_output=True, text=True, env=environment
-    )
+    """In this process, which has loaded everything once."""
+    before, sys.argv = sys.argv, ["score", *arguments]
+    code, said, complained = 0, io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(complained):
+            main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        sys.argv = before
+    return subprocess.CompletedProcess(["score", *arguments], code, said.getvalue(), complained.getvalue())
 
 
 def write(path: Path, rows: list[Any]) -> str:

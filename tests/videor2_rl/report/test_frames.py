@@ -146,7 +146,11 @@ def test_frames_are_shown_only_where_the_records_say_how_they_were_sampled(tmp_p
     assert frames.notes() == [f"No frames: {clip.video}: the records do not say how its frames were sampled"]
 
 
-def test_a_relative_cache_is_found_from_the_runs_folder_upwards(tmp_path: Path, video_config: VideoConfig) -> None:
+def test_a_relative_cache_is_found_from_the_runs_folder_upwards(
+    tmp_path: Path, video_config: VideoConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What was made here, by the demo perhaps, would be found first.
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs" / "cache" / "clips").mkdir(parents=True)
     settings: dict[str, Any] = {**dataclasses.asdict(video_config), "cache_dir": "outputs/cache"}
     found = video_config_of(settings, tmp_path / "outputs" / "run")

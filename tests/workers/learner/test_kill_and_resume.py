@@ -35,8 +35,8 @@ MATRIX = [
     for stage, names in BACKENDS.items()
     for backend in names
     for phase in NEWEST[stage]
-    # No rank takes part in moving `latest`: one backend shows it.
-    if phase != "latest" or backend == "fsdp2"
+    # In these no rank takes part: one backend shows them.
+    if phase not in ("generate", "reward", "latest") or backend == "fsdp2"
 ]
 ELSEWHERE = [
     ("grpo-fsdp2", "fsdp2", 1),

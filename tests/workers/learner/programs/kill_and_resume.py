@@ -36,14 +36,15 @@ from videor2_rl.config.sections import GrpoRun, SftRun
 from videor2_rl.types import Group, PromptHandle, Rollout, SkippedSample
 
 Chain = tuple[tuple[str, int], ...]
-GRPO_CHAIN: Chain = (("generate", 3), ("reward", 4), ("update", 4), ("sync", 5), ("save", 5))
+LEARNER_CHAIN: Chain = (("update", 4), ("sync", 5), ("save", 5))
+GRPO_CHAIN: Chain = (("generate", 3), ("reward", 4), *LEARNER_CHAIN, ("latest", 5))
 SFT_CHAIN: Chain = (("update", 3), ("save", 3))
 """Phase and step of each launch's kill; the launch after the last one ends by itself."""
 CASES: dict[str, tuple[str, Chain]] = {
-    # No rank takes part in moving `latest`.
-    "grpo-fsdp2": ("fsdp2", (*GRPO_CHAIN, ("latest", 5))),
-    "grpo-deepspeed_zero2": ("deepspeed_zero2", GRPO_CHAIN),
-    "grpo-deepspeed_zero3": ("deepspeed_zero3", GRPO_CHAIN),
+    "grpo-fsdp2": ("fsdp2", GRPO_CHAIN),
+    # In the other phases no rank takes part.
+    "grpo-deepspeed_zero2": ("deepspeed_zero2", LEARNER_CHAIN),
+    "grpo-deepspeed_zero3": ("deepspeed_zero3", LEARNER_CHAIN),
     "sft-fsdp2": ("fsdp2", SFT_CHAIN),
     "sft-deepspeed_zero2": ("deepspeed_zero2", SFT_CHAIN),
 }

@@ -1,4 +1,4 @@
-"""One rank without Ray: the most bytes that two SFT steps of two micro-batches each held, weights included.
+"""One rank without Ray: the most bytes that two SFT steps held, of one micro-batch and of two, weights included.
 
 python peak_memory.py RANK PORT MODEL_FOLDER,NUM_TOKENS,RESPONSE_TOKENS,CHECKPOINTING ...
 """
@@ -50,9 +50,9 @@ def peak_bytes(folder: str, *, num_tokens: int, response_tokens: int, gradient_c
     worker.start(0)
     shards = [parameter.to_local() for parameter in worker.engine.module.parameters()]
     with LiveStorage(before=shards) as live:
-        for _ in range(2):
-            # The second micro-batch runs beside the gradients of the first.
-            worker.sft_step([MicroBatch((group,))] * 2, 2 * response_tokens, 1)
+        # The second step runs beside the optimiser's state, its second micro-batch beside the gradients of its first.
+        for num_micro_batches in (1, 2):
+            worker.sft_step([MicroBatch((group,))] * num_micro_batches, num_micro_batches * response_tokens, 1)
     return live.peak + sum(shard.untyped_storage().nbytes() for shard in shards)
 
 
