@@ -93,7 +93,8 @@ def ablations(sft_run: Path, data: Path, short_temp: Path, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def grpo_run(ablations: Path) -> Path:
-    return ablations / "reward=video_r2"
+    [folder] = ablations.glob("*reward=video_r2*")
+    return folder
 
 
 def test_sft_lowers_training_and_validation_loss_and_exports_a_checkpoint(sft_run: Path) -> None:
@@ -258,9 +259,9 @@ def test_a_stopped_run_keeps_its_last_whole_step_and_says_how_to_go_on(
 
 
 def test_ablations_write_a_folder_each(ablations: Path) -> None:
-    folders = [path for path in ablations.iterdir() if path.is_dir()]
-    assert sorted(path.name for path in folders) == ["reward=no_tar", "reward=video_r2"]
-    no_tar, full = (read_metrics(path)[0] for path in sorted(folders))
+    assert sum(path.is_dir() for path in ablations.iterdir()) == 2
+    names = ("no_tar", "video_r2")
+    [no_tar], [full] = ([read_metrics(path)[0] for path in ablations.glob(f"*reward={name}*")] for name in names)
     # The same weights and seed give the same rollouts; what is paid for them differs by the temporal term alone.
     assert no_tar["reward/accuracy"] == full["reward/accuracy"]
     assert no_tar["reward/mean"] + full["reward/temporal_alignment"] == pytest.approx(full["reward/mean"], abs=1e-5)
