@@ -21,7 +21,7 @@ from videor2_rl.dataset import SampleOrder
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of
 from videor2_rl.training.batch import Batch
-from videor2_rl.training.collector import collect_if_due, short_collections
+from videor2_rl.training.collector import collect_if_due, no_collections
 from videor2_rl.training.gap import check_gap, measure_gap
 from videor2_rl.training.ledger import Ledger, StepEnds
 from videor2_rl.training.protocols import Workers
@@ -68,7 +68,7 @@ def train(
     )
     progress = start
     with (
-        short_collections(),
+        no_collections(),
         Stream(
             run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip, background=background
         ) as stream,
