@@ -1,10 +1,13 @@
 """A run whose rollout workers are killed or frozen every few seconds, beside the same run left alone.
 
-    python -m benchmarks.chaos [--seconds 300] [--every-s 10] [--workers 4] [--standby 1]
+    python -m benchmarks.chaos [--seconds 300] [--every-s 10] [--workers 4] [--standby 1] [--on-update finish]
 
 Loop, window, ledger, pool, signs of life and Ray's processes are the real ones; a worker sleeps for as long as an
 engine would sample, so that two cores hold a cluster. Every fault is a signal to a process, SIGKILL or SIGSTOP at
-random, and the table says what became of it. It ends with an error where a group was lost or trained twice.
+random, and the table says what became of it. With --on-update continue an update waits for all workers, as their
+collective does; with finish each takes the weights by itself when its groups have ended (`rollout.on_update`). The
+metrics are held against those of several short runs left alone. It ends with an error where a group was lost or trained
+twice.
 """
 
 from __future__ import annotations
@@ -91,8 +94,12 @@ class Rollouts:
 
     size: int
     standby: int
+    finishes: bool
+    """As with `rollout.on_update` finish."""
     version: int = 0
     pids: dict[Any, int] = field(default_factory=dict)
+    updates_s: list[float] = field(default_factory=list)
+    """For which each update held the loop."""
 
     def __post_init__(self) -> None:
         sampler = actor_class(Sampler)
@@ -125,8 +132,22 @@ class Rollouts:
         self._bring(self.pool.joiners)
 
     def update_weights(self, version: int) -> None:
+        began = time.monotonic()
         self.version = version
-        self._bring(self.pool.ready)
+        if self.finishes:
+            joiners = self.pool.joiners
+            for actor in self.pool.ready:
+                if actor not in joiners:
+                    drained = self.pool.drain(actor)
+                    threading.Thread(target=self._take_when_idle, args=(actor, version, drained), daemon=True).start()
+        else:
+            self._bring(self.pool.ready)
+        self.updates_s.append(time.monotonic() - began)
+
+    def _take_when_idle(self, actor: Any, version: int, drained: Future[None]) -> None:
+        drained.result()
+        if self.version == version:  # else the next update's thread does it
+            self._bring([actor])
 
     def _bring(self, actors: Sequence[Any]) -> None:
         asked = [(actor, actor.load.remote(self.version), actor.pid.remote()) for actor in actors]
@@ -244,15 +265,24 @@ class Outcome:
     staleness_max: float
     faults: Sequence[Fault]
     replaced: int
+    held_s: float
+    """For which updates held the loop, all together."""
+    metrics: Mapping[str, float]
+    """Means over the steps after the first `STALENESS` + 1, in which the window is used up."""
 
 
-def run_once(num_steps: int, *, workers: int, standby: int, every_s: float | None, seed: int = 0) -> Outcome:
+COMPARED = ("timing_s/step", "timing_s/wait", "rollout/staleness_mean", "rollout/response_tokens_mean", "reward/mean")
+
+
+def run_once(
+    num_steps: int, *, workers: int, standby: int, every_s: float | None, finishes: bool, seed: int = 0
+) -> Outcome:
     """A run of so many steps.
 
     Args:
         every_s: seconds between two faults, in the mean; None: none.
     """
-    rollouts, others = Rollouts(workers, standby), Others()
+    rollouts, others = Rollouts(workers, standby, finishes), Others()
     parts: Any = (others, others, rollouts, others, others, None)
     striker = Striker(rollouts, every_s=every_s or 1.0, seed=seed)
     try:
@@ -272,12 +302,27 @@ def run_once(num_steps: int, *, workers: int, standby: int, every_s: float | Non
         rollouts.pool.shutdown()
     if sorted(others.trained) != list(range(num_steps * PROMPTS_PER_STEP)):
         raise RuntimeError("what the learner was trained on is not every group once")
-    staleness = max(row["rollout/staleness_max"] for row in rows)
-    return Outcome(seconds, verdict, staleness, striker.faults, rollouts.pool.replacements)
+    staleness, later = max(row["rollout/staleness_max"] for row in rows), rows[STALENESS + 1 :]
+    metrics = {name: float(np.mean([row[name] for row in later])) for name in COMPARED}
+    held_s = sum(rollouts.updates_s)
+    return Outcome(seconds, verdict, staleness, striker.faults, rollouts.pool.replacements, held_s, metrics)
 
 
-def report(calm: Outcome, struck: Outcome) -> str:
-    """Markdown: the faults by kind, and both runs."""
+def compared(calm: Sequence[Outcome], struck: Outcome) -> list[str]:
+    """Markdown: each metric of the disturbed run beside the least and the most of those left alone."""
+    lines = [f"| metric, a mean over steps | {len(calm)} runs left alone | disturbed |", "|---|---:|---:|"]
+    for name in COMPARED:
+        values = [one.metrics[name] for one in calm]
+        lines.append(f"| `{name}` | {min(values):.3f} to {max(values):.3f} | {struck.metrics[name]:.3f} |")
+    return lines
+
+
+def report(calm: Outcome, struck: Outcome, others: Sequence[Outcome]) -> str:
+    """Markdown: the faults by kind, both runs, and the metrics beside the spread of all runs left alone.
+
+    Args:
+        others: further runs left alone.
+    """
     lines = ["| fault | times | noticed, work issued again after | all serving again after |", "|---|---:|---:|---:|"]
     for kind in ("killed", "frozen"):
         its = [fault for fault in struck.faults if fault.kind == kind]
@@ -293,7 +338,10 @@ def report(calm: Outcome, struck: Outcome) -> str:
         f"undisturbed: {calm.seconds:.0f} s; {calm.ledger}; staleness at most {calm.staleness_max:g}",
         f"disturbed: {struck.seconds:.0f} s, {struck.replaced} workers replaced; {struck.ledger}; staleness at most "
         f"{struck.staleness_max:g}",
-        f"effective training time: {calm.seconds / struck.seconds:.1%}",
+        f"effective training time: {calm.seconds / struck.seconds:.1%}; updates held the loop for "
+        f"{struck.held_s:.0f} s, undisturbed for {calm.held_s:.0f} s",
+        "",
+        *compared([calm, *others], struck),
     ]
     return "\n".join(lines)
 
@@ -304,6 +352,8 @@ def main() -> None:
     parser.add_argument("--every-s", type=float, default=10.0)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--standby", type=int, default=1)
+    parser.add_argument("--on-update", choices=["continue", "finish"], default="continue")
+    parser.add_argument("--others", type=int, default=2, help="further undisturbed runs, of a fifth of the length")
     parser.add_argument("--temp-dir", default=None, help="Ray's, a short path")
     arguments = parser.parse_args()
     import ray
@@ -311,10 +361,13 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _temp_dir=arguments.temp_dir)
     steps = round(arguments.seconds / TRAIN_S)
-    sizes = {"workers": arguments.workers, "standby": arguments.standby}
+    finishes = arguments.on_update == "finish"
+    sizes = {"workers": arguments.workers, "standby": arguments.standby, "finishes": finishes}
     calm = run_once(steps, **sizes, every_s=None)
     struck = run_once(steps, **sizes, every_s=arguments.every_s)
-    print(report(calm, struck))
+    short = max(steps // 5, STALENESS + 3)
+    others = [run_once(short, **sizes, every_s=None) for _ in range(arguments.others)]
+    print(report(calm, struck, others))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,10 @@ class Workload:
     """From the end of a process until the driver hears of it."""
 
 
+START_SPREAD_S = 2 * HOLD_S
+"""Processes that start together get ready within so long, and give their signs of life at different times."""
+
+
 @dataclass(eq=False)
 class SimWorker:
     """One actor."""
@@ -91,13 +95,15 @@ class SimActors:
     has_pulse = True
 
     def __init__(
-        self, loop: VirtualLoop, *, seats: int, start_s: float, work: Callable[..., tuple[float, Any]]
+        self, loop: VirtualLoop, *, seats: int, start_s: float, work: Callable[..., tuple[float, Any]], seed: int
     ) -> None:
         """
         Args:
+            start_s: from nothing to ready; no two are ready at the same moment.
             work: worker and arguments of a call -> when it ends on the loop's clock, and its result.
         """
         self._loop = loop
+        self._rng = random.Random(seed)
         self._seats = seats
         self._start_s = start_s
         self._work = work
@@ -111,11 +117,12 @@ class SimActors:
         return worker
 
     def prepare(self, actor: SimWorker) -> asyncio.Future[Any]:
-        return self._opened(actor, self._loop.time() + self._start_s, None)
+        return self._opened(actor, self._loop.time() + self._start_s + self._rng.uniform(0, START_SPREAD_S), None)
 
     def begin(self, actor: SimWorker, method: str, args: tuple[Any, ...]) -> asyncio.Future[Any]:
-        ends, result = self._work(actor, *args)
-        return self._opened(actor, ends, result)
+        with self._loop.uncounted():
+            ends, result = self._work(actor, *args)
+            return self._opened(actor, ends, result)
 
     async def answer(self, ref: asyncio.Future[Any], *, deadline_s: float | None, what: str) -> Any:
         value = await ref
@@ -162,7 +169,7 @@ class SimRollouts:
     def __init__(self, loop: VirtualLoop, work: Workload, *, num_workers: int, streams: bool, seed: int) -> None:
         self._loop, self._work, self._streams, self._seed = loop, work, streams, seed
         self._background = VirtualBackground(loop)
-        self.actors = SimActors(loop, seats=work.seats, start_s=work.start_s, work=self._sample)
+        self.actors = SimActors(loop, seats=work.seats, start_s=work.start_s, work=self._sample, seed=seed)
         max_in_flight = 1 + 2 * work.seats // work.group_size if streams else 1
         limits = Limits(None, 1800.0, max_in_flight=max_in_flight)
         self.pool = Dispatch("rollout", self.actors, limits, holds_joiners=True, standby=0)
@@ -225,7 +232,7 @@ class SimRollouts:
         self.actors.held_s += self._work.load_s
         self.version = version
         for slot in self.pool.slots:
-            if slot.actor in ready and not slot.has_joined:
+            if not slot.has_joined and slot.actor in ready:
                 self._loop.do(partial(self.pool.let_in, slot.actor))
 
     def metrics(self) -> Mapping[str, float]:
@@ -263,7 +270,7 @@ class SimOthers(Attending):
         self._rng = random.Random(seed)
         self._rewards = Dispatch(
             "reward",
-            SimActors(loop, seats=1, start_s=1.0, work=self._judge),
+            SimActors(loop, seats=1, start_s=1.0, work=self._judge, seed=seed),
             Limits(None, 600.0),
             holds_joiners=False,
             standby=0,

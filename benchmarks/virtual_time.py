@@ -10,7 +10,8 @@ import queue
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from videor2_rl.background import BackgroundLoop
@@ -46,39 +47,55 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """
         self._jumping = _Jumping()
         self._counts_cpu = counts_cpu
-        self._cpu_from_s = self._left_s = time.thread_time()
+        self._uncounted_s = 0.0
+        self._uncounted_from_s: float | None = None
+        self._cpu_from_s = self._left_s = self._cpu_now_s()
         self._entered_s: float | None = None
         self._cpu_inside_s = 0.0
         super().__init__(self._jumping)
 
     @property
     def cpu_s(self) -> float:
-        """Processor time of this thread since the loop was made, inside and outside."""
-        return time.thread_time() - self._cpu_from_s
+        """Processor time of this thread since the loop was made, inside and outside, without what is not counted."""
+        return self._cpu_now_s() - self._cpu_from_s
 
     def time(self) -> float:
         """Seconds since the loop was made."""
         if not self._counts_cpu:
             return self._jumping.waited_s
-        inside_s = 0.0 if self._entered_s is None else time.thread_time() - self._entered_s
+        inside_s = 0.0 if self._entered_s is None else self._cpu_now_s() - self._entered_s
         return self._jumping.waited_s + self._cpu_inside_s + inside_s
 
     def run_forever(self) -> None:
         """Until it is stopped."""
-        self._entered_s = time.thread_time()
+        self._entered_s = self._cpu_now_s()
         try:
             super().run_forever()
         finally:
-            self._left_s = time.thread_time()
+            self._left_s = self._cpu_now_s()
             self._cpu_inside_s += self._left_s - self._entered_s
             self._entered_s = None
 
     def run_until_complete(self, future: Any) -> Any:
         """After the time that was spent outside of the loop."""
-        outside_s = time.thread_time() - self._left_s
+        outside_s = self._cpu_now_s() - self._left_s
         if self._counts_cpu and outside_s > LEAST_S:
             super().run_until_complete(asyncio.sleep(outside_s))
         return super().run_until_complete(future)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is computed in the block stands for what others do elsewhere: no time passes."""
+        self._uncounted_from_s = began_s = time.thread_time()
+        try:
+            yield
+        finally:
+            self._uncounted_s += time.thread_time() - began_s
+            self._uncounted_from_s = None
+
+    def _cpu_now_s(self) -> float:
+        now_s = time.thread_time() if self._uncounted_from_s is None else self._uncounted_from_s
+        return now_s - self._uncounted_s
 
     def wait(self, seconds: float) -> None:
         """From outside of the loop: let so much time pass."""

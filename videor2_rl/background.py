@@ -71,8 +71,11 @@ async def _cancel_others() -> None:
 def then(future: Future[T], function: Callable[[T], U]) -> Future[U]:
     """What `function` makes of the result, once it is there; an error or a cancellation passes through either way."""
     made: Future[U] = Future()
+    # Let go of in the end: the two would else keep each other, and the result, until the next full garbage collection.
+    under_way = [future]
 
     def on_done(done: Future[T]) -> None:
+        under_way.clear()
         # Also keeps a cancellation that comes from now on from ending in an error here.
         if not made.set_running_or_notify_cancel():
             return
@@ -82,5 +85,5 @@ def then(future: Future[T], function: Callable[[T], U]) -> Future[U]:
             made.set_exception(error)
 
     future.add_done_callback(on_done)
-    made.add_done_callback(lambda made: future.cancel() if made.cancelled() else None)
+    made.add_done_callback(lambda made: [one.cancel() for one in under_way] if made.cancelled() else None)
     return made

@@ -134,11 +134,11 @@ def _scalable(
     run: GrpoRun | EvaluateRun, rollouts: RolloutPool, rewards: RewardPool, videos: VideoPool
 ) -> Iterator[None]:
     """The pools change their sizes as `python -m videor2_rl.scale` says, and an autoscaler learns of it."""
-    # With a judge each worker has a part of judge.calls.concurrency, made for so many.
-    most = None if run.judge.kind == "rules" else run.reward_workers.num_workers
+    # With a judge each worker has a part of judge.calls.concurrency.
+    most = None if run.judge.kind == "rules" else run.judge.calls.concurrency
     pools = {
         "rollout": Scaled(rollouts, "rollout.max_workers", run.rollout.max_workers),
-        "reward": Scaled(rewards, "reward_workers.num_workers, who share judge.calls.concurrency", most),
+        "reward": Scaled(rewards, "judge.calls.concurrency, which they share", most),
         "video": Scaled(videos, "video.num_workers"),
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from workers.errors import WorkerLost
 from workers.liveness import SILENT_S, STALLED_S, STARTING_SILENT_S, Progress, Pulse, silence
-from workers.slots import Actors, Call, Limits, Slot
+from workers.slots import Actors, Call, Limits, Servers, Slot
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Dispatch:
         self._failed_starts = 0
         self._failure: Exception | None = None
         self._waiting: deque[Call] = deque()
-        self._servers: list[Slot] = []
+        self._servers = Servers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._busy_s = 0.0
@@ -79,6 +79,8 @@ class Dispatch:
 
     async def call_all(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
         """`call` with each tuple of arguments; results in the order of `items`; an error ends the others."""
+        if len(items) == 1:  # most calls of a run ahead; a task more would be for nothing
+            return [await self.call(method, items[0])]
         calls = [asyncio.ensure_future(self.call(method, item)) for item in items]
         try:
             return list(await asyncio.gather(*calls))
@@ -225,13 +227,14 @@ class Dispatch:
                 self._issue(slot, call)
 
     def _least_loaded(self) -> Slot | None:
-        found = min(self._servers, key=lambda slot: len(slot.calls), default=None)
+        found = self._servers.least_loaded()
         return found if found is not None and len(found.calls) < self.limits.max_in_flight else None
 
     def _issue(self, slot: Slot, call: Call) -> None:
         if not slot.calls:
             slot.busy_since = _now()
         slot.calls[call] = self._spawn(self._perform(slot, call))
+        self._servers.changed(slot)
 
     async def _perform(self, slot: Slot, call: Call) -> None:
         what = f"a call of {self.name} worker {slot.index}"
@@ -250,6 +253,7 @@ class Dispatch:
         finally:
             if slot.calls.pop(call, None) is not None:
                 self._note_idle(slot)
+                self._servers.changed(slot)
             self._issue_waiting()
             self._tell()
 
@@ -292,7 +296,7 @@ class Dispatch:
         slot.is_gone = True
         self._actors.kill(slot.actor)
         self.slots = [other for other in self.slots if other is not slot]
-        self._servers = [other for other in self._servers if other is not slot]
+        self._servers = Servers([other for other in self._servers if other is not slot])
         calls, slot.calls = slot.calls, {}
         if calls:
             self._note_idle(slot)
@@ -340,7 +344,7 @@ class Dispatch:
 
     def _changed(self) -> None:
         """Who serves: the lowest places among those that may; the others stand by."""
-        self._servers = [slot for slot in self.slots if slot.is_open][: self.size]
+        self._servers = Servers([slot for slot in self.slots if slot.is_open][: self.size])
         self._issue_waiting()
         self._tell()
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copyreg
 import io
 import pickle
 import threading
-from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import ray
 from ray import cloudpickle
 from ray.exceptions import (
@@ -74,20 +75,34 @@ class _Counter(io.RawIOBase):
         return num_bytes
 
 
-class _SizePickler(cloudpickle.CloudPickler):
-    """Pickles without following object references: what they point to did not arrive here."""
-
-    def __init__(self, file: Any, **options: Any) -> None:
-        super().__init__(file, **options)
-        # By type, so that nothing is asked about each of the many other objects.
-        self.dispatch_table = ChainMap({ray.ObjectRef: lambda ref: (str, (ref.hex(),))}, self.dispatch_table)
+def _reference(ref: ray.ObjectRef) -> tuple[Any, ...]:
+    # What it points to did not arrive here.
+    return str, (ref.hex(),)
 
 
 def pickled_size(value: Any) -> int:
     """Size of `value` in bytes as pickle protocol 5 moves it, out-of-band buffers included, references excluded."""
+    try:
+        return _size(pickle.Pickler, copyreg.dispatch_table, value)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        # Of a class or function that no module holds: rare, and much slower.
+        return _size(cloudpickle.CloudPickler, cloudpickle.CloudPickler.dispatch_table, value)
+
+
+def _size(pickler_class: Any, reducers: Mapping[type, Any], value: Any) -> int:
     file = _Counter()
     buffers: list[pickle.PickleBuffer] = []
-    _SizePickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
+
+    def array(one: np.ndarray[Any, Any]) -> Any:
+        if one.dtype.hasobject:
+            return one.__reduce_ex__(5)
+        # Most of what arrives are arrays, and a buffer for each takes as long as all the rest.
+        file.num_bytes += one.nbytes
+        return str, (one.dtype.str,)
+
+    pickler = pickler_class(file, protocol=5, buffer_callback=buffers.append)
+    pickler.dispatch_table = {**reducers, ray.ObjectRef: _reference, np.ndarray: array}
+    pickler.dump(value)
     return file.num_bytes + sum(buffer.raw().nbytes for buffer in buffers)
 
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 GROUPS_AT_ONCE = 16
 """Calls that a worker takes while a judge answers; their requests together are bounded by `judge.calls.concurrency`."""
 NOTICE_POLL_S = 2.0
-"""Seconds between two looks at what the workers' judge clients have to tell."""
+"""Seconds between two looks at what the workers' judge clients have to tell, and at how many workers share its calls."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RewardWorker:
     def __init__(self, config: RewardConfig, judge: JudgeAccess | None = None, *, concurrency: int = 1) -> None:
         """
         Args:
-            concurrency: this worker's part of the judge's calls under way at a time.
+            concurrency: this worker's part of the judge's calls under way at a time, until it is told another.
         """
         from videor2_rl.scoring.similarity import SentenceEncoder
 
@@ -89,6 +89,11 @@ class RewardWorker:
         told = self._notices[:count]
         del self._notices[:count]
         return told
+
+    def take_part(self, concurrency: int) -> None:
+        """So many of the judge's calls are this worker's from now on: others came, or left."""
+        assert self._judge is not None, "nobody shares what there is not"
+        self._judge.resize(concurrency)
 
     def score(
         self,
@@ -153,9 +158,7 @@ class RewardPool(PoolOwner):
             # With a judge a thread more: `notices` answers while all others wait.
             max_concurrency = 1 if judge is None else GROUPS_AT_ONCE + 1
             sized = actor.options(num_cpus=workers.cpus_per_worker, max_concurrency=max_concurrency)
-            part = index % workers.num_workers  # a replacement may come before the one that leaves has gone
-            share = 1 if judge is None else share_of(judge.calls.concurrency, part, num_workers=workers.num_workers)
-            return sized.remote(config, judge, concurrency=share)
+            return sized.remote(config, judge)
 
         self._pool = ActorPool(
             "reward",
@@ -170,7 +173,7 @@ class RewardPool(PoolOwner):
         )
         self._is_over = threading.Event()
         if judge is not None:
-            threading.Thread(target=self._relay_notices, name="judge notices", daemon=True).start()
+            threading.Thread(target=self._look_after, args=(judge,), name="judge clients", daemon=True).start()
 
     def begin_score(
         self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
@@ -240,9 +243,14 @@ class RewardPool(PoolOwner):
         self._is_over.set()
         self._pool.shutdown()
 
-    def _relay_notices(self) -> None:
-        """Log what the workers' judge clients have to tell: their own logs stay on their nodes."""
-        while not self._is_over.wait(NOTICE_POLL_S):
+    def _look_after(self, judge: JudgeAccess) -> None:
+        """Share the judge's calls out to the workers that are there, and log what their clients have to tell: their own
+        logs stay on their nodes."""
+        parts: dict[Any, int] = {}
+        while True:
+            parts = share_out(self._pool.ready, parts, concurrency=judge.calls.concurrency)
+            if self._is_over.wait(NOTICE_POLL_S):
+                return
             self._log_notices()
 
     def _log_notices(self) -> None:
@@ -290,6 +298,21 @@ def own_term_failures(config: RewardConfig, scored: Sequence[Sequence[Scored]]) 
                 f"later ones are counted in reward/{name}_failure_frac"
             )
     return sentences
+
+
+def share_out(workers: Sequence[Any], before: Mapping[Any, int], *, concurrency: int) -> dict[Any, int]:
+    """Tell reward workers their parts of the judge's calls where they changed; each worker's part.
+
+    Args:
+        workers: those that are ready, `concurrency` at most.
+        before: what the last call of this gave.
+    """
+    count = len(workers)
+    parts = {one: share_of(concurrency, index, num_workers=count) for index, one in enumerate(workers)}
+    for worker, part in parts.items():
+        if before.get(worker) != part:
+            worker.take_part.remote(part)
+    return parts
 
 
 def share_of(concurrency: int, index: int, *, num_workers: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -116,3 +118,42 @@ class Slot:
         if self.is_leaving:
             return "leaving"
         return "serving" if self.has_joined else "ready" if self.is_ready else "starting"
+
+
+class Servers:
+    """The places that serve, the least loaded one at hand however many there are."""
+
+    def __init__(self, slots: Sequence[Slot] = ()) -> None:
+        self._slots = {slot.index: slot for slot in slots}
+        self._order()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots.values())
+
+    def __contains__(self, slot: Slot) -> bool:
+        return self._slots.get(slot.index) is slot
+
+    def changed(self, slot: Slot) -> None:
+        """It got a call, or one of its calls ended; nothing where it does not serve."""
+        if slot not in self:
+            return
+        if len(self._heap) > 4 * len(self._slots):
+            self._order()
+        else:
+            heapq.heappush(self._heap, (len(slot.calls), slot.index))
+
+    def least_loaded(self) -> Slot | None:
+        """Ties go to the lower index; None: nobody serves."""
+        while self._heap:
+            load, index = self._heap[0]
+            if len(self._slots[index].calls) == load:
+                return self._slots[index]
+            heapq.heappop(self._heap)  # of an earlier load: it stands there with its present one too
+        return None
+
+    def _order(self) -> None:
+        self._heap = [(len(slot.calls), slot.index) for slot in self]
+        heapq.heapify(self._heap)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from videor2_rl.judge.counts import CallCounts, check_failures, judge_metrics, t
 from videor2_rl.training.trainer import with_advantages
 from videor2_rl.types import Group, PromptHandle, Rollout, VideoSample
 from workers import reward as worker_module
-from workers.reward import RewardPool, RewardWorker, ScoredShare, own_term_failures, share_of
+from workers.reward import RewardPool, RewardWorker, ScoredShare, own_term_failures, share_of, share_out
 
 RED = "<think>At 00:05 a red square appears. So it is red.</think><answer>A</answer>"
 BLUE = "<think>At 00:09 a blue square appears. So it is blue.</think><answer>A</answer>"
@@ -299,6 +300,26 @@ def test_the_workers_parts_add_up_to_the_bound(concurrency: int, num_workers: in
     parts = [share_of(concurrency, index, num_workers=num_workers) for index in range(num_workers)]
     assert parts == sorted(parts, reverse=True)
     assert sum(parts) == concurrency and min(parts) >= 1 and max(parts) - min(parts) <= 1
+
+
+class Told:
+    """A worker's handle, as far as its part goes."""
+
+    def __init__(self) -> None:
+        self.parts: list[int] = []
+
+    @property
+    def take_part(self) -> Any:
+        return SimpleNamespace(remote=self.parts.append)
+
+
+def test_workers_that_come_and_leave_share_the_judges_calls_anew_and_only_they_are_told_whose_part_changed() -> None:
+    first, second, third = Told(), Told(), Told()
+    parts: Mapping[Any, int] = {}
+    for workers in ([first], [first, second], [first, second, third], [second, third]):
+        parts = share_out(workers, parts, concurrency=4)
+        assert sum(parts.values()) == 4
+    assert (first.parts, second.parts, third.parts) == ([4, 2], [2, 1, 2], [1, 2])
 
 
 def with_own_term(reward: RewardConfig, function: str) -> VideoR2Config:

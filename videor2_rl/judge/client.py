@@ -52,6 +52,7 @@ class JudgeClient:
         self._loop = BackgroundLoop("judge client")
         self._asks = 0
         """Under way."""
+        self._concurrency = concurrency
         self._permits = asyncio.Semaphore(concurrency)
         self._breaker = Breaker(
             server.base_url,
@@ -83,6 +84,17 @@ class JudgeClient:
             JudgeDown: the server stayed away for longer than `patience_s`.
         """
         return self._loop.run(self._ask(prompts))
+
+    def resize(self, concurrency: int) -> None:
+        """So many calls at a time from now on; nothing is waited for, those under way too many end first."""
+        self._loop.begin(self._resize(concurrency))
+
+    async def _resize(self, concurrency: int) -> None:
+        change, self._concurrency = concurrency - self._concurrency, concurrency
+        for _ in range(change):
+            self._permits.release()
+        for _ in range(-change):
+            await self._permits.acquire()
 
     def take_counts(self) -> CallCounts:
         """What happened since the last time, whichever thread asked."""

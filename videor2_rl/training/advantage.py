@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -84,8 +84,10 @@ def grpo_advantages(
     """
     advantages = np.zeros(len(rewards), dtype=np.float32)
     for members, scores in _comparable(rewards, group_ids):
-        centred = scores - scores.mean()
-        advantages[members] = centred / (scores.std(ddof=1) + STD_EPSILON) if scale_by_std else centred
+        centred = scores - scores.mean(axis=1, keepdims=True)
+        if scale_by_std:
+            centred /= scores.std(axis=1, ddof=1, keepdims=True) + STD_EPSILON
+        advantages[members] = centred
     return advantages
 
 
@@ -93,7 +95,8 @@ def rloo_advantages(rewards: NDArray[np.float32], group_ids: NDArray[np.int64]) 
     """Each reward minus the mean of its group's other rewards (RLOO, arXiv:2402.14740); otherwise as GRPO's."""
     advantages = np.zeros(len(rewards), dtype=np.float32)
     for members, scores in _comparable(rewards, group_ids):
-        advantages[members] = scores - (scores.sum() - scores) / (len(scores) - 1)
+        others = scores.sum(axis=1, keepdims=True) - scores
+        advantages[members] = scores - others / (scores.shape[1] - 1)
     return advantages
 
 
@@ -107,7 +110,7 @@ def opo_advantages(
     """
     advantages = np.zeros(len(rewards), dtype=np.float32)
     for members, scores in _comparable(rewards, group_ids):
-        advantages[members] = scores - np.average(scores, weights=lengths[members])
+        advantages[members] = scores - np.average(scores, axis=1, weights=lengths[members], keepdims=True)
     return advantages
 
 
@@ -125,11 +128,13 @@ def reinforce_plus_plus_baseline_advantages(
         variance (n - 1 tokens) too, and where all values are equal.
     """
     values, advantages = _checked(rewards, group_ids), np.zeros(len(rewards), dtype=np.float32)
-    groups = [members for members in _valid_members(values, group_ids) if len(members) > 1]
+    groups = [members for members in _valid_members(values, group_ids) if members.shape[1] > 1]
     if not groups:
         return advantages
-    rows = np.concatenate(groups)
-    centred = np.concatenate([values[members] - values[members].mean() for members in groups])
+    rows = np.concatenate([members.ravel() for members in groups])
+    centred = np.concatenate(
+        [(values[members] - values[members].mean(axis=1, keepdims=True)).ravel() for members in groups]
+    )
     mean = np.average(centred, weights=lengths[rows])
     variance = np.sum(lengths[rows] * (centred - mean) ** 2) / (lengths[rows].sum() - 1)
     advantages[rows] = (centred - mean) / np.sqrt(variance + 1e-8)
@@ -159,11 +164,11 @@ def mapo_advantages(
         raise ValueError(f"MAPO divides by the mean reward, found {np.nanmin(rewards)}; rewards must not be negative")
     advantages = np.zeros(len(rewards), dtype=np.float32)
     for members, scores in _comparable(rewards, group_ids):
-        right = float(np.mean(accuracies[members] >= 0.5))
+        right = np.mean(accuracies[members] >= 0.5, axis=1, keepdims=True)
         by_mean = 1 - 4 * right * (1 - right)
-        centred = scores - scores.mean()
-        in_deviations = centred / (scores.std() + MAPO_EPSILON)
-        in_means = centred / (scores.mean() + MAPO_EPSILON)
+        mean = scores.mean(axis=1, keepdims=True)
+        in_deviations = (scores - mean) / (scores.std(axis=1, keepdims=True) + MAPO_EPSILON)
+        in_means = (scores - mean) / (mean + MAPO_EPSILON)
         advantages[members] = (1 - by_mean) * in_deviations + by_mean * in_means
     return advantages
 
@@ -191,14 +196,13 @@ def bnpo_advantages(
     scaled = (_checked(rewards, group_ids) - least) / (most - least)
     if (scaled < -1e-6).any() or (scaled > 1 + 1e-6).any():
         raise ValueError(f"expected rewards from {least} to {most}, found {np.nanmin(rewards)} to {np.nanmax(rewards)}")
-    groups = [members for members in _valid_members(scaled, group_ids) if len(members) > 1]
-    means = np.array([scaled[members].mean() for members in groups])
-    a, b = _bnpo_parameters(means)
+    groups = [members for members in _valid_members(scaled, group_ids) if members.shape[1] > 1]
+    means = [scaled[members].mean(axis=1) for members in groups]
+    a, b = _bnpo_parameters(np.concatenate([*means, []]))
     advantages = np.zeros(len(rewards), dtype=np.float32)
-    for members, mean in zip(groups, means, strict=True):
-        scores = scaled[members]
-        if scores.min() < scores.max():
-            advantages[members] = (scores - mean) / max(_beta_density(mean, a, b), 1 / BNPO_MAX_WEIGHT)
+    for members, scores in _varying(scaled, groups):
+        mean = scores.mean(axis=1, keepdims=True)
+        advantages[members] = (scores - mean) / np.maximum(_beta_density(mean, a, b), 1 / BNPO_MAX_WEIGHT)
     return advantages
 
 
@@ -211,10 +215,11 @@ def _bnpo_parameters(means: Floats) -> tuple[float, float]:
     return max(1.0, 1 + size * mean / 3), max(1.0, 1 + size * (1 - mean) / 3)
 
 
-def _beta_density(value: float, a: float, b: float) -> float:
-    """Of Beta(a, b) at a value strictly between 0 and 1."""
+def _beta_density(values: Floats, a: float, b: float) -> Floats:
+    """Of Beta(a, b) at values strictly between 0 and 1."""
     log_normaliser = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-    return math.exp((a - 1) * math.log(value) + (b - 1) * math.log1p(-value) - log_normaliser)
+    density: Floats = np.exp((a - 1) * np.log(values) + (b - 1) * np.log1p(-values) - log_normaliser)
+    return density
 
 
 def zero_variance(rewards: NDArray[np.float32], group_ids: NDArray[np.int64]) -> dict[int, bool]:
@@ -223,10 +228,9 @@ def zero_variance(rewards: NDArray[np.float32], group_ids: NDArray[np.int64]) ->
     Args and errors as in `grpo_advantages`.
     """
     values = _checked(rewards, group_ids)
-    flat = {int(group_id): True for group_id in group_ids}
-    for members in _valid_members(values, group_ids):
-        scores = values[members]
-        flat[int(group_ids[members[0]])] = bool(scores.min() == scores.max())
+    flat = dict.fromkeys(np.unique(group_ids).tolist(), True)
+    for members, _ in _varying(values, _valid_members(values, group_ids)):
+        flat |= dict.fromkeys(group_ids[members[:, 0]].tolist(), False)
     return flat
 
 
@@ -243,19 +247,28 @@ def _checked(rewards: NDArray[np.float32], group_ids: NDArray[np.int64]) -> Floa
 def _comparable(
     rewards: NDArray[np.float32], group_ids: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-    """Rows and rewards of each group's valid members, where they are not all equal."""
+    """Rows and rewards of the groups' valid members, where they are not all equal; arrays as `_valid_members`."""
     values = _checked(rewards, group_ids)
-    for members in _valid_members(values, group_ids):
+    return _varying(values, _valid_members(values, group_ids))
+
+
+def _varying(
+    values: Floats, groups: Sequence[NDArray[np.int64]]
+) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+    """Of the groups whose values are not all equal, rows and values."""
+    for members in groups:
         scores = values[members]
-        if scores.min() < scores.max():
-            yield members, scores
+        varies = scores.min(axis=1) < scores.max(axis=1)
+        if varies.any():
+            yield members[varies], scores[varies]
 
 
 def _valid_members(rewards: Floats, group_ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """For each group with a valid reward, the rows of its valid members."""
+    """The rows of each group's valid members: for every number of them an array [groups with so many, members].
+
+    So the work is numpy's, where a step has thousands of groups.
+    """
     valid = np.flatnonzero(~np.isnan(rewards))
-    if not len(valid):
-        return []
     by_group = valid[np.argsort(group_ids[valid], kind="stable")]
-    _, starts = np.unique(group_ids[by_group], return_index=True)
-    return np.split(by_group, starts[1:])
+    _, starts, sizes = np.unique(group_ids[by_group], return_index=True, return_counts=True)
+    return [by_group[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]

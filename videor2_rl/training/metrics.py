@@ -176,7 +176,8 @@ def _concatenated(arrays: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _share(flags: Iterable[bool]) -> float:
-    return float(np.mean([bool(flag) for flag in flags]))
+    found = list(flags)
+    return sum(found) / len(found)
 
 
 def _accuracy(response: Scored) -> float:

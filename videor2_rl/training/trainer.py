@@ -20,7 +20,8 @@ from videor2_rl.config.sections import GrpoRun
 from videor2_rl.dataset import SampleOrder
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of
-from videor2_rl.training.batch import Batch, sampled_group
+from videor2_rl.training.batch import Batch
+from videor2_rl.training.collector import collect_if_due, no_collections
 from videor2_rl.training.gap import check_gap, measure_gap
 from videor2_rl.training.ledger import Ledger, StepEnds
 from videor2_rl.training.protocols import Workers
@@ -66,9 +67,12 @@ def train(
         taken=ledger.ended,
     )
     progress = start
-    with Stream(
-        run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip, background=background
-    ) as stream:
+    with (
+        no_collections(),
+        Stream(
+            run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip, background=background
+        ) as stream,
+    ):
         for step in range(start.step + 1, algorithm.num_steps + 1):
             upkeep.before_step()
             timer = PhaseTimer()
@@ -104,6 +108,7 @@ def train(
                 stream.release(batch)
                 ends = ends_of(batch, train_groups, parts)
                 upkeep.finish_step(progress, StepOutcome(batch, train_groups, old, ref, updates, ends), timer)
+            collect_if_due(step)
 
 
 def with_log_probs(
@@ -164,26 +169,30 @@ def with_advantages(
         reward_range: the least and the most that the reward can pay.
         policy_version: of the learner; None: that of all rollouts.
     """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
     rewards = np.array([_reward(score) for group in scored for score in group], dtype=np.float32)
     group_ids = np.array([group.group_id for group in groups for _ in group.rollouts], dtype=np.int64)
     accuracies = np.array([_accuracy(score) for group in scored for score in group], dtype=np.float32)
-    lengths = np.array([len(rollout.token_ids) for group in groups for rollout in group.rollouts], dtype=np.int64)
+    lengths = np.array([len(rollout.token_ids) for rollout in rollouts], dtype=np.int64)
     outcomes = Outcomes(rewards, group_ids, lengths, accuracies, reward_range)
     advantages = advantages_of(outcomes, algorithm.advantage)
+    in_loss = ~np.isnan(rewards)
+    if algorithm.mask_truncated:
+        in_loss &= np.array([rollout.finish_reason != "length" for rollout in rollouts], dtype=np.bool_)
+    is_fresh = np.array([policy_version in (None, rollout.policy_version) for rollout in rollouts], dtype=np.bool_)
     train_groups, stop = [], 0
     for group, prompt in zip(groups, prompts, strict=True):
         rows = slice(stop, stop := stop + len(group.rollouts))
-        in_loss = ~np.isnan(rewards[rows])
-        if algorithm.mask_truncated:
-            in_loss &= np.array([rollout.finish_reason != "length" for rollout in group.rollouts])
         train_groups.append(
-            replace(
-                sampled_group(group, prompt),
+            TrainGroup(
+                group.group_id,
+                prompt,
+                tuple([rollout.token_ids for rollout in group.rollouts]),
                 advantages=advantages[rows],
-                in_loss=in_loss,
+                in_loss=in_loss[rows],
                 accuracies=accuracies[rows],
-                rollout_log_probs=tuple(rollout.log_probs for rollout in group.rollouts),
-                is_fresh=np.array([policy_version in (None, rollout.policy_version) for rollout in group.rollouts]),
+                rollout_log_probs=tuple([rollout.log_probs for rollout in group.rollouts]),
+                is_fresh=is_fresh[rows],
             )
         )
     return train_groups

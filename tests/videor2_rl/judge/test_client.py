@@ -45,6 +45,14 @@ def test_no_more_requests_are_under_way_than_allowed(start: Start) -> None:
     assert asked.server.most_at_once == 5
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 6), (6, 2)])
+def test_the_bound_can_change_while_nobody_asks(start: Start, before: int, after: int) -> None:
+    asked = start(lambda *_: reply(AGREE, delay_s=0.05), concurrency=before)
+    asked.client.resize(after)
+    asked.ask(30)
+    assert asked.server.most_at_once == after
+
+
 @pytest.mark.parametrize(("calls", "hedges"), [(3, 1), (4, 0)])
 def test_the_bound_counts_hedges_too(start: Start, calls: int, hedges: int) -> None:
     asked = start(lambda *_: reply(AGREE, delay_s=0.5), concurrency=4, hedge_after_s=0.1, deadline_s=5.0)
