@@ -291,7 +291,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
     from videor2_rl.training.ledger import Ledger
     from videor2_rl.training.trainer import train
     from videor2_rl.training.upkeep import Upkeep, progress_of
-    from workers.build import grpo_workers, max_prompt_tokens
+    from workers.build import grpo_workers
     from workers.fetch import reset_received_bytes
     from workers.video import VideoPool
 
@@ -308,7 +308,7 @@ def test_the_driver_receives_as_much_whatever_the_number_of_frames(
             videos = VideoPool(
                 run.model,
                 replace(run.video, max_frames=frames),
-                max_prompt_tokens=max_prompt_tokens(run.rollout),
+                max_prompt_tokens=run.rollout.max_prompt_tokens,
             )
             with Tracker(folder, run.logging, total_steps=1) as tracker:
                 reset_received_bytes()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from videor2_rl.app import user_errors
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.view.serving import add_place_options, opened_place
 
 if TYPE_CHECKING:
     from videor2_rl.view.run import RunFolder
@@ -38,10 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run's folder, a demo or a sweep")
-    parser.add_argument("--media", metavar="DIR", type=Path, action="append", default=[], help="where clips lie too")
-    parser.add_argument("--port", type=int, default=8800, help="(default: %(default)s); 0: any that is free")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine)")
-    parser.add_argument("--token", help="asked of everybody; another --host than this machine makes one up")
+    add_place_options(parser, port=8800)
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--json", choices=TABLES, dest="table", help="print these rows, one JSON object a line")
     asked.add_argument("--sql", metavar="SELECT", help="print what it gives; tables: groups, responses, metrics")
@@ -104,31 +101,16 @@ def serve(runs: Sequence[RunFolder], *, host: str, port: int, token: str | None)
     Raises:
         ConfigError: the port is taken, or the address is none of this machine's.
     """
-    import socket
-
     import uvicorn
 
-    from videor2_rl.view.security import is_loopback
     from videor2_rl.view.server import make_app
 
-    if token is None and not is_loopback(host):
-        token = secrets.token_urlsafe(16)
     for run in runs:
         run.update()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        # From here on a browser that is told the address finds somebody there.
-        listener.listen(64)
-    except OSError as error:
-        raise ConfigError(f"--port {port} at {host} cannot be used ({error.strerror}); give another") from None
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
-    print(f"{', '.join(run.name for run in runs)}: {address} (Ctrl-C ends it)", flush=True)
-    config = uvicorn.Config(make_app(runs, token=token), log_level="warning", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listener])
+    place = opened_place(host=host, port=port, token=token)
+    print(f"{', '.join(run.name for run in runs)}: {place.address} (Ctrl-C ends it)", flush=True)
+    config = uvicorn.Config(make_app(runs, token=place.token), log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[place.listener])
 
 
 if __name__ == "__main__":

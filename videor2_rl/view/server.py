@@ -35,16 +35,28 @@ MAX_PAGE = 200
 
 def make_app(runs: Sequence[RunFolder], *, token: str | None = None) -> FastAPI:
     """The application over some runs; see `Guard` for the token."""
-    app = FastAPI(title="Video-R2 RL viewer", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
-    app.add_middleware(Guard, token=token)
-    app.add_exception_handler(ConfigError, _refused)
-    app.add_exception_handler(ClipError, _no_clip)
+    app = guarded_app("Video-R2 RL viewer", token=token)
     _add_pages(app)
     _add_runs(app, runs)
     _add_rollouts(app, runs)
     _add_clips(app, runs)
+    return app
+
+
+def guarded_app(title: str, *, token: str | None) -> FastAPI:
+    """An application that answers whom `Guard` lets in, with the parts that all pages share."""
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
+    app.add_middleware(Guard, token=token)
+    app.add_exception_handler(ConfigError, _refused)
+    app.add_exception_handler(ClipError, _no_clip)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+    @app.get("/colours.css")
+    def colours() -> FileResponse:
+        """The report's colours, which the pages have too."""
+        return FileResponse(TEMPLATES / "colours.css", media_type="text/css")
+
     return app
 
 
@@ -54,11 +66,6 @@ def _add_pages(app: FastAPI) -> None:
 
     for path in _PAGES:
         app.add_api_route(path, page, methods=["GET"])
-
-    @app.get("/colours.css")
-    def colours() -> FileResponse:
-        """The report's colours, which the pages have too."""
-        return FileResponse(TEMPLATES / "colours.css", media_type="text/css")
 
 
 def _add_runs(app: FastAPI, runs: Sequence[RunFolder]) -> None:
@@ -163,15 +170,11 @@ def _add_clips(app: FastAPI, runs: Sequence[RunFolder]) -> None:
     @app.get("/api/runs/{place}/groups/{step}/{group_id}/clip")
     def clip(place: int, step: int, group_id: int) -> dict[str, Any]:
         """When each picture is shown; a copy is made before this answers, where one is needed."""
-        found = playable(place, step, group_id)
-        times = [round(time, 6) for time in found.times_s]
-        return {"times_s": times, "offset_s": found.offset_s, "is_copy": found.is_copy}
+        return playable(place, step, group_id).as_json()
 
     @app.get("/api/runs/{place}/groups/{step}/{group_id}/clip/file")
     def clip_file(place: int, step: int, group_id: int) -> FileResponse:
-        found = playable(place, step, group_id)
-        media_type = "video/webm" if found.file.suffix.lower() == ".webm" else "video/mp4"
-        return FileResponse(found.file, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
+        return playable_file(playable(place, step, group_id))
 
     @app.get("/api/runs/{place}/groups/{step}/{group_id}/frames/{number}")
     def frame(place: int, step: int, group_id: int, number: int) -> Response:
@@ -182,6 +185,12 @@ def _add_clips(app: FastAPI, runs: Sequence[RunFolder]) -> None:
             raise HTTPException(404, f"the model saw {len(film.frames)} frames")
         data, media_type = picture(film.frames[number])
         return Response(data, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
+
+
+def playable_file(found: Playable) -> FileResponse:
+    """The file for a browser, in ranges."""
+    media_type = "video/webm" if found.file.suffix.lower() == ".webm" else "video/mp4"
+    return FileResponse(found.file, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _run(runs: Sequence[RunFolder], place: int) -> RunFolder:
