@@ -66,8 +66,8 @@ def find_checkpoint(path: Path) -> tuple[Path, Path | None]:
     folder = path.expanduser()
     if looks_like_hub_id(str(path)) and not folder.is_dir():
         raise ConfigError(
-            f"CHECKPOINT: there is no folder {path}, which looks like an id of the Hugging Face Hub; download it first, "
-            f"hf download {path} --local-dir models/{path.name}, and give models/{path.name}"
+            f"CHECKPOINT: there is no folder {path}, which looks like an id of the Hugging Face Hub; download it "
+            f"first, hf download {path} --local-dir models/{path.name}, and give models/{path.name}"
         )
     if (folder / _MODEL_FILE).is_file():
         above = folder.absolute().parent

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -33,11 +34,27 @@ _PAGES = ("/", "/rollouts", "/group", "/compare", "/workers")
 MAX_PAGE = 200
 
 
-def make_app(runs: Sequence[RunFolder], *, token: str | None = None) -> FastAPI:
-    """The application over some runs; see `Guard` for the token."""
+Scale = Callable[[Path, Mapping[str, int]], str]
+"""Tells the run in a folder other sizes of its pools and says what it did, as `videor2_rl.scale`."""
+
+
+class Sizes(BaseModel):
+    """What somebody wants of a run's pools."""
+
+    sizes: dict[str, int]
+
+
+def make_app(runs: Sequence[RunFolder], *, token: str | None = None, scale: Scale | None = None) -> FastAPI:
+    """The application over some runs; see `Guard` for the token.
+
+    Args:
+        scale: None: nothing can be told to a run from here.
+    """
     app = guarded_app("Video-R2 RL viewer", token=token)
     _add_pages(app)
-    _add_runs(app, runs)
+    _add_runs(app, runs, may_scale=scale is not None)
+    if scale is not None:
+        _add_control(app, runs, scale)
     _add_rollouts(app, runs)
     _add_clips(app, runs)
     return app
@@ -68,14 +85,20 @@ def _add_pages(app: FastAPI) -> None:
         app.add_api_route(path, page, methods=["GET"])
 
 
-def _add_runs(app: FastAPI, runs: Sequence[RunFolder]) -> None:
+def _add_control(app: FastAPI, runs: Sequence[RunFolder], scale: Scale) -> None:
+    @app.post("/api/runs/{place}/scale")
+    def resize(place: int, wanted: Sizes) -> dict[str, str]:
+        return {"said": scale(_run(runs, place).folder, wanted.sizes)}
+
+
+def _add_runs(app: FastAPI, runs: Sequence[RunFolder], *, may_scale: bool) -> None:
     @app.get("/api/runs")
     def list_runs() -> list[dict[str, Any]]:
         return [{k: v for k, v in run_card(run).items() if k not in ("settings", "made_by")} for run in runs]
 
     @app.get("/api/runs/{place}")
     def one_run(place: int) -> dict[str, Any]:
-        return overview(_run(runs, place))
+        return {**overview(_run(runs, place)), "may_scale": may_scale}
 
     @app.get("/api/runs/{place}/series")
     def series(place: int, name: list[str] = Query([]), after: int = 0) -> dict[str, Any]:  # noqa: B008

@@ -16,6 +16,8 @@ from viewed_runs import append_metrics, make_record, numbered_clip, write_config
 
 from videor2_rl.demo.clips import encode, frame_times, render
 from videor2_rl.demo.events import make_events
+from videor2_rl.run.place import PoolState, write_pools
+from videor2_rl.training.ledger import StepEnds, append_step
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -32,8 +34,8 @@ def serve() -> Iterator[Callable[..., str]]:
     """serve(folder, ...) -> the address of a viewer of its own process."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(*folders: Path) -> str:
-        command = [sys.executable, "-m", "videor2_rl.view", *map(str, folders), "--port", "0"]
+    def start(*arguments: Path | str) -> str:
+        command = [sys.executable, "-m", "videor2_rl.view", *map(str, arguments), "--port", "0"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         running.append(process)
         assert process.stdout is not None
@@ -228,6 +230,23 @@ def test_a_live_run_grows(tmp_path: Path, serve: Callable[..., str], open_page: 
     page.get_by_role("button", name="2 new steps: show").click()
     until(page, "document.querySelectorAll('a.group').length === 4")
     assert page.locator("a.group").first.inner_text().startswith("step 4")
+
+
+def test_the_workers_of_a_live_run_and_a_wish_that_it_cannot_take(
+    tmp_path: Path, serve: Callable[..., str], open_page: Callable[..., Page]
+) -> None:
+    write_config(tmp_path, media_dir=tmp_path, num_steps=5)
+    write_step(tmp_path, 1, [make_record(1, seed=1, size=2, video="a.mp4")])
+    append_step(tmp_path, 1, StepEnds([0, 1], {2: "missing"}, {}))
+    write_pools(tmp_path, {"rollout": PoolState(1, {0: "standing by"}, "rollout.max_workers", 2)})
+    page = open_page(serve(tmp_path, "--control") + "/workers")
+    assert page.get_by_role("button", name="rollout: one worker fewer").is_disabled()
+    assert "issued\t3" in page.locator("main").inner_text()
+    assert not (found := grave_faults(page)), "\n".join(found)
+    write_pools(tmp_path, {"rollout": PoolState(1, {0: "serving"}, "rollout.max_workers", 2)})
+    until(page, "document.querySelector('.worker').textContent === '0 serving'")
+    page.get_by_role("button", name="rollout: one worker more").click()
+    until(page, "document.querySelector('.note.bad')?.textContent.includes('no run trains here')")
 
 
 def test_everything_goes_without_a_mouse(address: str, open_page: Callable[..., Page]) -> None:

@@ -1,24 +1,11 @@
 // One clip, one question: the clip comes in, the answer streams out, and its times lead the clip there.
 
 import { Cinema } from "/static/cinema.js";
-import { failed, get, h, say } from "/static/dom.js";
+import { failed, get, h, say, send } from "/static/dom.js";
 import { claimList, termTable } from "/static/response.js";
 import { markedText } from "/static/text.js";
 
 const ENDS = { stop: "ended by itself", length: "cut at the token limit", abort: "aborted" };
-
-async function send(method, path, body) {
-  const isFile = body instanceof File;
-  const response = await fetch(path, { method, body: isFile ? body : JSON.stringify(body ?? {}), headers: isFile ? {} : { "Content-Type": "application/json" } });
-  if (response.ok) return response;
-  let detail = response.statusText;
-  try {
-    detail = (await response.json()).detail;
-  } catch {
-    // Not from us: a proxy's page says nothing.
-  }
-  throw new Error(typeof detail === "string" ? detail : JSON.stringify(detail));
-}
 
 // The events of a stream, as they come.
 async function* events(response) {
@@ -130,8 +117,7 @@ class Chat {
     this.answer.hidden = false;
     let whole = "";
     try {
-      const response = await fetch(`${path}/answer`, { method: "POST", signal: asking.signal });
-      if (!response.ok) throw new Error((await response.json()).detail);
+      const response = await send("POST", `${path}/answer`, {}, { signal: asking.signal });
       for await (const event of events(response)) {
         if (event.error) throw new Error(event.error);
         if (event.reading) {
