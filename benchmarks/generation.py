@@ -144,10 +144,9 @@ def measure(folder: Path, overrides: Sequence[str], *, groups: int, repeats: int
     import ray
 
     from videor2_rl.training.stream import sampling_of
-    from workers.build import engine_spec
     from workers.cluster import connected
     from workers.learner.verl_config import learner_env
-    from workers.rollout.engine import rollout_env
+    from workers.rollout.engine import engine_spec, rollout_env
     from workers.rollout.pool import RolloutPool
 
     # Ray's processes would give way to all others on the machine.

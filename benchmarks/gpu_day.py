@@ -229,7 +229,7 @@ def bits(groups: Sequence[Group]) -> list[bytes]:
 
 def engine_alone(results: Results, run: GrpoRun, changed: Path, *, size: Size) -> list[Sampled]:
     """New weights in a running engine, and the old ones again; what it said under each, for the learner."""
-    from workers.build import engine_spec
+    from workers.rollout.engine import engine_spec
     from workers.rollout.pool import RolloutPool
 
     pool = RolloutPool(engine_spec(run.rollout, run.model, device=run.cluster.device))
@@ -419,7 +419,7 @@ def kernels_of(compute: Callable[[], Any]) -> list[str]:
 
 def together(results: Results, run: GrpoRun, changed: Path, *, size: Size) -> None:
     """A learner and an engine on a device each: weights by the collective, by the store, and past a lost worker."""
-    from workers.build import engine_spec
+    from workers.rollout.engine import engine_spec
     from workers.rollout.pool import RolloutPool
 
     pool = RolloutPool(engine_spec(run.rollout, run.model, device=run.cluster.device))

@@ -29,6 +29,7 @@ FLOORS = """
     videor2_rl.evaluation                     videor2_rl.demo       videor2_rl.integrations
     videor2_rl.training videor2_rl.report     videor2_rl.doctor     videor2_rl.preview
     videor2_rl.view     videor2_rl.replay
+    videor2_rl.chat
     workers.memory      workers.cpu_sampler   workers.errors
     workers.fetch       workers.liveness      workers.rebuild
     workers.slots
@@ -226,6 +227,7 @@ def test_rewards_import_only_numpy_and_scipy_besides_the_standard_library() -> N
         "doctor",
         "preview",
         "view",
+        "chat",
         "replay",
     ],
 )

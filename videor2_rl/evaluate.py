@@ -7,10 +7,11 @@ python -m videor2_rl.evaluate logs=DIR
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
 from videor2_rl.config.sections import EvaluateRun, LogsRun
@@ -38,17 +39,20 @@ def run_evaluation(run: EvaluateRun) -> None:
     samples = checked_inputs(run)
     with open_run(run, run_dir, resume=True, overwrite=None):
         from videor2_rl.evaluation.held_out import held_out
+        from videor2_rl.evaluation.summary import TABLE_COLUMNS, table_rows
         from videor2_rl.run.folder import SkipLedger
+        from videor2_rl.run.tracked_tables import TableTracker
         from workers.build import evaluation_workers
 
         questions = held_out(run)
         ledger = SkipLedger(run_dir, num_samples=len(samples), max_frac=run.data.max_skipped_frac)
         folders = run.evaluation.folders
         first = next(iter(folders.values()))
-        with evaluation_workers(run, model_path=first, prompts_per_call=PROMPTS_PER_CALL) as (
-            videos,
-            rollouts,
-            rewards,
+        rows: list[list[Any]] = []
+        # The trackers first: where they cannot start, no engine should have.
+        with (
+            TableTracker(run_dir, run.logging, config=dataclasses.asdict(run)) as tracker,
+            evaluation_workers(run, model_path=first, prompts_per_call=PROMPTS_PER_CALL) as (videos, rollouts, rewards),
         ):
             for version, (name, folder) in enumerate(folders.items()):
                 if version > 0:
@@ -57,7 +61,8 @@ def run_evaluation(run: EvaluateRun) -> None:
                     results = evaluate(
                         run, samples, stage=name, mode=mode, workers=(videos, rollouts, rewards), ledger=ledger
                     )
-                    record(run, results, questions, stage=name, mode=mode)
+                    rows += table_rows(record(run, results, questions, stage=name, mode=mode))
+            tracker.log("evaluation", TABLE_COLUMNS, rows)
         if run.evaluation.probes:
             from videor2_rl.probe import probe_all
 
@@ -104,8 +109,10 @@ def evaluate(
     return results
 
 
-def record(run: EvaluateRun, results: Sequence[SampleResult], questions: HeldOut, *, stage: str, mode: Mode) -> None:
-    """Write one evaluation's samples.jsonl and summary.json."""
+def record(
+    run: EvaluateRun, results: Sequence[SampleResult], questions: HeldOut, *, stage: str, mode: Mode
+) -> dict[str, Any]:
+    """Write one evaluation's samples.jsonl and summary.json, and return the latter."""
     from videor2_rl.evaluation.summary import evaluation_card, evaluation_dir, summarise, write_evaluation
 
     scored = [questions.scored(result) for result in results]
@@ -117,6 +124,7 @@ def record(run: EvaluateRun, results: Sequence[SampleResult], questions: HeldOut
     )
     folder = evaluation_dir(Path(run.output_dir), stage=stage, mode=mode, benchmark=run.evaluation.benchmark)
     write_evaluation(folder, scored, summary=summary, log_fields=questions.log_fields)
+    return summary
 
 
 def sampling_of(run: EvaluateRun, mode: Mode) -> SamplingSpec:

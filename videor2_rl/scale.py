@@ -9,14 +9,10 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.run.place import place_of
-
-if TYPE_CHECKING:
-    from workers.control import PoolState
+from videor2_rl.run.place import PoolState, place_of
 
 EPILOG = """New workers get ready beside the others, take the current weights and then serve; those too many end what
 they have begun, within a limit, and leave. The run must train in RUN; rollout.max_workers bounds its engines. Without

@@ -144,6 +144,18 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class AnswerPart:
+    """What an engine adds to a response that is shown while it is sampled."""
+
+    text: str
+    """Whole characters, without special tokens; may be empty."""
+    num_tokens: int
+    """Of the response so far."""
+    finish_reason: FinishReason | None
+    """None: it goes on."""
+
+
+@dataclass(frozen=True)
 class Group:
     """One prompt's G rollouts: the unit that travels, is scored, packed and trained together."""
 

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from videor2_rl.config.resources import encodes_beside_learner, has_reference, has_reference_ranks, parts_of
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, ModelConfig, RolloutConfig, SftRun
-from videor2_rl.model.prompt import banned_token_ids
+from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.training.protocols import Workers
 from workers.cluster import ask_for_nodes, connected
 from workers.control import Scaled, controlled
@@ -21,7 +19,7 @@ from workers.learner.reference import BaseOfAdapter, Reference
 from workers.learner.verl_config import learner_env
 from workers.preflight import check_cluster
 from workers.reward import RewardPool
-from workers.rollout.engine import EngineSpec
+from workers.rollout.engine import engine_spec
 from workers.rollout.pool import RolloutPool
 from workers.video import VideoPool
 
@@ -44,7 +42,7 @@ def grpo_workers(run: GrpoRun) -> Iterator[Workers]:
         judge = stack.enter_context(judge_access(run.judge, device=device))
         rewards = RewardPool(run.reward, run.reward_workers, judge)
         stack.callback(rewards.shutdown)
-        videos = VideoPool(run.model, run.video, max_prompt_tokens=max_prompt_tokens(run.rollout))
+        videos = VideoPool(run.model, run.video, max_prompt_tokens=run.rollout.max_prompt_tokens)
         stack.callback(videos.shutdown)
         learner = Learner(
             run.learner,
@@ -122,7 +120,7 @@ def evaluation_workers(
         judge = stack.enter_context(judge_access(run.judge, device=device))
         rewards = RewardPool(run.reward, run.reward_workers, judge)
         stack.callback(rewards.shutdown)
-        videos = VideoPool(model, run.video, max_prompt_tokens=max_prompt_tokens(run.rollout))
+        videos = VideoPool(model, run.video, max_prompt_tokens=run.rollout.max_prompt_tokens)
         stack.callback(videos.shutdown)
         rollouts.wait_ready()
         stack.enter_context(_scalable(run, rollouts, rewards, videos))
@@ -167,22 +165,3 @@ def resized(run: GrpoRun | EvaluateRun, sizes: Mapping[str, int]) -> GrpoRun | E
 def _announce(run: GrpoRun | SftRun | EvaluateRun) -> None:
     parts = ", ".join(f"{part.count} {part.name}{'' if part.count == 1 else 's'}" for part in parts_of(run))
     logger.info("starting %s%s", parts, "" if isinstance(run, SftRun) else "; engines take a minute")
-
-
-def max_prompt_tokens(rollout: RolloutConfig) -> int:
-    """Prompts longer than this leave no room for a response."""
-    return rollout.max_model_tokens - rollout.max_response_tokens
-
-
-def engine_spec(rollout: RolloutConfig, model: ModelConfig, *, device: Literal["cpu", "cuda"]) -> EngineSpec:
-    """What a rollout worker needs to know; reads the checkpoint's tokenizer for the tokens it must never sample."""
-    from transformers import AutoTokenizer
-
-    return EngineSpec(
-        rollout=rollout,
-        model_path=model.path,
-        dtype=model.dtype,
-        device=device,
-        float32_head=model.float32_head,
-        banned_token_ids=banned_token_ids(AutoTokenizer.from_pretrained(model.path)),
-    )

@@ -1,7 +1,8 @@
 """The sizes of a run's pools, told to it while it trains: a named actor that both sides talk to.
 
-The driver asks once a second what is wanted and says who is alive; `python -m videor2_rl.scale` puts wishes there and
-reads what the driver said. Neither waits for the other, and the run goes on where the actor is lost.
+The driver asks once a second what is wanted and says who is alive, also in `pools.json` for whoever looks at the run;
+`python -m videor2_rl.scale` puts wishes there and reads what the driver said. Neither waits for the other, and the run
+goes on where the actor is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.run.place import AUTH_MODE, PLACE_FILE, Place
+from videor2_rl.run.place import AUTH_MODE, PLACE_FILE, POOLS_FILE, Place, PoolState, write_pools
 from workers.cluster import gcs_address
 from workers.fetch import fetch
 
@@ -59,17 +60,6 @@ class Wish:
     size: int
     leaving: tuple[int, ...] = ()
     """Numbers of workers that leave first."""
-
-
-@dataclass(frozen=True)
-class PoolState:
-    """What the driver says of a pool."""
-
-    size: int
-    workers: Mapping[int, str]
-    """Number -> what it does."""
-    key: str
-    most: int | None
 
 
 @dataclass
@@ -136,7 +126,11 @@ def controlled(
     actor: Any = ray.remote(Control).options(**options).remote()
     over = threading.Event()
     thread = threading.Thread(
-        target=_exchange, args=(actor, pools, over), kwargs={"on_resize": on_resize}, name="control", daemon=True
+        target=_exchange,
+        args=(actor, pools, over),
+        kwargs={"run_dir": run_dir, "on_resize": on_resize},
+        name="control",
+        daemon=True,
     )
     thread.start()
     Place(gcs_address(), namespace, os.environ.get(AUTH_MODE)).write(run_dir)
@@ -146,6 +140,7 @@ def controlled(
         (run_dir / PLACE_FILE).unlink(missing_ok=True)
         over.set()
         thread.join()
+        (run_dir / POOLS_FILE).unlink(missing_ok=True)
         ray.kill(actor, no_restart=True)
 
 
@@ -154,11 +149,18 @@ def _exchange(
     pools: Mapping[str, Scaled],
     over: threading.Event,
     *,
+    run_dir: Path,
     on_resize: Callable[[Mapping[str, int]], None],
 ) -> None:
+    told: Mapping[str, PoolState] = {}
     sizes = {name: one.pool.size for name, one in pools.items()}
     while not over.wait(POLL_S):
         states = {name: PoolState(sizes[name], one.pool.states(), one.key, one.most) for name, one in pools.items()}
+        if states != told:
+            # Nor does it depend on who looks.
+            with suppress(OSError):
+                write_pools(run_dir, states)
+                told = states
         wishes: Mapping[str, Wish] = {}
         # The run does not depend on who wants to change it.
         with suppress(Exception):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.run.place import PoolState
 from videor2_rl.scale import leaving_of, lines_of, main, sizes_of
-from workers.control import PoolState, Wish, check_wish
+from workers.control import Wish, check_wish
 
 STATES = {
     "rollout": PoolState(2, {0: "serving", 1: "starting"}, "rollout.max_workers", 3),

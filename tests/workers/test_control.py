@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from videor2_rl.run.place import PLACE_FILE
+from videor2_rl.run.place import PLACE_FILE, read_pools
 from workers.control import Scaled, controlled
 
 
@@ -54,13 +54,15 @@ def test_pools_take_the_sizes_that_another_process_asks_for(ray_cluster: None, t
         # The first that it says of itself may take a moment.
         eventually(lambda: scale(str(tmp_path)).returncode == 0)
         done = scale(str(tmp_path), "rollout=3", "--leave", "rollout/0")
+        assert read_pools(tmp_path)["rollout"].most == 3
         assert (done.returncode, done.stdout) == (0, "rollout: from 1 to 3\n"), done.stderr
         eventually(lambda: bool(told))
         assert (pools["rollout"].asked, pools["video"].asked) == ([(3, (0,))], [])
         assert told == [{"rollout": 3, "video": 2}]
+        eventually(lambda: read_pools(tmp_path)["rollout"].workers == dict.fromkeys(range(3), "serving"))
         refused = scale(str(tmp_path), "rollout=4", "video=1")
         assert refused.returncode == 2
         assert refused.stderr.splitlines()[-1] == "error: rollout=4: the run allows at most 3 (rollout.max_workers)"
         listed = scale(str(tmp_path))
         assert listed.stdout.splitlines()[0] == "rollout: 3 wanted; 0 serving, 1 serving, 2 serving"
-    assert not (tmp_path / PLACE_FILE).exists() and pools["video"].asked == []
+    assert not (tmp_path / PLACE_FILE).exists() and read_pools(tmp_path) == {} and pools["video"].asked == []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from rewards.judge import needs_judge
-from rewards.types import RewardConfig
+from rewards.types import OfficialConfig, RewardConfig
 from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
 from videor2_rl.config.resources import has_reference_ranks, parts_of
 from videor2_rl.config.sections import (
+    ChatRun,
     EvaluateRun,
     GrpoRun,
     LearnerConfig,
@@ -17,6 +18,7 @@ from videor2_rl.config.sections import (
     RolloutConfig,
     ScoreRun,
     SftRun,
+    VideoConfig,
 )
 
 
@@ -26,10 +28,10 @@ def require(is_met: bool, message: str) -> None:
         raise ConfigError(f"configuration: {message}")
 
 
-def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
+def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun | ChatRun) -> None:
     """Everything that must hold of a whole configuration."""
     require(
-        isinstance(run, ScoreRun) or bool(run.output_dir.strip()),
+        isinstance(run, ScoreRun | ChatRun) or bool(run.output_dir.strip()),
         "output_dir: is empty; give output_dir=FOLDER (a shell variable that is not set?)",
     )
     if isinstance(run, LogsRun):
@@ -52,29 +54,16 @@ def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
             "judge: found managed, but score starts no server; give judge=openai judge.base_url=ADDRESS",
         )
         return
-    video, model = run.video, run.model
-    require(video.fps > 0, f"video.fps: found {video.fps}, needs to be above 0")
-    require(
-        2 <= video.min_frames <= video.max_frames,
-        f"video.min_frames: found {video.min_frames} with video.max_frames={video.max_frames}; "
-        "needs 2 <= min_frames <= max_frames",
-    )
-    require(
-        0 < video.min_pixels <= video.max_pixels,
-        f"video.min_pixels: found {video.min_pixels} with video.max_pixels={video.max_pixels}; needs min <= max",
-    )
-    require(
-        video.size_multiple**2 <= video.max_pixels,
-        f"video.max_pixels: found {video.max_pixels} with video.size_multiple={video.size_multiple}; needs at least "
-        f"one cell of {video.size_multiple} x {video.size_multiple}",
-    )
-    require(video.num_workers >= 1, f"video.num_workers: found {video.num_workers}, needs at least 1")
+    _check_video(run.video)
+    if isinstance(run, ChatRun):
+        _check_chat(run)
+        return
     require(
         0 <= run.data.max_skipped_frac <= 1,
         f"data.max_skipped_frac: found {run.data.max_skipped_frac}, a share lies between 0 and 1",
     )
     if run.cluster.device == "cuda":
-        require(model.dtype == "bfloat16", "model.dtype: found float32 on cluster.device=cuda; use bfloat16")
+        require(run.model.dtype == "bfloat16", "model.dtype: found float32 on cluster.device=cuda; use bfloat16")
     for part in parts_of(run):
         # A judge may have GPUs of its own.
         require(
@@ -111,6 +100,40 @@ def check(run: GrpoRun | SftRun | EvaluateRun | ScoreRun | LogsRun) -> None:
             f"evaluation.checkpoints: found {list(run.evaluation.checkpoints)}; "
             "give evaluation.checkpoints=[NAME:FOLDER]",
         )
+
+
+def _check_video(video: VideoConfig) -> None:
+    require(video.fps > 0, f"video.fps: found {video.fps}, needs to be above 0")
+    require(
+        2 <= video.min_frames <= video.max_frames,
+        f"video.min_frames: found {video.min_frames} with video.max_frames={video.max_frames}; "
+        "needs 2 <= min_frames <= max_frames",
+    )
+    require(
+        0 < video.min_pixels <= video.max_pixels,
+        f"video.min_pixels: found {video.min_pixels} with video.max_pixels={video.max_pixels}; needs min <= max",
+    )
+    require(
+        video.size_multiple**2 <= video.max_pixels,
+        f"video.max_pixels: found {video.max_pixels} with video.size_multiple={video.size_multiple}; needs at least "
+        f"one cell of {video.size_multiple} x {video.size_multiple}",
+    )
+    require(video.num_workers >= 1, f"video.num_workers: found {video.num_workers}, needs at least 1")
+
+
+def _check_chat(run: ChatRun) -> None:
+    require(run.temperature >= 0, f"temperature: found {run.temperature}, cannot be negative; 0 is the likeliest token")
+    _check_rollout(run.rollout)
+    _check_reward(run.reward)
+    require(
+        not isinstance(run.reward, OfficialConfig),
+        "reward: chat reads what the model wrote by reward=video_r2, or another with that rule; give one of them",
+    )
+    check_judge(run.judge, run.reward, num_workers=1, must_ask=True)
+    require(
+        not isinstance(run.judge, ManagedJudge),
+        "judge: found managed, but chat starts no server; give judge=openai judge.base_url=ADDRESS, or judge=rules",
+    )
 
 
 def _check_gpus(run: GrpoRun | SftRun | EvaluateRun) -> None:

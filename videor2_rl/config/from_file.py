@@ -43,7 +43,20 @@ def run_from_file(composer: Composer, run_type: type[RunT], file: Path, override
     Raises:
         ConfigError: the file holds no configuration of this app, or an override names what it does not have.
     """
-    tree = _read(file)
+    return run_from_tree(composer, run_type, read_tree(file), overrides, file=file)
+
+
+def run_from_tree(
+    composer: Composer, run_type: type[RunT], tree: dict[str, Any], overrides: Sequence[str], *, file: Path
+) -> RunT:
+    """The same of a tree that is read already, and changed here.
+
+    Args:
+        file: that it comes from, for messages.
+
+    Raises:
+        ConfigError: it is no configuration of this app, or an override names what it does not have.
+    """
     parsed = parse(composer, overrides)
     check_names(composer, parsed)
     groups = [item for item in parsed if str(item.key_or_group) in composer.groups]
@@ -55,7 +68,12 @@ def run_from_file(composer: Composer, run_type: type[RunT], file: Path, override
     return load(run_type, _resolved(tree))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_tree(file: Path) -> dict[str, Any]:
+    """What a run's config.yaml holds, without what it says of how it was made.
+
+    Raises:
+        ConfigError: it is not there, or holds no configuration.
+    """
     import yaml
 
     if not file.is_file():

@@ -159,6 +159,11 @@ class RolloutConfig(Section):
     and were not trained on take more than this in the object store; those of the next step never wait."""
 
     @property
+    def max_prompt_tokens(self) -> int:
+        """Longer prompts leave no room for a response."""
+        return self.max_model_tokens - self.max_response_tokens
+
+    @property
     def num_engines(self) -> int:
         """Workers that are started, those that stand by among them."""
         return self.num_workers + self.standby
@@ -452,6 +457,23 @@ class ScoreRun(Section):
     """The whole configuration of videor2_rl.score."""
 
     reward: Annotated[RewardConfig, Discriminator("rule")]
+    judge: JudgeConfig
+
+
+@dataclass(frozen=True)
+class ChatRun(Section):
+    """The whole configuration of videor2_rl.chat."""
+
+    device: Literal["cpu", "cuda"] | None
+    """None: a GPU where there is one."""
+    temperature: float
+    """0: the most likely token each time."""
+    model: ModelConfig
+    video: VideoConfig
+    rollout: RolloutConfig
+    """Of one engine: its limits and memory; temperature and workers are those of training."""
+    reward: Annotated[RewardConfig, Discriminator("rule")]
+    """How the reasoning is read."""
     judge: JudgeConfig
 
 

@@ -181,6 +181,24 @@ def summarise(results: Sequence[SampleResult], *, resamples: int, seed: int, car
     }
 
 
+TABLE_COLUMNS = ("checkpoint", "mode", "metric", "mean", "low", "high", "scored", "unscored", "failed")
+
+
+def table_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
+    """A summary's metrics as rows of a table, in the order of `TABLE_COLUMNS`."""
+    card = summary["card"]
+    return [
+        [
+            card["stage"],
+            card["mode"],
+            name,
+            *(found[key] for key in ("mean", "low", "high", "num_scored", "num_unscored")),
+            summary["num_failed"][name],
+        ]
+        for name, found in summary["metrics"].items()
+    ]
+
+
 def evaluation_card(run: EvaluateRun, *, stage: str, mode: Mode, questions_sha256: str) -> dict[str, Any]:
     """Everything that shaped a score: model, frames, prompt, sampling, reward, seeds, questions and versions.
 

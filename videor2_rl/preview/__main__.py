@@ -69,11 +69,7 @@ def preview(app: str, output: Path, overrides: Sequence[str], *, count: int, ids
     if not isinstance(run, EvaluateRun) or run.evaluation.benchmark is None:
         check_folders(run.data)
     samples, file = _samples(run)
-    limit = (
-        run.learner.max_tokens_per_micro_batch
-        if isinstance(run, SftRun)
-        else run.rollout.max_model_tokens - run.rollout.max_response_tokens
-    )
+    limit = run.learner.max_tokens_per_micro_batch if isinstance(run, SftRun) else run.rollout.max_prompt_tokens
     builder = PromptBuilder(run.model)
     wanted = chosen(samples, count=count) if ids is None else _by_id(samples, ids, file)
     rows = [shown_row(sample, builder, run.video, max_prompt_tokens=limit) for sample in wanted]

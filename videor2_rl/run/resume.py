@@ -24,6 +24,7 @@ _OUTPUTS = (
     "ledger.jsonl",
     "skipped.jsonl",
     "control.json",
+    "pools.json",
     "evaluation",
     "hf",
     "tensorboard",

@@ -56,12 +56,6 @@ def shown_clip(record: Mapping[str, Any], *, max_mib: float) -> Path | None:
     return clip if is_shown else None
 
 
-def markdown(rows: Sequence[Sequence[Any]]) -> str:
-    """The rows as a Markdown table; what a model wrote becomes code, which is never markup."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)])
-
-
 def log_to_wandb(wandb: Any, records: Sequence[Mapping[str, Any]], *, step: int, max_mib: float) -> None:
     """The table, and beside it the groups' clips, each under its group and sample: a table's cell plays none.
 
@@ -78,14 +72,3 @@ def log_to_wandb(wandb: Any, records: Sequence[Mapping[str, Any]], *, step: int,
     ]
     table = wandb.Table(columns=list(COLUMNS), data=table_rows(records, step=step))
     wandb.log({"rollouts": table, **({"rollout_clips": videos} if videos else {})}, step=step)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return str(value)
-    text = " ".join(str(value).split()).replace("|", "\\|").replace("`", "'")
-    return f"`{text}`" if text else ""

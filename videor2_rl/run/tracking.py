@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoggingConfig
-from videor2_rl.run.files import read_jsonl, write_jsonl_atomic, write_text_atomic
-from videor2_rl.run.tracked_rollouts import log_to_wandb, markdown, table_rows
+from videor2_rl.run.backends import finish_backends, start_backends
+from videor2_rl.run.files import read_jsonl, write_jsonl_atomic
+from videor2_rl.run.tracked_rollouts import COLUMNS, log_to_wandb, table_rows
+from videor2_rl.run.tracked_tables import markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-WANDB_ID_FILE = "wandb_run_id"
 NON_FINITE = "perf/non_finite"
 """Metric: how many of a step's values were NaN or infinite, and stand as null in metrics.jsonl."""
 TRACKER_FAILURES = "perf/tracker_failures"
@@ -159,7 +157,7 @@ class Tracker:
         if self._console is None:
             self._console = _console()
         if self._logging_config.trackers:
-            self._backends = _start_backends(self._run_dir, self._logging_config, self._config)
+            self._backends = start_backends(self._run_dir, self._logging_config, self._config)
             self._log_config()
         self._file = open(self._run_dir / METRICS_FILE, "a", encoding="utf-8")
         self._last_time = time.monotonic()
@@ -172,10 +170,7 @@ class Tracker:
             self._file.close()
             self._file = None
         if self._backends is not None:
-            self._backends.finish(exit_code=0 if kind is None else 1)
-            if "wandb" in self._backends.logger:
-                # It reads the environment once: without this a sweep's next run would be this one.
-                self._backends.logger["wandb"].teardown()
+            finish_backends(self._backends, exit_code=0 if kind is None else 1)
             self._backends = None
 
     def rewind(self, first_step: int) -> None:
@@ -224,7 +219,9 @@ class Tracker:
             if "wandb" in loggers:
                 log_to_wandb(loggers["wandb"], shown, step=step, max_mib=max_mib)
             if "tensorboard" in loggers:
-                loggers["tensorboard"].writer.add_text("rollouts", markdown(table_rows(shown, step=step)), step)
+                loggers["tensorboard"].writer.add_text(
+                    "rollouts", markdown(COLUMNS, table_rows(shown, step=step)), step
+                )
 
     def _send(self, step: int, values: Mapping[str, float | None]) -> None:
         if self._backends is None:
@@ -241,56 +238,6 @@ class Tracker:
             # A tracker's server may go away in the middle of a long run; the same numbers are in metrics.jsonl.
             self._failures += 1
             logger.warning("Step %d could not be sent to %s.", step, self._logging_config.trackers, exc_info=True)
-
-
-def _start_backends(run_dir: Path, config: LoggingConfig, run_config: Mapping[str, Any]) -> Tracking:
-    """verl's trackers; their files lie under the run's folder, and a run that goes on is the same run of W&B.
-
-    What the environment says already (TENSORBOARD_DIR, WANDB_DIR, WANDB_RUN_ID, ...) goes before.
-    """
-    places = {
-        "TENSORBOARD_DIR": str(run_dir / "tensorboard"),
-        "WANDB_DIR": str(run_dir),
-        "WANDB_RUN_ID": _wandb_id(run_dir) if "wandb" in config.trackers else "",
-        "WANDB_RESUME": "allow",
-    }
-    # Imported here: verl loads Ray, and a run without trackers needs neither.
-    from verl.utils.tracking import Tracking
-
-    try:
-        with _environment(places):
-            # verl reads its own `trainer` section from whatever configuration it is given.
-            return Tracking(config.project, config.name, list(config.trackers), config={"trainer": {}, **run_config})
-    except ImportError as error:
-        raise ConfigError(
-            f"logging.trackers={list(config.trackers)} could not start ({error}); install the package "
-            f"{error.name or 'it needs'}, or set logging.trackers=[]"
-        ) from error
-    except Exception as error:
-        raise ConfigError(
-            f"logging.trackers={list(config.trackers)} could not start ({type(error).__name__}: {error}); "
-            "W&B needs WANDB_API_KEY, or WANDB_MODE=offline; logging.trackers=[] does without."
-        ) from error
-
-
-def _wandb_id(run_dir: Path) -> str:
-    """The run's id at W&B, drawn when it begins and kept beside its metrics."""
-    file = run_dir / WANDB_ID_FILE
-    if not file.exists():
-        write_text_atomic(file, secrets.token_hex(4) + "\n")
-    return file.read_text(encoding="utf-8").strip()
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables that are not set yet, for the time of the block: a sweep's next run has places of its own."""
-    added = {name: value for name, value in values.items() if value and name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 class PhaseTimer:

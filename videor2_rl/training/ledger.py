@@ -65,6 +65,12 @@ class Ledger:
         """The numbers that have ended, in order."""
         return [*range(self._frontier), *sorted(self._beyond())]
 
+    @property
+    def in_flight(self) -> int:
+        """Numbers that are on their way: neither waiting nor ended."""
+        # A copy: numbers are moved in another thread.
+        return sum(state not in ENDS for state in list(self._states.values()))
+
     def state_of(self, number: int) -> State:
         """Where a number is.
 

@@ -191,6 +191,7 @@ class Upkeep:
             "actor/policy_version": progress.policy_version,
             "data/decodes_per_clip": workers.videos.decodes_per_clip(),
             "data/skipped": progress.skipped,
+            "data/in_flight": self._ledger.in_flight,
             "data/filtered": len(outcome.ends.filtered),
             "data/epoch": progress.step * run.algorithm.prompts_per_step / self._num_samples,
             "perf/driver_received_bytes": self._received_bytes(),

@@ -14,20 +14,23 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.app import user_errors
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
+from videor2_rl.view.serving import add_place_options, opened_place
 
 if TYPE_CHECKING:
     from videor2_rl.view.run import RunFolder
+    from videor2_rl.view.server import Scale
 
 TABLES = ("groups", "responses", "steps")
+SCALE_S = 120
+"""In which the run must answer: the command joins its cluster first."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,10 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="a run's folder, a demo or a sweep")
-    parser.add_argument("--media", metavar="DIR", type=Path, action="append", default=[], help="where clips lie too")
-    parser.add_argument("--port", type=int, default=8800, help="(default: %(default)s); 0: any that is free")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine)")
-    parser.add_argument("--token", help="asked of everybody; another --host than this machine makes one up")
+    add_place_options(parser, port=8800)
+    parser.add_argument("--control", action="store_true", help="buttons that change the pools of a run that trains")
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--json", choices=TABLES, dest="table", help="print these rows, one JSON object a line")
     asked.add_argument("--sql", metavar="SELECT", help="print what it gives; tables: groups, responses, metrics")
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 # Whoever reads has enough (`| head`); what is buffered must not be tried again at the end.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
-        serve(runs, host=arguments.host, port=arguments.port, token=arguments.token)
+        scale = scale_by_command if arguments.control else None
+        serve(runs, host=arguments.host, port=arguments.port, token=arguments.token, scale=scale)
 
 
 def print_rows(runs: Sequence[RunFolder], *, table: str | None, where: str, sql: str | None) -> None:
@@ -98,37 +100,43 @@ def _rows(run: RunFolder, *, table: str | None, where: str, sql: str | None) -> 
         yield from select(index, sql, what="--sql")
 
 
-def serve(runs: Sequence[RunFolder], *, host: str, port: int, token: str | None) -> None:
+def scale_by_command(run_dir: Path, sizes: Mapping[str, int]) -> str:
+    """`python -m videor2_rl.scale` in a process of its own: Ray stays out of this one, which many runs may be seen in.
+
+    Raises:
+        ConfigError: as the command says it.
+    """
+    import subprocess
+
+    command = [sys.executable, "-m", "videor2_rl.scale", str(run_dir)]
+    command += [f"{name}={size}" for name, size in sizes.items()]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SCALE_S)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{run_dir}: the run did not answer within {SCALE_S} s") from None
+    if done.returncode:
+        raise ConfigError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+    return done.stdout.strip()
+
+
+def serve(runs: Sequence[RunFolder], *, host: str, port: int, token: str | None, scale: Scale | None = None) -> None:
     """Serve until interrupted; prints the address when the page can be opened.
 
     Raises:
         ConfigError: the port is taken, or the address is none of this machine's.
     """
-    import socket
-
     import uvicorn
 
-    from videor2_rl.view.security import is_loopback
     from videor2_rl.view.server import make_app
 
-    if token is None and not is_loopback(host):
-        token = secrets.token_urlsafe(16)
     for run in runs:
         run.update()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        # From here on a browser that is told the address finds somebody there.
-        listener.listen(64)
-    except OSError as error:
-        raise ConfigError(f"--port {port} at {host} cannot be used ({error.strerror}); give another") from None
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
-    print(f"{', '.join(run.name for run in runs)}: {address} (Ctrl-C ends it)", flush=True)
-    config = uvicorn.Config(make_app(runs, token=token), log_level="warning", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listener])
+    place = opened_place(host=host, port=port, token=token)
+    print(f"{', '.join(run.name for run in runs)}: {place.address} (Ctrl-C ends it)", flush=True)
+    config = uvicorn.Config(
+        make_app(runs, token=place.token, scale=scale), log_level="warning", timeout_graceful_shutdown=1
+    )
+    uvicorn.Server(config).run(sockets=[place.listener])
 
 
 if __name__ == "__main__":

@@ -161,6 +161,8 @@ def why(name: str, verdict: Mapping[str, Any]) -> str:
         return f"answered {'nothing readable' if answer is None else answer}, expected {reference}"
     if name == "format":
         return str(detail.get("fault") or "one think block, then one answer block")
+    if name == "consistency" and "reply" in detail:
+        return f"the judge finds that reasoning and answer {'agree' if verdict['value'] else 'do not agree'}"
     if name == "consistency":
         return f"the reasoning concludes {detail.get('conclusion')}, the answer says {detail.get('answer')}"
     return str(detail.get("reason") or "")

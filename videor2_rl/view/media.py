@@ -50,6 +50,11 @@ class Playable:
     is_copy: bool
     """Made here, since a browser does not play the original, or not each of its pictures at its time."""
 
+    def as_json(self) -> dict[str, Any]:
+        """What the player needs besides the file."""
+        times = [round(time, 6) for time in self.times_s]
+        return {"times_s": times, "offset_s": self.offset_s, "is_copy": self.is_copy}
+
 
 def media_roots(run_dir: Path, settings: Mapping[str, Any], more: Iterable[Path]) -> list[Path]:
     """The folders that clips may be read from: the run's own, its media folder, and those given.

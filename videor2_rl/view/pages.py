@@ -85,7 +85,15 @@ def overview(run: RunFolder) -> dict[str, Any]:
     rows = run.metrics()
     with run.index() as index:
         noticed = advice(rows, run.settings, index)
-    return {**run_card(run), "advice": noticed, "tiles": _tiles(rows), "workers": _workers(rows)}
+    return {**run_card(run), "advice": noticed, "tiles": _tiles(rows), "workers": _workers(rows), **_alive(run)}
+
+
+def _alive(run: RunFolder) -> dict[str, Any]:
+    """The pools of a live run, and what became of the prompts."""
+    return {
+        "pools": [{"name": name, **asdict(state)} for name, state in run.pools().items()],
+        "ledger": run.ledger(),
+    }
 
 
 def compared(runs: Sequence[RunFolder]) -> dict[str, Any]:

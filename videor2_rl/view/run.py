@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,9 +19,11 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.report.data import CONFIG_FILE, SKIPPED_FILE, STAGES, read_settings
 from videor2_rl.report.folders import kind_of, members_of
 from videor2_rl.run.files import read_jsonl
+from videor2_rl.run.place import PoolState, read_pools
 from videor2_rl.run.resume import FINISHED
 from videor2_rl.run.rollout_index import INDEX_FILE, open_index, read_group, update_index
 from videor2_rl.run.tracking import METRICS_FILE
+from videor2_rl.training.ledger import LEDGER_FILE
 from videor2_rl.view.frames import Films
 from videor2_rl.view.media import Copies, find_clip, media_roots
 
@@ -60,6 +63,28 @@ class RunFolder:
         path = self.folder / SKIPPED_FILE
         return read_jsonl(path, torn_last_line=True) if path.exists() else []
 
+    def ledger(self) -> dict[str, Any] | None:
+        """How prompts ended so far, and how many were on their way when the last step ended; None: none is kept.
+
+        `trained`, `in_flight` (None: not logged), and by reason `skipped` and `filtered`.
+        """
+        path = self.folder / LEDGER_FILE
+        if not path.exists():
+            return None
+        found: dict[str, Any] = {"trained": 0, "skipped": Counter(), "filtered": Counter(), "in_flight": None}
+        for row in read_jsonl(path, torn_last_line=True):
+            found["trained"] += len(row["trained"])
+            for state in ("skipped", "filtered"):
+                found[state].update({reason: len(numbers) for reason, numbers in row[state].items()})
+        rows = self.metrics()
+        if rows and self.status() == "running":
+            found["in_flight"] = rows[-1].get("data/in_flight")
+        return found
+
+    def pools(self) -> dict[str, PoolState]:
+        """The pools of a run that trains, as it said last; of another one none, though it was killed over them."""
+        return read_pools(self.folder) if self.status() == "running" else {}
+
     def status(self) -> Literal["finished", "running", "stopped"]:
         """running: a process of this machine holds the folder, or another machine's wrote a step a short time ago."""
         if (self.folder / FINISHED).exists():
@@ -74,7 +99,9 @@ class RunFolder:
         rows = self.metrics()
         with self.index() as index:
             logged = 0 if index is None else index.execute("select count(*) from files").fetchone()[0]
-        return {"step": int(rows[-1]["step"]) if rows else 0, "rollouts": logged, "status": self.status()}
+        step = int(rows[-1]["step"]) if rows else 0
+        pools = {name: dict(pool.workers) for name, pool in self.pools().items()}
+        return {"step": step, "rollouts": logged, "status": self.status(), "pools": pools}
 
     def update(self) -> list[int]:
         """Bring the index up to date; returns the steps that came.

@@ -6,7 +6,7 @@ import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse
@@ -19,6 +19,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_READS = ("GET", "HEAD")
 _LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
 
 
@@ -36,7 +37,8 @@ class Guard:
     """Adds the headers, and answers who may not ask.
 
     Without a token only requests to a loopback name are answered: a page elsewhere whose name is pointed at this
-    machine gets nothing. With a token it has to come once as `?token=`, and stays as a cookie.
+    machine gets nothing. With a token it has to come once as `?token=`, and stays as a cookie. What changes something
+    (anything but GET and HEAD) is taken from our own pages alone; programs, which name no origin, may send it too.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None) -> None:
@@ -64,6 +66,9 @@ class Guard:
         elif (answer := self._check(scope, headers)) is not None:
             await answer(scope, receive, guarded)
             return
+        if scope["method"] not in _READS and not _is_ours(headers):
+            await PlainTextResponse("Only this page itself may send that.\n", 403)(scope, receive, guarded)
+            return
         await self._app(scope, receive, guarded)
 
     def _check(self, scope: Scope, headers: Headers) -> Callable[[Scope, Receive, Send], Awaitable[None]] | None:
@@ -86,6 +91,12 @@ def _host_of(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0].lstrip("[")
     return host.rpartition(":")[0] if ":" in host else host
+
+
+def _is_ours(headers: Headers) -> bool:
+    """Whether a page of this server sent it, or no page at all: every browser names the origin of what it posts."""
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
 def _cookie(headers: Headers) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -33,18 +34,46 @@ _PAGES = ("/", "/rollouts", "/group", "/compare", "/workers")
 MAX_PAGE = 200
 
 
-def make_app(runs: Sequence[RunFolder], *, token: str | None = None) -> FastAPI:
-    """The application over some runs; see `Guard` for the token."""
-    app = FastAPI(title="Video-R2 RL viewer", docs_url=None, redoc_url=None, openapi_url=None)
+Scale = Callable[[Path, Mapping[str, int]], str]
+"""Tells the run in a folder other sizes of its pools and says what it did, as `videor2_rl.scale`."""
+
+
+class Sizes(BaseModel):
+    """What somebody wants of a run's pools."""
+
+    sizes: dict[str, int]
+
+
+def make_app(runs: Sequence[RunFolder], *, token: str | None = None, scale: Scale | None = None) -> FastAPI:
+    """The application over some runs; see `Guard` for the token.
+
+    Args:
+        scale: None: nothing can be told to a run from here.
+    """
+    app = guarded_app("Video-R2 RL viewer", token=token)
+    _add_pages(app)
+    _add_runs(app, runs, may_scale=scale is not None)
+    if scale is not None:
+        _add_control(app, runs, scale)
+    _add_rollouts(app, runs)
+    _add_clips(app, runs)
+    return app
+
+
+def guarded_app(title: str, *, token: str | None) -> FastAPI:
+    """An application that answers whom `Guard` lets in, with the parts that all pages share."""
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
     app.add_middleware(Guard, token=token)
     app.add_exception_handler(ConfigError, _refused)
     app.add_exception_handler(ClipError, _no_clip)
-    _add_pages(app)
-    _add_runs(app, runs)
-    _add_rollouts(app, runs)
-    _add_clips(app, runs)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+    @app.get("/colours.css")
+    def colours() -> FileResponse:
+        """The report's colours, which the pages have too."""
+        return FileResponse(TEMPLATES / "colours.css", media_type="text/css")
+
     return app
 
 
@@ -55,20 +84,21 @@ def _add_pages(app: FastAPI) -> None:
     for path in _PAGES:
         app.add_api_route(path, page, methods=["GET"])
 
-    @app.get("/colours.css")
-    def colours() -> FileResponse:
-        """The report's colours, which the pages have too."""
-        return FileResponse(TEMPLATES / "colours.css", media_type="text/css")
+
+def _add_control(app: FastAPI, runs: Sequence[RunFolder], scale: Scale) -> None:
+    @app.post("/api/runs/{place}/scale")
+    def resize(place: int, wanted: Sizes) -> dict[str, str]:
+        return {"said": scale(_run(runs, place).folder, wanted.sizes)}
 
 
-def _add_runs(app: FastAPI, runs: Sequence[RunFolder]) -> None:
+def _add_runs(app: FastAPI, runs: Sequence[RunFolder], *, may_scale: bool) -> None:
     @app.get("/api/runs")
     def list_runs() -> list[dict[str, Any]]:
         return [{k: v for k, v in run_card(run).items() if k not in ("settings", "made_by")} for run in runs]
 
     @app.get("/api/runs/{place}")
     def one_run(place: int) -> dict[str, Any]:
-        return overview(_run(runs, place))
+        return {**overview(_run(runs, place)), "may_scale": may_scale}
 
     @app.get("/api/runs/{place}/series")
     def series(place: int, name: list[str] = Query([]), after: int = 0) -> dict[str, Any]:  # noqa: B008
@@ -163,15 +193,11 @@ def _add_clips(app: FastAPI, runs: Sequence[RunFolder]) -> None:
     @app.get("/api/runs/{place}/groups/{step}/{group_id}/clip")
     def clip(place: int, step: int, group_id: int) -> dict[str, Any]:
         """When each picture is shown; a copy is made before this answers, where one is needed."""
-        found = playable(place, step, group_id)
-        times = [round(time, 6) for time in found.times_s]
-        return {"times_s": times, "offset_s": found.offset_s, "is_copy": found.is_copy}
+        return playable(place, step, group_id).as_json()
 
     @app.get("/api/runs/{place}/groups/{step}/{group_id}/clip/file")
     def clip_file(place: int, step: int, group_id: int) -> FileResponse:
-        found = playable(place, step, group_id)
-        media_type = "video/webm" if found.file.suffix.lower() == ".webm" else "video/mp4"
-        return FileResponse(found.file, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
+        return playable_file(playable(place, step, group_id))
 
     @app.get("/api/runs/{place}/groups/{step}/{group_id}/frames/{number}")
     def frame(place: int, step: int, group_id: int, number: int) -> Response:
@@ -182,6 +208,12 @@ def _add_clips(app: FastAPI, runs: Sequence[RunFolder]) -> None:
             raise HTTPException(404, f"the model saw {len(film.frames)} frames")
         data, media_type = picture(film.frames[number])
         return Response(data, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
+
+
+def playable_file(found: Playable) -> FileResponse:
+    """The file for a browser, in ranges."""
+    media_type = "video/webm" if found.file.suffix.lower() == ".webm" else "video/mp4"
+    return FileResponse(found.file, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _run(runs: Sequence[RunFolder], place: int) -> RunFolder:

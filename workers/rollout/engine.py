@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from videor2_rl.config.sections import RolloutConfig
+from videor2_rl.config.sections import ModelConfig, RolloutConfig
 from videor2_rl.model.family import ModelFamily
+from videor2_rl.model.prompt import banned_token_ids, normalize_patches
 from videor2_rl.types import Prompt, SamplingSpec
 
 if TYPE_CHECKING:
@@ -34,6 +35,20 @@ class EngineSpec:
     """Logits are not rounded to `dtype`."""
     banned_token_ids: tuple[int, ...]
     """Never sampled: a learner cannot place a vision token that has no pixels."""
+
+
+def engine_spec(rollout: RolloutConfig, model: ModelConfig, *, device: Literal["cpu", "cuda"]) -> EngineSpec:
+    """What a rollout worker needs to know; reads the checkpoint's tokenizer for the tokens it must never sample."""
+    from transformers import AutoTokenizer
+
+    return EngineSpec(
+        rollout=rollout,
+        model_path=model.path,
+        dtype=model.dtype,
+        device=device,
+        float32_head=model.float32_head,
+        banned_token_ids=banned_token_ids(AutoTokenizer.from_pretrained(model.path)),
+    )
 
 
 def rollout_env(config: RolloutConfig, device: str) -> dict[str, str]:
@@ -111,6 +126,29 @@ def sampling_params(spec: SamplingSpec, *, seed: int | None, banned_token_ids: S
         logit_bias=dict.fromkeys(banned_token_ids, -100.0),
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+async def build_engine(spec: EngineSpec) -> Any:
+    """An `AsyncLLM` that answers."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from workers.weights import vllm_adapter
+
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(spec)))
+    await vllm_adapter.prepare(engine, float32_head=spec.float32_head)
+    # Asked once, so that no later request waits for the answer and lets another one pass.
+    await engine.get_supported_tasks()
+    return engine
+
+
+def pixels_of(prompt: Prompt, video_processor: Any, *, dtype: str) -> Tensor:
+    """[N, channels * temporal_patch * patch * patch] normalised patches of a prompt."""
+    import torch
+
+    patches = torch.tensor(prompt.patches)
+    pixels = normalize_patches(patches, mean=video_processor.image_mean, std=video_processor.image_std)
+    return pixels.to(getattr(torch, dtype))
 
 
 def engine_input(prompt: Prompt, *, video: Tensor, is_encoded: bool, family: ModelFamily) -> MultiModalInput:

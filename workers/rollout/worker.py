@@ -20,7 +20,14 @@ from videor2_rl.types import Group, Prompt, SamplingSpec
 from workers.fetch import WorkerLost
 from workers.liveness import Pulse
 from workers.memory import process_memory
-from workers.rollout.engine import EngineSpec, engine_arguments, engine_input, sample_seed, sampling_params
+from workers.rollout.engine import (
+    EngineSpec,
+    build_engine,
+    engine_input,
+    pixels_of,
+    sample_seed,
+    sampling_params,
+)
 from workers.rollout.heart import Heart
 from workers.rollout.response import Response, settled
 from workers.weights.group import GroupAddress
@@ -253,15 +260,8 @@ class RolloutWorker:
 
     async def _build_engine(self) -> None:
         from transformers import AutoProcessor
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
 
-        from workers.weights import vllm_adapter
-
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._spec)))
-        await vllm_adapter.prepare(self._engine, float32_head=self._spec.float32_head)
-        # Asked once, so that no later request waits for the answer and lets another one pass.
-        await self._engine.get_supported_tasks()
+        self._engine = await build_engine(self._spec)
         self._family = read_family(self._spec.model_path)
         processor = AutoProcessor.from_pretrained(self._spec.model_path)
         self._video_processor, self._tokenizer = processor.video_processor, processor.tokenizer
@@ -345,13 +345,7 @@ class RolloutWorker:
             yield await Response.begin(self._engine, one, params, name, policy_version=self._policy_version)
 
     def _pixels(self, prompt: Prompt) -> Tensor:
-        import torch
-
-        from videor2_rl.model.prompt import normalize_patches
-
-        processor = self._video_processor
-        pixels = normalize_patches(torch.tensor(prompt.patches), mean=processor.image_mean, std=processor.image_std)
-        return pixels.to(getattr(torch, self._spec.dtype))
+        return pixels_of(prompt, self._video_processor, dtype=self._spec.dtype)
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from viewed_runs import make_record, numbered_clip
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoggingConfig
-from videor2_rl.run.tracked_rollouts import markdown, shown_clip, table_rows
+from videor2_rl.run.backends import WANDB_ID_FILE
+from videor2_rl.run.tracked_rollouts import COLUMNS, shown_clip, table_rows
+from videor2_rl.run.tracked_tables import markdown
 from videor2_rl.run.tracking import (
-    WANDB_ID_FILE,
     PhaseTimer,
     ProgressBar,
     Tracker,
@@ -148,7 +149,7 @@ def test_a_tracker_that_fails_later_is_counted_and_does_not_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Backend()
-    monkeypatch.setattr("videor2_rl.run.tracking._start_backends", lambda *_: backend)
+    monkeypatch.setattr("videor2_rl.run.tracking.start_backends", lambda *_: backend)
     config = replace(PLAIN, trackers=("wandb",))
     with Tracker(tmp_path, config, total_steps=3, console=quiet()) as tracker:
         for step in (1, 2, 3):
@@ -164,7 +165,7 @@ def test_a_tracker_that_fails_later_is_counted_and_does_not_stop_the_run(
 
 def test_a_run_that_fails_tells_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
-    monkeypatch.setattr("videor2_rl.run.tracking._start_backends", lambda *_: backend)
+    monkeypatch.setattr("videor2_rl.run.tracking.start_backends", lambda *_: backend)
     config = replace(PLAIN, trackers=("wandb",))
     with pytest.raises(ZeroDivisionError), Tracker(tmp_path, config, total_steps=1, console=quiet()):
         raise ZeroDivisionError
@@ -175,8 +176,8 @@ def test_a_table_has_a_row_for_each_response_and_no_markup_of_a_model(tmp_path: 
     record = make_record(7, seed=1, size=2, video="a.mp4", texts=["<b>|`x`\n</b>"])
     rows = table_rows([record], step=3)
     assert [row[:3] + row[5:6] for row in rows] == [[3, 7, record["sample_id"], number] for number in (1, 2)]
-    assert markdown(rows).splitlines()[2].count(" | ") == len(rows[0]) - 1
-    assert "`<b>\\|'x' </b>`" in markdown(rows)
+    assert markdown(COLUMNS, rows).splitlines()[2].count(" | ") == len(rows[0]) - 1
+    assert "`<b>\\|'x' </b>`" in markdown(COLUMNS, rows)
 
 
 def test_only_small_clips_of_kinds_that_are_shown_go_to_wandb(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,36 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from browsing import NEEDS_CHROMIUM, grave_faults, shown_number, until
 from viewed_runs import append_metrics, make_record, numbered_clip, write_config, write_step
 
 from videor2_rl.demo.clips import encode, frame_times, render
 from videor2_rl.demo.events import make_events
+from videor2_rl.run.place import PoolState, write_pools
+from videor2_rl.training.ledger import StepEnds, append_step
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium, and the pages are tested"),
-]
+pytestmark = [pytest.mark.slow, NEEDS_CHROMIUM]
 EVEN = [number / 30 for number in range(120)]
 UNEVEN = np.cumsum([0, *([0.033, 0.1, 0.04, 0.25, 0.05] * 12)]).round(3).tolist()
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 """A folder: the pages that the README shows are written there."""
-
-READ_NUMBER = """video => {
-    const canvas = document.createElement('canvas');
-    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-    const context = canvas.getContext('2d');
-    context.drawImage(video, 0, 0);
-    let number = 0;
-    for (let bit = 0; bit < 8; bit++) {
-        const x = Math.round((bit + 0.5) * canvas.width / 8);
-        if (context.getImageData(x, canvas.height >> 1, 1, 1).data[0] > 127) number += 1 << bit;
-    }
-    return number;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +34,8 @@ def serve() -> Iterator[Callable[..., str]]:
     """serve(folder, ...) -> the address of a viewer of its own process."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(*folders: Path) -> str:
-        command = [sys.executable, "-m", "videor2_rl.view", *map(str, folders), "--port", "0"]
+    def start(*arguments: Path | str) -> str:
+        command = [sys.executable, "-m", "videor2_rl.view", *map(str, arguments), "--port", "0"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         running.append(process)
         assert process.stdout is not None
@@ -60,39 +45,6 @@ def serve() -> Iterator[Callable[..., str]]:
     for process in running:
         process.terminate()
         process.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # No sandbox: a container's root may not have one.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """open_page(address, width=, scheme=) -> the page; whatever it complains about fails the test at its end."""
-    contexts, faults = [], []
-
-    def show(address: str, *, width: int = 1440, height: int = 900, scheme: Any = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
-        page.on("request", lambda sent: faults.append(sent.url) if "127.0.0.1" not in sent.url else None)
-        page.goto(address)
-        page.wait_for_selector("main h1")
-        return page
-
-    yield show
-    for context in contexts:
-        context.close()
-    assert faults == []
 
 
 @pytest.fixture(scope="module")
@@ -136,23 +88,6 @@ def edited(source: Path, target: Path, *, by_s: float) -> Path:
                 packet.stream = stream
                 new.mux(packet)
     return target
-
-
-def until(page: Page, condition: str) -> None:
-    """Wait until JavaScript says yes; playwright's own way would evaluate it in the page, which forbids that."""
-    for _ in range(1200):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"never true: {condition}")
-
-
-def shown_number(page: Page) -> int:
-    until(page, "document.querySelector('video') && !document.querySelector('video').seeking")
-    # The picture of a seek is on the screen one frame later than the seek is over.
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    number: int = page.locator("video").evaluate(READ_NUMBER)
-    return number
 
 
 def group_address(address: str, *, step: int, group: int, **more: Any) -> str:
@@ -276,6 +211,7 @@ def test_runs_over_each_other_and_side_by_side(
     page.wait_for_selector("table.numbers caption")
     text = page.locator("main").inner_text()
     assert "Against run" in text and "seed" in text
+    assert not (found := grave_faults(page)), "\n".join(found)
 
 
 def test_a_live_run_grows(tmp_path: Path, serve: Callable[..., str], open_page: Callable[..., Page]) -> None:
@@ -294,6 +230,23 @@ def test_a_live_run_grows(tmp_path: Path, serve: Callable[..., str], open_page: 
     page.get_by_role("button", name="2 new steps: show").click()
     until(page, "document.querySelectorAll('a.group').length === 4")
     assert page.locator("a.group").first.inner_text().startswith("step 4")
+
+
+def test_the_workers_of_a_live_run_and_a_wish_that_it_cannot_take(
+    tmp_path: Path, serve: Callable[..., str], open_page: Callable[..., Page]
+) -> None:
+    write_config(tmp_path, media_dir=tmp_path, num_steps=5)
+    write_step(tmp_path, 1, [make_record(1, seed=1, size=2, video="a.mp4")])
+    append_step(tmp_path, 1, StepEnds([0, 1], {2: "missing"}, {}))
+    write_pools(tmp_path, {"rollout": PoolState(1, {0: "standing by"}, "rollout.max_workers", 2)})
+    page = open_page(serve(tmp_path, "--control") + "/workers")
+    assert page.get_by_role("button", name="rollout: one worker fewer").is_disabled()
+    assert "issued\t3" in page.locator("main").inner_text()
+    assert not (found := grave_faults(page)), "\n".join(found)
+    write_pools(tmp_path, {"rollout": PoolState(1, {0: "serving"}, "rollout.max_workers", 2)})
+    until(page, "document.querySelector('.worker').textContent === '0 serving'")
+    page.get_by_role("button", name="rollout: one worker more").click()
+    until(page, "document.querySelector('.note.bad')?.textContent.includes('no run trains here')")
 
 
 def test_everything_goes_without_a_mouse(address: str, open_page: Callable[..., Page]) -> None:
@@ -325,18 +278,10 @@ def test_a_phone_scrolls_in_one_direction_only(path: str, address: str, open_pag
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(scheme: str, address: str, open_page: Callable[..., Page]) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    for path in ("/", "/rollouts", "/group?step=1&group=10"):
+    for path in ("/", "/rollouts", "/group?step=1&group=10", "/workers"):
         page = open_page(address + path, scheme=scheme)
         page.wait_for_load_state("load")
-        found = Axe().run(page).response["violations"]
-        grave = [
-            f"{path}: {one['id']}: {one['nodes'][0]['html'][:120]}"
-            for one in found
-            if one["impact"] in ("serious", "critical")
-        ]
-        assert not grave, "\n".join(grave)
+        assert not (found := grave_faults(page)), path + "\n".join(found)
 
 
 @pytest.mark.skipif(SCREENSHOTS is None, reason="no SCREENSHOTS=FOLDER to write the README's pictures into")

@@ -6,12 +6,16 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from viewed_runs import metrics_row, write_config, write_step
 
+from videor2_rl.config.errors import ConfigError
+from videor2_rl.run.place import PoolState, write_pools
+from videor2_rl.training.ledger import StepEnds, append_step
 from videor2_rl.view.run import RunFolder
 from videor2_rl.view.security import is_loopback
 from videor2_rl.view.server import STATIC, make_app
@@ -88,6 +92,64 @@ def test_a_clip_that_is_gone_or_outside_is_refused_with_a_reason(client: TestCli
         for part in ("clip", "clip/file", "frames/0"):
             answer = client.get(f"/api/runs/0/groups/4/{group_id}/{part}")
             assert answer.status_code == 404 and reason in answer.json()["detail"]
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Path:
+    """A run that trains, with its ledger and its pools."""
+    write_config(tmp_path, media_dir=tmp_path, num_steps=9)
+    write_step(tmp_path, 1, [])
+    row = {**metrics_row(2), "data/in_flight": 3}
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    append_step(tmp_path, 1, StepEnds([0, 1], {2: "missing"}, {}))
+    append_step(tmp_path, 2, StepEnds([3], {}, {4: "all equal", 5: "all equal"}))
+    write_pools(tmp_path, {"rollout": PoolState(2, {0: "serving", 1: "starting"}, "rollout.max_workers", 3)})
+    return tmp_path
+
+
+def test_a_live_runs_pools_and_the_ends_of_its_prompts_are_told(live: Path) -> None:
+    client = TestClient(make_app([RunFolder(live, "run")]), base_url=HERE)
+    shown = client.get("/api/runs/0").json()
+    assert shown["ledger"] == {"trained": 3, "skipped": {"missing": 1}, "filtered": {"all equal": 2}, "in_flight": 3}
+    [pool] = shown["pools"]
+    assert (pool["name"], pool["size"], pool["workers"]) == ("rollout", 2, {"0": "serving", "1": "starting"})
+    (live / "finished").touch()
+    ended = client.get("/api/runs/0").json()
+    assert ended["pools"] == [] and ended["ledger"]["in_flight"] is None
+
+
+def test_a_run_is_told_sizes_only_under_control_and_only_from_our_page(live: Path) -> None:
+    told: list[tuple[Path, Mapping[str, int]]] = []
+
+    def scale(run_dir: Path, sizes: Mapping[str, int]) -> str:
+        told.append((run_dir, dict(sizes)))
+        if sizes["rollout"] > 3:
+            raise ConfigError("the run allows at most 3")
+        return "rollout: from 2 to 3"
+
+    path, wanted = "/api/runs/0/scale", {"sizes": {"rollout": 3}}
+    looking = TestClient(make_app([RunFolder(live, "run")]), base_url=HERE)
+    assert looking.post(path, json=wanted).status_code == 404 and not looking.get("/api/runs/0").json()["may_scale"]
+    client = TestClient(make_app([RunFolder(live, "run")], scale=scale), base_url=HERE)
+    assert client.post(path, json=wanted, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert client.get(path).status_code == 405 and told == []
+    assert client.post(path, json=wanted, headers={"Origin": HERE}).json() == {"said": "rollout: from 2 to 3"}
+    assert told == [(live, {"rollout": 3})]
+    refused = client.post(path, json={"sizes": {"rollout": 4}})
+    assert (refused.status_code, refused.json()["detail"]) == (400, "the run allows at most 3")
+    asked = TestClient(make_app([RunFolder(live, "run")], token="secret", scale=scale), base_url="http://node7:8800")
+    assert asked.post(path, json=wanted).status_code == 401
+
+
+def test_looking_at_runs_loads_no_ray_even_under_control(live: Path) -> None:
+    text = (
+        "import sys\nfrom pathlib import Path\nfrom videor2_rl.view.__main__ import scale_by_command\n"
+        f"try: scale_by_command(Path({str(live)!r}), {{'rollout': 1}})\n"
+        "except Exception as error: print(error)\nprint('ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{live}: no run trains here (control.json is not there)", "False"]
 
 
 @pytest.mark.parametrize("path", ["/static/../server.py", "/static/%2e%2e/server.py", "/static/..%2fserver.py"])

@@ -24,8 +24,18 @@ export async function get(path, values = {}) {
       if (one !== "" && one !== null && one !== undefined) query.append(name, one);
     }
   }
-  const response = await fetch(query.size ? `${path}?${query}` : path);
-  if (response.ok) return response.json();
+  return (await answered(fetch(query.size ? `${path}?${query}` : path))).json();
+}
+
+// body: a file as it is, all else as JSON.
+export function send(method, path, body = {}, { signal } = {}) {
+  const isFile = body instanceof File;
+  return answered(fetch(path, { method, signal, body: isFile ? body : JSON.stringify(body), headers: isFile ? {} : { "Content-Type": "application/json" } }));
+}
+
+async function answered(sent) {
+  const response = await sent;
+  if (response.ok) return response;
   let detail = response.statusText;
   try {
     detail = (await response.json()).detail;

@@ -22,7 +22,7 @@ export function responseCard(response, group, { onTime, onChoose, colour }) {
       h("span", { class: `advantage ${sign}` }, "advantage ", h("b", {}, signed(advantage))),
     ),
     sum(response),
-    claims(response, group, onTime),
+    claimList(response.claims, group.references, onTime),
     text(),
     h("p", { class: "soft facts" }, facts(response)),
     judged(response),
@@ -32,20 +32,26 @@ export function responseCard(response, group, { onTime, onChoose, colour }) {
 function sum(response) {
   const paying = response.terms.filter((term) => term.weight !== 0);
   const free = response.terms.filter((term) => term.weight === 0);
+  return termTable([...paying, ...free], `Why response ${response.number + 1} earned what it earned`);
+}
+
+// Terms without a weight pay nothing, and nothing is said of it.
+export function termTable(terms, caption) {
+  const paid = (term) => (term.weight === 0 ? "unpaid" : term.weight === null ? "" : `\u00d7 ${number(term.weight, 2)} = ${number(term.paid ?? 0, 2)}`);
   return h(
     "table",
     { class: "terms" },
-    h("caption", { class: "unseen" }, `Why response ${response.number + 1} earned what it earned`),
+    h("caption", { class: "unseen" }, caption),
     h(
       "tbody",
       {},
-      [...paying, ...free].map((term) =>
+      terms.map((term) =>
         h(
           "tr",
           { class: grade(term) },
           h("th", { scope: "row" }, term.label),
           h("td", { class: "value" }, term.verdict === "score" ? number(term.value, 2) : term.verdict === "failure" ? "failed" : "n/a"),
-          h("td", { class: "paid" }, term.weight === 0 ? "unpaid" : term.weight === null ? "" : `\u00d7 ${number(term.weight, 2)} = ${number(term.paid ?? 0, 2)}`),
+          term.weight !== undefined && h("td", { class: "paid" }, paid(term)),
           h("td", { class: "why" }, term.why),
         ),
       ),
@@ -59,19 +65,20 @@ function grade(term) {
   return term.value >= 0.999 ? "good" : term.value <= 0.001 ? "bad" : "middling";
 }
 
-function claims(response, group, onTime) {
-  if (!response.claims.length) return h("p", { class: "soft" }, "No timestamped claim.");
+// references: events that a claim may have matched; where there are none, a claim is neither right nor wrong.
+export function claimList(claims, references, onTime) {
+  if (!claims.length) return h("p", { class: "soft" }, "No timestamped claim.");
   return h(
     "ul",
     { class: "claims" },
-    response.claims.map((claim) => {
+    claims.map((claim) => {
       const kind = outcomeOf(claim);
-      const matched = claim.reference === null ? null : group.references[claim.reference];
+      const matched = claim.reference === null ? null : references[claim.reference];
       const span = claim.end_s > claim.start_s ? `${clock(claim.start_s)}\u2013${clock(claim.end_s)}` : clock(claim.start_s);
       return h(
         "li",
-        { class: kind },
-        h("span", { class: "sign", "aria-label": WORDS[kind], role: "img" }, SIGNS[kind]),
+        { class: references.length ? kind : "" },
+        references.length ? h("span", { class: "sign", "aria-label": WORDS[kind], role: "img" }, SIGNS[kind]) : null,
         h("button", { type: "button", class: "time", onclick: () => onTime(claim.start_s) }, span),
         h("span", { class: "said" }, claim.text),
         h(
