@@ -228,8 +228,11 @@ class Striker:
             yield
         finally:
             self._over.set()
+            due = time.monotonic() + 120
             for one in [thread, *self._watchers]:
-                one.join(timeout=120)
+                while one.is_alive() and time.monotonic() < due:
+                    self._rollouts.admit_joiners()  # which the loop, that has ended, did
+                    one.join(timeout=0.1)
 
     def _strike(self) -> None:
         kinds = [("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)]

@@ -211,6 +211,8 @@ class Dispatch:
                 self._lose(slot, WorkerLost(f"no sign of life for {SILENT_S:g} s"))
             elif (stalled_s := progress.stalled_s(pulse, _now())) >= STALLED_S:
                 self._lose(slot, WorkerLost(f"at work, and got nowhere for {stalled_s:.0f} s"))
+            elif spun_s := progress.spun_s(pulse):
+                self._lose(slot, WorkerLost(f"its engine took {spun_s:.0f} s of processor time for no token"))
 
     async def _sign(self, slot: Slot, *, limit_s: float) -> Pulse | None:
         """None: there was none in time, or it is lost."""

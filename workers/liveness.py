@@ -19,6 +19,11 @@ STARTING_SILENT_S = 60.0
 """While it gets ready: libraries that load keep all of its threads waiting."""
 STALLED_S = 6.0
 """At work without progress for so long, its engine is frozen; noticed with the next sign, `HOLD_S` later at most."""
+SPIN_S = 10.0
+"""Processor time without a token, and ..."""
+SPIN_FACTOR = 5.0
+"""... so many times what any token before took: an engine that works is stuck. Not by the clock: one that others keep
+from the processors takes none. Until its first token nobody knows what one takes, and a call's deadline counts."""
 WORK_S = 0.02
 """Processor time that counts as progress: what stands still takes a little too."""
 TICK_S = 2.5
@@ -35,6 +40,8 @@ class Pulse:
     """Grows with what it gets done, e.g. tokens sampled."""
     cpu_s: float = 0.0
     """Seconds for which what does the work was on a processor or waited for one, so far."""
+    worked_s: float = 0.0
+    """Those on a processor alone."""
 
 
 def pulse_after(hold_s: float) -> Pulse:
@@ -49,6 +56,10 @@ class Progress:
     def __init__(self) -> None:
         self._last: Pulse | None = None
         self._since_s = 0.0
+        self._before: Pulse | None = None
+        self._worked_from_s = 0.0
+        self._most_worked_s = 0.0
+        """Between two tokens, so far."""
 
     def stalled_s(self, pulse: Pulse, now: float) -> float:
         """Seconds for which a worker at work has got nowhere, this sign included; 0 where it has nothing to do.
@@ -66,6 +77,19 @@ class Progress:
         if moved:
             self._last, self._since_s = pulse, now
         return now - self._since_s
+
+    def spun_s(self, pulse: Pulse) -> float:
+        """Seconds of processor time since a worker's last token, where they are too many; else 0."""
+        before, self._before = self._before, pulse
+        worked_s = pulse.worked_s - self._worked_from_s
+        at_work = before is not None and before.is_busy and pulse.is_busy
+        if at_work and pulse.progress == before.progress:
+            is_known = self._most_worked_s > 0
+            return worked_s if is_known and worked_s >= max(SPIN_S, SPIN_FACTOR * self._most_worked_s) else 0.0
+        if at_work:
+            self._most_worked_s = max(self._most_worked_s, worked_s)
+        self._worked_from_s = pulse.worked_s
+        return 0.0
 
 
 async def silence(sign: Awaitable[Pulse], *, limit_s: float) -> Pulse | None:

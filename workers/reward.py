@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 GROUPS_AT_ONCE = 16
 """Calls that a worker takes while a judge answers; their requests together are bounded by `judge.calls.concurrency`."""
 NOTICE_POLL_S = 2.0
-"""Seconds between two looks at what the workers' judge clients have to tell, and at how many workers share its calls."""
+"""Seconds between two looks at what the workers' judge clients have to tell, and at who shares the judge's calls."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.virtual_time import VirtualLoop
 from workers.dispatch import Dispatch
 from workers.errors import DeadlineExceeded, WorkerLost
-from workers.liveness import HOLD_S, SILENT_S, STALLED_S, STARTING_SILENT_S, Pulse
+from workers.liveness import HOLD_S, SILENT_S, SPIN_S, STALLED_S, STARTING_SILENT_S, Pulse
 from workers.slots import Limits
 
 CALL_S, START_S = 5.0, 20.0
@@ -177,6 +177,18 @@ def test_who_answers_but_gets_nowhere_with_its_work_is_lost_and_nobody_else_in_a
         one.loop.wait(1.0)
     assert bool(one.pool.replacements) == is_lost
     assert not is_lost or one.loop.time() - began <= STALLED_S + 2 * HOLD_S + 1 < SILENT_S + 4
+
+
+def test_an_engine_that_works_and_brings_no_token_any_more_is_lost(drive: Callable[..., Driven]) -> None:
+    one = drive()
+    one.start(1)
+    worker, began = one.actors.made[0], one.loop.time()
+    while one.loop.time() < began + 60 and not one.pool.replacements:
+        seconds = one.loop.time() - began
+        worker.pulse = Pulse(True, progress=int(min(seconds, 20)), cpu_s=seconds, worked_s=seconds)
+        one.loop.wait(1.0)
+    assert one.pool.replacements == 1
+    assert 20 < one.loop.time() - began <= 20 + SPIN_S + 2 * HOLD_S + 1
 
 
 def test_a_worker_that_stands_by_gets_nothing_until_one_is_lost_and_then_at_once(drive: Callable[..., Driven]) -> None:

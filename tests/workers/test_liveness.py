@@ -37,6 +37,32 @@ def test_little_processor_time_at_a_time_adds_up_to_progress() -> None:
     assert found == [0, 1, 2, 3, 0, 1, 2, 3, 0]
 
 
+def test_an_engine_spins_when_it_takes_far_more_processor_time_for_a_token_than_for_any_before() -> None:
+    progress, worked_s = Progress(), 0.0
+
+    def beat(*, tokens: int, works_s: float, is_busy: bool = True) -> float:
+        nonlocal worked_s
+        worked_s += works_s
+        return progress.spun_s(Pulse(is_busy, tokens, cpu_s=worked_s, worked_s=worked_s))
+
+    # What the first token takes is anybody's guess, and what is done between two calls is no token's.
+    assert [beat(tokens=0, works_s=50.0) for _ in range(3)] == [0, 0, 0]
+    assert beat(tokens=0, works_s=90.0, is_busy=False) == 0
+    assert [beat(tokens=0, works_s=2.0), beat(tokens=0, works_s=3.0), beat(tokens=1, works_s=1.0)] == [0, 0, 0]
+    # 4 s for a token so far: 19 s are slow, 20 s are too much.
+    assert [beat(tokens=1, works_s=works_s) for works_s in (10.0, 9.0)] == [0, 0]
+    assert beat(tokens=1, works_s=1.0) == 20.0
+    assert beat(tokens=2, works_s=0.0) == 0
+
+
+def test_who_gets_no_processor_does_not_spin() -> None:
+    progress = Progress()
+    found = [
+        progress.spun_s(Pulse(True, min(second, 3), cpu_s=second, worked_s=min(second, 4))) for second in range(99)
+    ]
+    assert not any(found)
+
+
 async def _never() -> Pulse:
     await asyncio.sleep(1e6)
     return Pulse()

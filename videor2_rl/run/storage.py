@@ -13,6 +13,7 @@ _FULL = {
     errno.ENOSPC: "No space left on device",
     errno.EDQUOT: "Disk quota exceeded",
     errno.EROFS: "Read-only file system",
+    errno.EFBIG: "File too large",  # than `ulimit -f` or the file system lets one be
 }
 
 

@@ -252,9 +252,7 @@ def _comparable(
     return _varying(values, _valid_members(values, group_ids))
 
 
-def _varying(
-    values: Floats, groups: Sequence[NDArray[np.int64]]
-) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+def _varying(values: Floats, groups: Sequence[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Floats]]:
     """Of the groups whose values are not all equal, rows and values."""
     for members in groups:
         scores = values[members]

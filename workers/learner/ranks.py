@@ -17,13 +17,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from workers.errors import DeadlineExceeded, RankLost
 from workers.fetch import fetch
+from workers.learner.beats import RankBeats
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from verl.workers.config import TrainingWorkerConfig
 
 _LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOOK_S = 5.0
-"""In which a rank that is gone says so."""
+"""In which a rank that is gone says so; and between two looks at whether one stands still."""
 DEADLINE_S = 3600.0
 """No single call on all ranks is expected to take longer; a hung rank then ends the run with its number."""
 
@@ -100,6 +103,7 @@ class RankGroup:
             device_name="cuda" if use_gpu else "cpu",
             use_gpu=use_gpu,
         )
+        self._beats = RankBeats(self._workers.workers)
         self._starting = self._workers.start(seed)  # type: ignore[attr-defined]
         self._turn = threading.Lock()
 
@@ -109,6 +113,7 @@ class RankGroup:
             self._wait_ready()
 
     def _wait_ready(self) -> None:
+        # Libraries that load keep all threads of a rank waiting: a start has its deadline alone.
         gather(self._starting, name=self.name, what="starting", deadline_s=self._deadline_s)
         self._starting = []
 
@@ -135,20 +140,29 @@ class RankGroup:
 
     def collect(self, refs: Sequence[Any], *, what: str) -> list[Any]:
         """What `begin` began, once it is done."""
-        return gather(refs, name=self.name, what=what, deadline_s=self._deadline_s)
+        return gather(refs, name=self.name, what=what, deadline_s=self._deadline_s, silent=self._beats.silent)
 
     def is_lost(self) -> bool:
-        """Whether a rank's process is gone; ranks that are busy live."""
-        return bool(_dead_ranks([rank.__ray_ready__.remote() for rank in self._workers.workers], wait_s=LOOK_S))
+        """Whether a rank's process is gone, or stands still; ranks that are busy live."""
+        refs = [rank.__ray_ready__.remote() for rank in self._workers.workers]
+        return bool(_dead_ranks(refs, wait_s=LOOK_S) or self._beats.silent())
 
     def shutdown(self) -> None:
         """Kill the ranks and give their place back."""
         for worker in self._workers.workers:
             ray.kill(worker, no_restart=True)
+        self._beats.end()
         ray.util.remove_placement_group(self._placement)
 
 
-def gather(refs: Sequence[Any], *, name: str, what: str, deadline_s: float) -> list[Any]:
+def gather(
+    refs: Sequence[Any],
+    *,
+    name: str,
+    what: str,
+    deadline_s: float,
+    silent: Callable[[], Sequence[int]] = tuple,
+) -> list[Any]:
     """Each rank's result, in order; the first failure ends the wait, since the other ranks would wait for it.
 
     Args:
@@ -156,15 +170,20 @@ def gather(refs: Sequence[Any], *, name: str, what: str, deadline_s: float) -> l
         name: of the rank group, for messages.
         what: was asked of the ranks, for messages.
         deadline_s: seconds to wait for the last rank.
+        silent: the ranks that give no sign of life, asked for now and then.
 
     Raises:
-        RankLost: names the ranks whose process died.
+        RankLost: names the ranks whose process died, or stands still.
         DeadlineExceeded: names the ranks that did not answer.
     """
     due = time.monotonic() + deadline_s
     pending, results = list(refs), {}
     while pending:
-        done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, due - time.monotonic()))
+        done, pending = ray.wait(pending, num_returns=1, timeout=min(LOOK_S, max(0.0, due - time.monotonic())))
+        if not done and (frozen := silent()):
+            raise RankLost(f"{what}: {name} rank {', '.join(map(str, frozen))} stands still")
+        if not done and time.monotonic() < due:
+            continue
         if not done:
             ranks = ", ".join(str(refs.index(ref)) for ref in pending)
             raise DeadlineExceeded(f"{what}: {name} rank {ranks} did not answer within {deadline_s:g} s")

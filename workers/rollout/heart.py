@@ -42,17 +42,24 @@ class Heart:
             await asyncio.sleep(LOOK_S)
         stands_still = not answered.done()
         answered.cancel()
-        return Pulse(is_busy=stands_still or is_busy(), progress=progress(), cpu_s=self._cpu_s())
+        worked_s = self._worked_s()
+        return Pulse(stands_still or is_busy(), progress(), cpu_s=worked_s + self._waited_s(), worked_s=worked_s)
 
-    def _cpu_s(self) -> float:
-        """Of the engine's processes and of the thread that works, without what else this process does."""
-        total = time.clock_gettime(self._clock) + waited_s(Path(f"/proc/self/task/{self._thread}"))
+    def _worked_s(self) -> float:
+        """Processor time of the engine's processes and of the thread that works; all else here is not counted."""
+        total = time.clock_gettime(self._clock)
         for process in self._engine:
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
                 total += times.user + times.system
-            total += sum(map(waited_s, Path(f"/proc/{process.pid}/task").glob("*")))
         return total
+
+    def _waited_s(self) -> float:
+        """For which they waited for a processor."""
+        tasks = [Path(f"/proc/self/task/{self._thread}")]
+        for process in self._engine:
+            tasks += Path(f"/proc/{process.pid}/task").glob("*")
+        return sum(map(waited_s, tasks))
 
 
 def waited_s(task: Path) -> float:

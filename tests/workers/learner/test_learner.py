@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -19,13 +20,16 @@ from streamed import sent_weights
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
+from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.files import file_sum
+from videor2_rl.run.storage import full_disk
 from videor2_rl.training.gap import LogProbGapError
 from videor2_rl.types import TrainGroup
 from workers.errors import RankLost
 
 if TYPE_CHECKING:
     from workers.learner.learner import Learner
+    from workers.learner.reference import Reference
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -103,6 +107,13 @@ def ready(one_rank: Learner, model: ModelConfig, groups: list[TrainGroup]) -> li
         replace(group, old_log_probs=o.at_temperature, ref_log_probs=r.at_temperature)
         for group, o, r in zip(groups, old, ref, strict=True)
     ]
+
+
+def process_of(part: Learner | Reference, *, rank: int = 0) -> int:
+    """The process of a rank."""
+    import ray
+
+    return ray.get(part._ranks._workers.workers[rank].__ray_call__.remote(lambda self: os.getpid()))
 
 
 @pytest.fixture(autouse=True)
@@ -443,11 +454,8 @@ def test_the_second_update_of_a_batch_is_measured_from_the_policy_that_generated
 def test_where_a_rank_died_all_are_started_anew_and_go_on_from_what_was_saved(
     two_ranks: Learner, ready: list[TrainGroup], start_state: dict[Learner, Path]
 ) -> None:
-    import ray
-
     expected = update(two_ranks, ready)
-    rank = two_ranks._ranks._workers.workers[1]
-    os.kill(ray.get(rank.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
+    os.kill(process_of(two_ranks, rank=1), signal.SIGKILL)
     with pytest.raises(RankLost, match=r"learner rank .*1.* died"):
         update(two_ranks, ready)
     assert two_ranks._ranks.is_lost()
@@ -455,3 +463,50 @@ def test_where_a_rank_died_all_are_started_anew_and_go_on_from_what_was_saved(
     assert not two_ranks._ranks.is_lost()
     two_ranks.load(start_state[two_ranks])
     assert update(two_ranks, ready) == pytest.approx(expected)
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_one_before_and_the_next_one_is_whole(
+    one_rank: Learner, tmp_path: Path
+) -> None:
+    checkpoints, pid = Checkpoints(tmp_path, keep=3), process_of(one_rank)
+    no_limit = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    checkpoints.begin(1, {}, one_rank)
+    checkpoints.complete()
+    # What a full disk is to the rank's real writes, without one: a file of it may not grow any more.
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, no_limit[1]))
+    try:
+        checkpoints.begin(2, {}, one_rank)
+        with pytest.raises(Exception, match="File too large") as error:
+            checkpoints.complete()
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, no_limit)
+    assert full_disk(error.value) == "File too large"
+    newest = checkpoints.newest()
+    assert newest is not None and newest.step == 1
+    checkpoints.begin(3, {}, one_rank)
+    checkpoints.complete()
+    newest = checkpoints.newest()
+    assert newest is not None and newest.step == 3
+    assert not list(tmp_path.glob("checkpoints/.partial_*"))
+
+
+def test_a_reference_whose_rank_died_is_started_anew_and_says_the_same(
+    groups: list[TrainGroup], model: ModelConfig
+) -> None:
+    from workers.learner.reference import Reference
+
+    config = ReferenceConfig(num_ranks=1, cpus_per_rank=1, gpus_per_rank=0, cpu_offload=False)
+    reference = Reference(config, model, backend="fsdp2", max_tokens_per_micro_batch=100)
+    expected = reference.begin_log_probs(groups, temperature=0.9).result()
+    whole = reference._ranks
+    reference.rebuild_if_lost()
+    assert reference._ranks is whole
+    os.kill(process_of(reference), signal.SIGKILL)
+    with pytest.raises(RankLost, match=r"log-probs of 5 groups: reference rank 0 died"):
+        reference.begin_log_probs(groups, temperature=0.9).result()
+    reference.rebuild_if_lost()
+    again = reference.begin_log_probs(groups, temperature=0.9).result()
+    reference.shutdown()
+    for before, after in zip(expected, again, strict=True):
+        for one, other in zip(before.at_temperature, after.at_temperature, strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -17,6 +18,8 @@ from cluster_configs import cluster_config
 from workers.cluster import connected
 from workers.errors import RankLost
 from workers.fetch import DeadlineExceeded
+from workers.learner import ranks as ranks_module
+from workers.learner.beats import RankBeats
 from workers.learner.ranks import free_port, gather
 
 pytestmark = pytest.mark.ray
@@ -30,6 +33,9 @@ class Rank:
 
     def fail(self) -> None:
         raise RuntimeError("connection closed by peer")
+
+    def pid(self) -> int:
+        return os.getpid()
 
     def die(self) -> None:
         time.sleep(1.0)
@@ -71,6 +77,26 @@ def test_dead_rank_is_named_although_the_others_fail_first(ranks: list[ray.actor
     ray.get(victim.answer.remote(0))
     with pytest.raises(RankLost, match="the update: learner rank 1 died"):
         gather([ranks[2].fail.remote(), victim.die.remote()], name="learner", what="the update", deadline_s=60)
+
+
+def test_rank_that_stands_still_is_found_by_its_silence_and_one_that_computes_is_not(
+    ranks: list[ray.actor.ActorHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = ACTOR.remote()
+    pid = ray.get(frozen.pid.remote())
+    beats = RankBeats([ranks[0], frozen])
+    # Both have been heard of.
+    ray.get([ranks[0].answer.remote(0), frozen.answer.remote(1)])
+    monkeypatch.setattr(ranks_module, "LOOK_S", 0.5)
+    busy = ranks[0].answer.remote(0, 3.0)
+    assert gather([busy], name="learner", what="x", deadline_s=60, silent=beats.silent) == [0]
+    monkeypatch.setattr("workers.learner.beats.SILENT_S", 8.0)
+    os.kill(pid, signal.SIGSTOP)
+    asked = [ranks[0].answer.remote(0, 20.0), frozen.answer.remote(1)]
+    with pytest.raises(RankLost, match="the update: learner rank 1 stands still"):
+        gather(asked, name="learner", what="the update", deadline_s=60, silent=beats.silent)
+    ray.kill(frozen)
+    beats.end()
 
 
 def test_ranks_meet_on_free_ports_that_no_connection_is_given() -> None:
