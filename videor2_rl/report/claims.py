@@ -1,4 +1,4 @@
-"""How far a claim that matched nothing stands from the event that it tells of."""
+"""What a logged row says in words: what kept a claim from matching, and which answer was expected."""
 
 from __future__ import annotations
 
@@ -49,3 +49,9 @@ def _words(text: str) -> frozenset[str]:
 
 def _share(one: frozenset[str], two: frozenset[str]) -> float:
     return len(one & two) / max(1, len(one | two))
+
+
+def expected_answer(target: str) -> str:
+    """What stands in the last answer block of a target; all of one that has none."""
+    blocks = re.findall(r"<answer>(.*?)</answer>", target, flags=re.DOTALL)
+    return str(blocks[-1]).strip() if blocks else target

@@ -117,7 +117,7 @@ def _listed(words: Sequence[str]) -> str:
 def _of_training(run: Run) -> Headline:
     names = (("Accuracy", "reward/accuracy"), ("TAR precision", "reward/tar_precision"), ("TAC", "reward/tac"))
     tiles = _windows(run, names)
-    window, count = _window(run), len(run.metrics)
+    window, count = _window(len(run.metrics)), len(run.metrics)
     ends = f"first and the last {window}" if window > 1 else "first and the last"
     sentence = (
         f"Means over the {ends} of {count} steps, of the training rollouts themselves: other prompts at either end, so "
@@ -139,16 +139,21 @@ def _windows(run: Run, names: Sequence[tuple[str, str]]) -> tuple[Tile, ...]:
     for title, name in names:
         values = [value for value in series(run.metrics, name)[1] if value == value]
         if values:
-            size = max(1, min(WINDOW, len(values) // 3))
-            first, last = sum(values[:size]) / size, sum(values[-size:]) / size
+            first, last = means_at_ends(values)
             is_single = len(values) == 1
             labels = ("", "only step") if is_single else ("first steps", "last steps")
             tiles.append(Tile(title, "" if is_single else f"{first:.2f}", f"{last:.2f}", *labels, change=None))
     return tuple(tiles)
 
 
-def _window(run: Run) -> int:
-    return max(1, min(WINDOW, len(run.metrics) // 3))
+def means_at_ends(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of a run's first values and of its last ones."""
+    size = _window(len(values))
+    return sum(values[:size]) / size, sum(values[-size:]) / size
+
+
+def _window(count: int) -> int:
+    return max(1, min(WINDOW, count // 3))
 
 
 def _short(interval: Interval) -> str:

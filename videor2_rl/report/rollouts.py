@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from videor2_rl.report.choose import (
     held_out_reasons,
     told_apart,
 )
-from videor2_rl.report.claims import note_of
+from videor2_rl.report.claims import expected_answer, note_of
 from videor2_rl.report.curves import BUILT_IN_TERMS
 from videor2_rl.report.data import STAGE_LABELS, STAGES, Evaluation, ReportData
 from videor2_rl.report.frames import ClipSource, Film, Frames, video_config
@@ -300,12 +299,11 @@ def _shown_sample(
     def on_lane(events: Sequence[Mapping[str, Any]], marks: Sequence[tuple[str, str]]) -> tuple[ShownEvent, ...]:
         return events_on(events, marks, end_s=end_s, film=film, frames=frames)
 
-    answer = re.findall(r"<answer>(.*?)</answer>", target, flags=re.DOTALL)
     return ShownSample(
         sample_id=sample_id,
         question=question,
         target=target,
-        expected=answer[-1].strip() if answer else target,
+        expected=expected_answer(target),
         duration=time_text(end_s),
         references=on_lane(
             references,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rewards.terms.temporal import read_references
-from videor2_rl.report.claims import note_of, shift_s
+from videor2_rl.report.claims import expected_answer, note_of, shift_s
 from videor2_rl.report.data import number_at, value_at
 from videor2_rl.run.rollout_index import kind_of_group
 from videor2_rl.run.rollout_log import events_of
@@ -52,12 +51,6 @@ def shown_group(
             for number, response in enumerate(record["responses"])
         ],
     }
-
-
-def expected_answer(target: str) -> str:
-    """What stands in the last answer block of a target; all of one that has none."""
-    blocks = re.findall(r"<answer>(.*?)</answer>", target, flags=re.DOTALL)
-    return str(blocks[-1]).strip() if blocks else target
 
 
 def _found_by(responses: Sequence[Mapping[str, Any]], count: int) -> list[int]:

@@ -20,6 +20,7 @@ from videor2_rl.report.curves import (
     with_phases,
     worker_curves,
 )
+from videor2_rl.report.headline import means_at_ends
 from videor2_rl.report.page import Grid, flat_texts
 from videor2_rl.view.advice import advice
 from videor2_rl.view.run import RunFolder
@@ -139,18 +140,16 @@ _TILES = (
     ("sft/loss", "Loss"),
     ("timing_s/step", "Seconds a step"),
 )
-_WINDOW = 10
 
 
 def _tiles(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Means of the first and of the last steps."""
     found = []
-    window = max(1, min(_WINDOW, len(rows) // 3))
     for name, label in _TILES:
         values = [float(row[name]) for row in rows if row.get(name) is not None]
         if values:
-            first, last = values[:window], values[-window:]
-            found.append({"name": name, "label": label, "was": sum(first) / len(first), "is": sum(last) / len(last)})
+            was, now = means_at_ends(values)
+            found.append({"name": name, "label": label, "was": was, "is": now})
     return found
 
 

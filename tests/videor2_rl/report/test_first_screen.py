@@ -220,3 +220,8 @@ def test_held_out_rows_while_training_make_the_tiles(demo_folder: Path, steps: t
     else:
         assert (shown.tiles[0].before_label, shown.tiles[0].after_label) == ("step 0", "step 10")
         assert shown.tiles[0].change is not None and shown.tiles[0].change.note == "up"
+
+
+def test_what_was_found_stands_before_how_it_was_made(pristine_demo_folder: Path) -> None:
+    page = page_of(pristine_demo_folder)
+    assert page.index('class="lead"') < page.index("Synthetic clips, a tiny")
