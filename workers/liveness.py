@@ -83,7 +83,7 @@ class Progress:
         before, self._before = self._before, pulse
         worked_s = pulse.worked_s - self._worked_from_s
         at_work = before is not None and before.is_busy and pulse.is_busy
-        if at_work and pulse.progress == before.progress:
+        if before is not None and at_work and pulse.progress == before.progress:
             is_known = self._most_worked_s > 0
             return worked_s if is_known and worked_s >= max(SPIN_S, SPIN_FACTOR * self._most_worked_s) else 0.0
         if at_work:
