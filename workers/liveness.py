@@ -82,11 +82,10 @@ class Progress:
         """Seconds of processor time since a worker's last token, where they are too many; else 0."""
         before, self._before = self._before, pulse
         worked_s = pulse.worked_s - self._worked_from_s
-        at_work = before is not None and before.is_busy and pulse.is_busy
-        if before is not None and at_work and pulse.progress == before.progress:
-            is_known = self._most_worked_s > 0
-            return worked_s if is_known and worked_s >= max(SPIN_S, SPIN_FACTOR * self._most_worked_s) else 0.0
-        if at_work:
+        if before is not None and before.is_busy and pulse.is_busy:
+            if pulse.progress == before.progress:
+                limit_s = max(SPIN_S, SPIN_FACTOR * self._most_worked_s)
+                return worked_s if self._most_worked_s > 0 and worked_s >= limit_s else 0.0
             self._most_worked_s = max(self._most_worked_s, worked_s)
         self._worked_from_s = pulse.worked_s
         return 0.0

@@ -5,6 +5,7 @@ Names begin with `reward/ rollout/ actor/ data/ perf/ timing_s/`. A mean over no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,11 +62,12 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     if not rollouts:
         return {}
     lengths = np.asarray([len(rollout.token_ids) for rollout in rollouts])
+    reasons = Counter([rollout.finish_reason for rollout in rollouts])
     return {
         "rollout/response_tokens_mean": float(lengths.mean()),
         "rollout/response_tokens_max": float(lengths.max()),
-        "rollout/truncated_frac": _share(rollout.finish_reason == "length" for rollout in rollouts),
-        "rollout/aborted_frac": _share(rollout.finish_reason == "abort" for rollout in rollouts),
+        "rollout/truncated_frac": reasons["length"] / len(rollouts),
+        "rollout/aborted_frac": reasons["abort"] / len(rollouts),
     }
 
 
@@ -79,10 +81,10 @@ def staleness_metrics(groups: Sequence[Group], policy_version: int) -> dict[str,
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
         return {}
-    staleness = [policy_version - rollout.policy_version for rollout in rollouts]
+    staleness = policy_version - np.asarray([rollout.policy_version for rollout in rollouts])
     return {
-        "rollout/staleness_mean": float(np.mean(staleness)),
-        "rollout/staleness_max": float(max(staleness)),
+        "rollout/staleness_mean": float(staleness.mean()),
+        "rollout/staleness_max": float(staleness.max()),
         "rollout/policies_per_response": float(np.mean([1 + len(rollout.continued) for rollout in rollouts])),
     }
 
@@ -136,8 +138,9 @@ def _term_metrics(responses: Sequence[Scored]) -> dict[str, float]:
     metrics = {}
     for name in responses[0].terms:
         verdicts = [response.terms[name] for response in responses]
-        metrics[f"reward/{name}_failure_frac"] = _share(verdict.status == "failure" for verdict in verdicts)
-        metrics[f"reward/{name}_abstention_frac"] = _share(verdict.status == "abstention" for verdict in verdicts)
+        statuses = Counter([verdict.status for verdict in verdicts])
+        metrics[f"reward/{name}_failure_frac"] = statuses["failure"] / len(verdicts)
+        metrics[f"reward/{name}_abstention_frac"] = statuses["abstention"] / len(verdicts)
         values = [verdict.value for verdict in verdicts if verdict.status == "score" and verdict.value is not None]
         if values:
             metrics[f"reward/{name}"] = float(np.mean(values))

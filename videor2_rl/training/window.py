@@ -88,7 +88,9 @@ class Window:
         head, passed = self._head, set(self._passed)
         while len(batch) < self._size:
             within = range(head, head + self._lookahead + 1)
-            found = next((n for n in within if n in self._ready and n not in passed), None)
+            found: int | None = head  # which is none of the passed ones
+            if head not in self._ready:
+                found = next((n for n in within if n in self._ready and n not in passed), None)
             if found is None:
                 self._is_blocked, self._blockers = True, within
                 return None
