@@ -30,7 +30,8 @@ from videor2_rl.config.sections import GrpoRun
 
 @dataclass(frozen=True)
 class Simulated:
-    """What a run came to, from the end of the step in which the window was first used up to the end."""
+    """What the steps between two others came to: those in which the window was first used up, for all workers begin at
+    once, and the last ones, while which nothing sets out any more."""
 
     num_workers: int
     max_staleness: int
@@ -62,22 +63,24 @@ def simulate(
     """One run.
 
     Args:
-        steps: that are measured; before them come those in which the window is first used up.
+        steps: that are measured; before them come those in which the window is first used up, and after them as many as
+            are under way at the same time.
         failures: share of the workers that is lost while the run trains, at times drawn evenly.
         counts_cpu: the controller's computing takes time.
     """
     loop = VirtualLoop(counts_cpu=counts_cpu)
     with contextlib.closing(loop):
-        return _simulated(loop, num_workers, max_staleness, work, steps + max_staleness + 1, failures, seed)
+        return _simulated(loop, num_workers, max_staleness, work, steps, failures, seed)
 
 
 def _simulated(
-    loop: VirtualLoop, num_workers: int, max_staleness: int, work: Workload, num_steps: int, failures: float, seed: int
+    loop: VirtualLoop, num_workers: int, max_staleness: int, work: Workload, steps: int, failures: float, seed: int
 ) -> Simulated:
+    num_steps = steps + 2 * max_staleness + 1
     rollouts = SimRollouts(loop, work, num_workers=num_workers, streams=max_staleness > 0, seed=seed)
     others = SimOthers(loop, work, num_workers=num_workers, seed=seed)
     rng = random.Random(seed)
-    ends: list[tuple[float, float, float]] = []
+    ends: list[StepEnd] = []
     with tempfile.TemporaryDirectory() as folder:
         run = configured(
             Path(folder),
@@ -94,12 +97,13 @@ def _simulated(
             run,
             others.workers(rollouts),
             samples_of(run),
-            on_step=lambda: ends.append((loop.time(), loop.cpu_s, others.trained_s)),
+            on_step=lambda: ends.append(StepEnd(loop.time(), loop.cpu_s, others.trained_s, len(rollouts.dispatched_s))),
             background=VirtualBackground(loop),
         )
         striking.cancel()
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return _summary(num_workers, max_staleness, ends, rows, rollouts, responses=_responses(run), ledger=verdict)
+    measured = slice(max_staleness, max_staleness + steps + 1)
+    return _summary(ends[measured], rows[measured], run, rollouts, ledger=verdict)
 
 
 def _responses(run: GrpoRun) -> int:
@@ -107,31 +111,38 @@ def _responses(run: GrpoRun) -> int:
     return run.algorithm.prompts_per_step * run.algorithm.group_size
 
 
+@dataclass(frozen=True)
+class StepEnd:
+    """Where a run stood when a step ended; all since the start."""
+
+    time_s: float
+    cpu_s: float
+    trained_s: float
+    num_dispatched: int
+
+
 def _summary(
-    num_workers: int,
-    max_staleness: int,
-    ends: Sequence[tuple[float, float, float]],
-    rows: Sequence[dict[str, float]],
-    rollouts: SimRollouts,
-    *,
-    responses: int,
-    ledger: str,
+    ends: Sequence[StepEnd], rows: Sequence[dict[str, float]], run: GrpoRun, rollouts: SimRollouts, *, ledger: str
 ) -> Simulated:
-    first = max_staleness
-    num_steps = len(ends) - 1 - first
-    elapsed, cpu_s, trained_s = (after - before for before, after in zip(ends[first], ends[-1], strict=True))
-    later = rows[first + 1 :]
+    """
+    Args:
+        ends: of the step before those that are measured, and theirs.
+        rows: the same steps' metrics.
+    """
+    before, after, later = ends[0], ends[-1], rows[1:]
+    elapsed = after.time_s - before.time_s
+    dispatched_s = rollouts.dispatched_s[before.num_dispatched : after.num_dispatched]
     return Simulated(
-        num_workers=num_workers,
-        max_staleness=max_staleness,
-        step_s=elapsed / num_steps,
-        responses_per_s=num_steps * responses / elapsed,
-        learner_idle_frac=1 - trained_s / elapsed,
+        num_workers=run.rollout.num_workers,
+        max_staleness=run.algorithm.max_staleness,
+        step_s=elapsed / len(later),
+        responses_per_s=len(later) * _responses(run) / elapsed,
+        learner_idle_frac=1 - (after.trained_s - before.trained_s) / elapsed,
         rollout_idle_frac=float(np.mean([row["perf/rollout_idle_frac"] for row in later])),
         staleness_mean=float(np.mean([row["rollout/staleness_mean"] for row in later])),
         staleness_max=max(row["rollout/staleness_max"] for row in rows),
-        dispatch_p99_s=float(np.quantile(rollouts.dispatched_s, 0.99)),
-        controller_frac=cpu_s / elapsed,
+        dispatch_p99_s=float(np.quantile(dispatched_s, 0.99)),
+        controller_frac=(after.cpu_s - before.cpu_s) / elapsed,
         replaced=rollouts.pool.replacements,
         ledger=ledger,
     )

@@ -15,7 +15,7 @@ WORK = Workload(groups_per_worker=2, group_size=4, seats=8, trained_per_worker_s
 @pytest.mark.parametrize("failures", [0.0, 0.5])
 def test_every_prompt_is_trained_once_within_the_bound_whoever_is_lost(failures: float) -> None:
     found = simulate(8, 3, work=WORK, steps=4, failures=failures, counts_cpu=False)
-    assert found.ledger == "ledger: 128 prompts, 128 trained; 0 lost, 0 twice"
+    assert found.ledger == "ledger: 176 prompts, 176 trained; 0 lost, 0 twice"
     assert found.staleness_max <= 3
     assert found.replaced == round(8 * failures)
 
