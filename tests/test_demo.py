@@ -285,12 +285,14 @@ def test_evaluation_of_two_checkpoints_by_the_same_workers(
     assert summary["sft", "greedy"]["metrics"]["format"]["mean"] > 0.5
 
 
-def test_the_driver_receives_no_pixels(grpo_run: Path) -> None:
-    """Nor token ids or times of a prompt: little more than its responses passes, as numbers and as text."""
+def test_the_driver_receives_little_more_than_the_responses(grpo_run: Path) -> None:
+    """No pixel or token id of a prompt, whose ids alone would be a quarter more (tests/workers/test_video.py: to the
+    byte)."""
     for row in read_metrics(grpo_run):
         groups = [json.loads(line) for line in (grpo_run / "rollouts" / f"step_{row['step']:06d}.jsonl").open()]
         tokens = sum(len(response["token_ids"]) for group in groups for response in group["responses"])
-        assert row["perf/driver_received_bytes"] < 100 * tokens
+        # Each with ids and log-probs by several policies, and its text; 41 to 45 bytes were measured.
+        assert 0 < row["perf/driver_received_bytes"] < 50 * tokens
 
 
 def test_a_job_submitted_to_a_cluster(short_temp: Path, tmp_path: Path) -> None:

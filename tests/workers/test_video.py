@@ -18,6 +18,7 @@ from videor2_rl.config.sections import DataConfig, GrpoRun, ModelConfig, VideoCo
 from videor2_rl.dataset import load_samples
 from videor2_rl.types import Prompt, PromptHandle, SkippedSample, VideoSample
 from workers import video as video_module
+from workers.fetch import reset_received_bytes
 from workers.video import Prepared, VideoPool, VideoWorker
 
 
@@ -259,3 +260,24 @@ def test_a_cache_that_cannot_be_written_is_told_once_and_every_decode_is_counted
         f"video.cache_dir: cannot write to {video.cache_dir} (Not a directory); the run goes on without"
     )
     assert pool.decodes_per_clip() == 2.0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_driver_receives_as_much_of_a_prompt_whatever_the_number_of_frames(
+    rows: list[VideoSample], model_config: ModelConfig, video_config: VideoConfig, ray_cluster: None
+) -> None:
+    """No pixel, token id or time of it."""
+    received, lengths = {}, {}
+    for frames in (8, 16):
+        video = replace(video_config, min_frames=frames, max_frames=frames, fps=100.0, num_workers=1)
+        pool = VideoPool(model_config, video, max_prompt_tokens=4096)
+        reset_received_bytes()
+        handles = pool.prepare(rows[:2])
+        received[frames] = reset_received_bytes()
+        pool.shutdown()
+        lengths[frames] = [handle.num_tokens for handle in handles if isinstance(handle, PromptHandle)]
+    assert min(lengths[16]) > max(lengths[8]) > 0 and len(lengths[16]) == 2
+    # A few bytes of slack: numbers are pickled in as many as they need. Sixteen times alone would be 8 x 16.
+    assert received[8] > 0
+    assert abs(received[16] - received[8]) < 64
