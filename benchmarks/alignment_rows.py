@@ -21,7 +21,7 @@ from rewards.text.claims import read_claims
 from rewards.text.parsing import read_blocks
 from rewards.types import Target
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import ScoreRun
+from videor2_rl.config.runs import ScoreRun
 from videor2_rl.scoring.similarity import SentenceEncoder
 
 NUM_ENCODED = 1_000

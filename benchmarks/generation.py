@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.grpo_workload import successors, teach_successors
 
 if TYPE_CHECKING:
-    from videor2_rl.config.sections import GrpoRun
+    from videor2_rl.config.runs import GrpoRun
     from videor2_rl.types import Prompt, PromptHandle, SamplingSpec
     from workers.rollout.engine import EngineSpec
 
@@ -208,7 +208,7 @@ def take_turns(
 def configuration(folder: Path, overrides: Sequence[str]) -> GrpoRun:
     """The demo's run of GRPO, with its engine."""
     from videor2_rl.app import compose_run
-    from videor2_rl.config.sections import GrpoRun
+    from videor2_rl.config.runs import GrpoRun
 
     common = [f"model.path={folder / 'model'}", f"cluster.temp_dir={folder}", f"algorithm.group_size={GROUP_SIZE}"]
     return compose_run("grpo", GrpoRun, ["experiment=demo", *common, *overrides])

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.training.gap import check_gap, measure_gap
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from benchmarks.stub_judge import stub_judge
 from rewards.judge import JudgePrompt, consistency_prompt
 from videor2_rl.app import compose_run
 from videor2_rl.config.judge import OpenAIJudge
-from videor2_rl.config.sections import ScoreRun
+from videor2_rl.config.runs import ScoreRun
 from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.connection import JudgeServer
 

@@ -100,7 +100,7 @@ class Workers:
 
     def __init__(self, folder: Path, backend: str) -> None:
         from videor2_rl.app import compose_run
-        from videor2_rl.config.sections import GrpoRun
+        from videor2_rl.config.runs import GrpoRun
         from workers.learner.rank import LearnerWorker
         from workers.learner.verl_config import learner_worker_config, reference_worker_config
 

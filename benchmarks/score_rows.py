@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import ScoreRun
+from videor2_rl.config.runs import ScoreRun
 from videor2_rl.score import score_files
 
 QUESTION = "What happens first in the clip?\nA. a car enters\nB. a dog leaves\nC. a man turns\nD. nothing moves"

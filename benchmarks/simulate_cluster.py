@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.simulated_loop import configured, samples_of, train_simulated
 from benchmarks.simulated_workers import SimOthers, SimRollouts, Workload
 from benchmarks.virtual_time import VirtualBackground, VirtualLoop
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from rewards.types import Scored, Verdict
 from videor2_rl.app import compose_run
 from videor2_rl.background import BackgroundLoop
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.folder import SkipLedger
 from videor2_rl.run.stopping import Stopping

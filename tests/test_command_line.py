@@ -15,7 +15,7 @@ from videor2_rl.app import compose_run
 from videor2_rl.config.command_line import version_text
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.loading import nearest
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
 
 ROOT = Path(__file__).parents[1]
 TYPES = {"grpo": GrpoRun, "sft": SftRun, "evaluate": EvaluateRun, "score": ScoreRun, "evaluate_logs": LogsRun}

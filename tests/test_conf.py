@@ -12,7 +12,7 @@ from rewards.types import VideoR2Config
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import OpenAIJudge
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, LogsRun, SftRun
 
 CONF = Path(conf.__file__).parent
 PATHS = ["model.path=m", "data.train_file=t", "data.media_dir=d"]

@@ -24,7 +24,7 @@ import pytest
 from documents import OURS, ROOT
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.rollout_index import INDEX_FILE, open_index, update_index
 from videor2_rl.run.tracking import read_metrics

@@ -18,7 +18,7 @@ from videor2_rl.config.composing import Composer
 from videor2_rl.config.from_file import run_from_file, taken_out
 from videor2_rl.config.loading import load
 from videor2_rl.config.overrides import composed, resolved
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
 from videor2_rl.run.folder import write_config
 
 DATA = {

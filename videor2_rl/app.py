@@ -22,7 +22,8 @@ from videor2_rl.config.from_file import run_from_file, taken_out
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge
 from videor2_rl.config.loading import RunT, load
 from videor2_rl.config.overrides import composed, resolved
-from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, LogsRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, LogsRun, SftRun
+from videor2_rl.config.sections import DataConfig
 from videor2_rl.config.sweeping import FolderRunT, PlannedRun, absolute, plan
 from videor2_rl.run.resume import FINISHED, is_finished, is_longer, remove_refused, start_run
 from videor2_rl.run.stopping import Stopped, going_on

@@ -155,7 +155,7 @@ def warm_runner(todo: Sequence[Stage]) -> Iterator[Runner]:
         yield runner(multiprocessing.get_context("spawn"))
         return
     from videor2_rl.app import compose_run
-    from videor2_rl.config.sections import GrpoRun
+    from videor2_rl.config.runs import GrpoRun
     from workers.cluster import connected, gcs_address
     from workers.learner.verl_config import learner_env
 

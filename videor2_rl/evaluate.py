@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
-from videor2_rl.config.sections import EvaluateRun, LogsRun
+from videor2_rl.config.runs import EvaluateRun, LogsRun
 from videor2_rl.run.resume import check_run_dir
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rewards.compose import own_terms
 from videor2_rl.app import checked_held_out, checked_inputs, finish, hydra_app, open_run
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.run.resume import check_run_dir
 from videor2_rl.training.window import staleness_bound
 from workers.learner.verl_config import check_algorithm, check_optimizer, learner_env

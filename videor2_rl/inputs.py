@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from rewards.text.times import parse_time_key
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, SftRun, VideoConfig
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.sections import DataConfig, VideoConfig
 from videor2_rl.dataset import load_samples
 from videor2_rl.types import VideoSample
 from videor2_rl.video.decode import duration_s

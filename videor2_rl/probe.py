@@ -13,7 +13,7 @@ from pathlib import Path
 
 from videor2_rl.app import hydra_app
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import EvaluateRun
+from videor2_rl.config.runs import EvaluateRun
 
 
 def probe_all(run: EvaluateRun) -> None:

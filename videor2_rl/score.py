@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from videor2_rl.app import user_errors
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import ScoreRun
+from videor2_rl.config.runs import ScoreRun
 
 if TYPE_CHECKING:
     from videor2_rl.scoring.rows import BadRow, ScoreRow

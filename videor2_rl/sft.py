@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videor2_rl.app import checked_inputs, finish, hydra_app, open_run
-from videor2_rl.config.sections import SftRun
+from videor2_rl.config.runs import SftRun
 from videor2_rl.run.resume import check_run_dir
 from videor2_rl.run.stopping import Stopped, Stopping
 from workers.learner.verl_config import check_optimizer, learner_env

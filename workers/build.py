@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from videor2_rl.config.resources import encodes_beside_learner, has_reference, has_reference_ranks, parts_of
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.training.protocols import Workers
 from workers.cluster import ask_for_nodes, connected
 from workers.control import Scaled, controlled

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import ManagedJudge
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.doctor.preflight import NodeReport, faults
 from videor2_rl.doctor.sizing import model_shape
 from workers.fetch import DeadlineExceeded, fetch

@@ -60,7 +60,7 @@ def test_no_token_follows_at_two_places(workload: Path, length: int) -> None:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_our_prompts_are_of_the_shape(tmp_path: Path, shape: Shape) -> None:
     from videor2_rl.app import compose_run
-    from videor2_rl.config.sections import GrpoRun
+    from videor2_rl.config.runs import GrpoRun
     from videor2_rl.dataset import load_samples
     from videor2_rl.model.prompt import PromptBuilder
     from videor2_rl.video.load import load_clip

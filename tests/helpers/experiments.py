@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
 
 EXPERIMENTS: dict[str, tuple[str, type[Any]]] = {
     "demo": ("grpo", GrpoRun),

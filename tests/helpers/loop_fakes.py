@@ -14,7 +14,7 @@ import numpy as np
 from rewards.types import Scored, Verdict
 from videor2_rl.app import compose_run
 from videor2_rl.config.algorithm import AlgorithmConfig
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.judge.counts import CallCounts
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.files import FileSum, file_sum

@@ -16,7 +16,7 @@ from torch import Tensor
 import conf
 from videor2_rl.app import compose_run
 from videor2_rl.config.algorithm import AlgorithmConfig, LossAggregation
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.model.packing import MicroBatch, PackedBatch
 from videor2_rl.model.token_scores import TokenScores, token_scores
 from videor2_rl.training.gap import gap_metrics, gap_of

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import SftRun
+from videor2_rl.config.runs import SftRun
 
 FOLDER = Path(__file__).parents[1] / "published"
 TOTALS = {

@@ -9,7 +9,7 @@ import pytest
 
 from videor2_rl.app import checked_inputs, compose_run
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 
 
 def test_an_own_term_is_tried_on_the_first_row_of_the_data(

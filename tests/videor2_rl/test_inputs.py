@@ -14,7 +14,7 @@ import pytest
 
 from videor2_rl.app import checked_held_out, checked_inputs, compose_run
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.inputs import OUTSIDE, KeyFault, fault_text, outside_keys
 from videor2_rl.types import VideoSample
 from videor2_rl.video.decode import duration_s

@@ -12,7 +12,7 @@ import pytest
 from videor2_rl.app import finish, hydra_app, open_run
 from videor2_rl.config.composing import Composer
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.config.sweeping import plan
 from videor2_rl.run.resume import check_run_dir
 from videor2_rl.run.stopping import Stopped

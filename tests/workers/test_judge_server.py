@@ -14,7 +14,7 @@ from rewards.judge import JudgePrompt
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import ManagedJudge
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.judge.client import JudgeClient
 from workers.judge_server import JudgeServerActor, log_end, server_arguments, server_env
 

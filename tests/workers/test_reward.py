@@ -18,7 +18,7 @@ from rewards.reading import group_contexts
 from rewards.types import Context, ExtraTermConfig, RewardConfig, Scored, Target, VideoR2Config
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.judge.access import JudgeAccess
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.judge.connection import JudgeServer

@@ -14,7 +14,8 @@ import ray
 from transformers import AutoTokenizer
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import DataConfig, GrpoRun, ModelConfig, VideoConfig
+from videor2_rl.config.runs import GrpoRun
+from videor2_rl.config.sections import DataConfig, ModelConfig, VideoConfig
 from videor2_rl.dataset import load_samples
 from videor2_rl.types import Prompt, PromptHandle, SkippedSample, VideoSample
 from workers import video as video_module

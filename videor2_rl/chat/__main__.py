@@ -30,7 +30,7 @@ from videor2_rl.view.serving import add_place_options, opened_place
 
 if TYPE_CHECKING:
     from videor2_rl.chat.session import Answerer, Question, Session
-    from videor2_rl.config.sections import ChatRun
+    from videor2_rl.config.runs import ChatRun
     from videor2_rl.view.serving import Place
 
 

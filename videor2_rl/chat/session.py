@@ -14,7 +14,7 @@ from rewards.terms.format import format_verdict
 from rewards.text.parsing import options_in, read_blocks
 from rewards.types import NO_EVIDENCE, Target, Verdict, VideoR2Config
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import ChatRun
+from videor2_rl.config.runs import ChatRun
 from videor2_rl.types import AnswerPart, Clip, Prompt, SamplingSpec, VideoSample
 from videor2_rl.video.errors import VideoError
 from videor2_rl.view.group import TERM_LABELS, why

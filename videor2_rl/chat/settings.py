@@ -12,7 +12,7 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.from_file import read_tree, run_from_tree
 from videor2_rl.config.loading import load
 from videor2_rl.config.overrides import composed, resolved
-from videor2_rl.config.sections import ChatRun
+from videor2_rl.config.runs import ChatRun
 from videor2_rl.model.folder import check_checkpoint, looks_like_hub_id, read_model_json
 from videor2_rl.run.folder import CONFIG
 

@@ -8,18 +8,8 @@ from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import JudgeConfig, ManagedJudge, OpenAIJudge, RulesJudge
 from videor2_rl.config.resources import has_reference_ranks, parts_of
-from videor2_rl.config.sections import (
-    ChatRun,
-    EvaluateRun,
-    GrpoRun,
-    LearnerConfig,
-    LogsRun,
-    ModelConfig,
-    RolloutConfig,
-    ScoreRun,
-    SftRun,
-    VideoConfig,
-)
+from videor2_rl.config.runs import ChatRun, EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
+from videor2_rl.config.sections import LearnerConfig, ModelConfig, RolloutConfig, VideoConfig
 
 
 def require(is_met: bool, message: str) -> None:

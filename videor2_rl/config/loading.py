@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from videor2_rl.config.checks import check
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import ChatRun, EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
+from videor2_rl.config.runs import ChatRun, EvaluateRun, GrpoRun, LogsRun, ScoreRun, SftRun
 
 RunT = TypeVar("RunT", GrpoRun, SftRun, EvaluateRun, ScoreRun, LogsRun, ChatRun)
 _UNION_MEMBERS = ("video_r2", "video_r2_official", "rules", "openai", "managed")

@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, one a section and one an app.
+"""Sections of configurations: frozen dataclasses; `runs` makes each app's whole of them.
 
 `conf/` holds every value; the dataclasses hold none, so each default stands in one place. `loading` makes them from
 Hydra's tree, `checks` says what must hold between their fields.
@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pydantic import Discriminator
-
-from rewards.types import RewardConfig, Section
-from videor2_rl.config.algorithm import DEFAULT_IMPORTANCE_CAP, AlgorithmConfig
-from videor2_rl.config.judge import JudgeConfig
+from rewards.types import Section
 
 
 @dataclass(frozen=True)
@@ -388,114 +384,3 @@ class CheckpointConfig(Section):
     """Stop with a checkpoint before this many hours of the process are over; None: when the steps are done."""
     stop_within_s: float
     """SIGTERM and Ctrl-C stop with a checkpoint of the last whole step; after so many seconds without one."""
-
-
-@dataclass(frozen=True)
-class Run(Section):
-    """What every app's configuration has."""
-
-    seed: int
-    output_dir: str
-    model: ModelConfig
-    data: DataConfig
-    video: VideoConfig
-    cluster: ClusterConfig
-    logging: LoggingConfig
-
-
-@dataclass(frozen=True)
-class GrpoRun(Run):
-    """The whole configuration of videor2_rl.grpo."""
-
-    rollout: RolloutConfig
-    learner: LearnerConfig
-    reference: ReferenceConfig
-    reward: Annotated[RewardConfig, Discriminator("rule")]
-    judge: JudgeConfig
-    reward_workers: RewardWorkersConfig
-    algorithm: AlgorithmConfig
-    evaluation: PeriodicEvaluationConfig
-    checkpoint: CheckpointConfig
-
-    @property
-    def differs_by_design(self) -> bool:
-        """Rollouts are of an older policy, or vLLM's kernels round otherwise than the learner's by more than float32
-        shows."""
-        rounds = self.model.dtype != "float32" or self.cluster.device != "cpu"
-        return rounds or self.algorithm.max_staleness > 0
-
-    def with_importance_cap(self) -> GrpoRun:
-        """The same with "auto" resolved."""
-        if self.algorithm.importance_cap != "auto":
-            return self
-        cap = DEFAULT_IMPORTANCE_CAP if self.differs_by_design and self.rollout.is_full_softmax else None
-        return replace(self, algorithm=replace(self.algorithm, importance_cap=cap))
-
-
-@dataclass(frozen=True)
-class SftRun(Run):
-    """The whole configuration of videor2_rl.sft."""
-
-    learner: LearnerConfig
-    sft: SftConfig
-    checkpoint: CheckpointConfig
-
-
-@dataclass(frozen=True)
-class EvaluateRun(Run):
-    """The whole configuration of videor2_rl.evaluate."""
-
-    rollout: RolloutConfig
-    reward: Annotated[RewardConfig, Discriminator("rule")]
-    judge: JudgeConfig
-    reward_workers: RewardWorkersConfig
-    evaluation: EvaluationConfig
-
-
-@dataclass(frozen=True)
-class ScoreRun(Section):
-    """The whole configuration of videor2_rl.score."""
-
-    reward: Annotated[RewardConfig, Discriminator("rule")]
-    judge: JudgeConfig
-
-
-@dataclass(frozen=True)
-class ChatRun(Section):
-    """The whole configuration of videor2_rl.chat."""
-
-    device: Literal["cpu", "cuda"] | None
-    """None: a GPU where there is one."""
-    temperature: float
-    """0: the most likely token each time."""
-    model: ModelConfig
-    video: VideoConfig
-    rollout: RolloutConfig
-    """Of one engine: its limits and memory; temperature and workers are those of training."""
-    reward: Annotated[RewardConfig, Discriminator("rule")]
-    """How the reasoning is read."""
-    judge: JudgeConfig
-
-
-VasPrompt: TypeAlias = Literal["default", "official"]
-
-
-@dataclass(frozen=True)
-class LogsRun(Section):
-    """The whole configuration of videor2_rl.evaluate logs=DIR: it needs no model, data or cluster."""
-
-    logs: str
-    """Folder with prediction logs in lmms-eval's layout, searched with its sub-folders."""
-    seed: int
-    """Of the bootstrap."""
-    output_dir: str
-    bootstrap_resamples: int
-    vas_prompt: VasPrompt
-    """How a judge is asked for the Video Attention Score. default: about the last think block; official: about the
-    whole response, as the paper's script asks."""
-    mixer_alpha: float
-    """Of the mixed disagreement a (1 - r^g) + (1 - a) (1 - r), r the agreement: weight of the first part, 0 to 1."""
-    mixer_gamma: float
-    """Its exponent g, above 0."""
-    judge: JudgeConfig
-    """Reads both blocks and gives the Video Attention Score where the rows hold no replies; rules: our own readers."""

@@ -12,7 +12,7 @@ from videor2_rl.config.composing import Composer
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.loading import load
 from videor2_rl.config.overrides import check_names, composed, parse, resolved
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, LogsRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, LogsRun, SftRun
 
 FolderRunT = TypeVar("FolderRunT", GrpoRun, SftRun, EvaluateRun, LogsRun)
 """What leaves a folder."""

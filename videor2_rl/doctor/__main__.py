@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from videor2_rl.app import compose_run, make_data
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.run.storage import writing
 
 if TYPE_CHECKING:

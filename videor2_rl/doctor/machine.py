@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
 
 AnyRun: TypeAlias = GrpoRun | SftRun | EvaluateRun
 """What the doctor knows the needs of."""

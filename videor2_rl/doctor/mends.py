@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from videor2_rl.config.checks import check
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
 from videor2_rl.doctor.machine import AnyRun
 from videor2_rl.doctor.sizing import Need
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rewards.judge import needs_judge
 from videor2_rl.config.judge import RulesJudge
 from videor2_rl.config.resources import has_reference, has_reference_ranks, parts_of, total
-from videor2_rl.config.sections import DataConfig, EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.sections import DataConfig
 from videor2_rl.doctor.machine import AnyRun, Machine
 from videor2_rl.doctor.sizing import (
     GIB,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from videor2_rl.config.resources import parts_of, total
-from videor2_rl.config.sections import EvaluateRun, GrpoRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun
 from videor2_rl.doctor.machine import AnyRun, Machine
 from videor2_rl.doctor.needs import evaluate_needs, grpo_needs, sft_needs
 from videor2_rl.doctor.sizing import GIB, ModelShape, Need, SampleSize

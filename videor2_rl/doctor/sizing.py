@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 
 from rewards.judge import needs_judge
 from videor2_rl.config.judge import RulesJudge
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, LearnerConfig, ModelConfig
+from videor2_rl.config.runs import EvaluateRun, GrpoRun
+from videor2_rl.config.sections import LearnerConfig, ModelConfig
 from videor2_rl.model.family import part_of
 
 GIB = 1 << 30

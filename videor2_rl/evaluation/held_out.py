@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import EvaluateRun
+from videor2_rl.config.runs import EvaluateRun
 from videor2_rl.dataset import load_samples
 from videor2_rl.evaluation.benchmarks import BENCHMARKS
 from videor2_rl.evaluation.benchmarks.common import Item, load_items

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rewards.judge import JudgePrompt, answer_prompt, conclusion_prompt, official_vas_prompt, vas_prompt
 from rewards.types import JudgeReply
-from videor2_rl.config.sections import VasPrompt
+from videor2_rl.config.runs import VasPrompt
 from videor2_rl.evaluation.official import vas as official_vas
 from videor2_rl.evaluation.official.cases import Case
 from videor2_rl.evaluation.official.reading import BRACKETED, split_options

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from videor2_rl.config.sections import LogsRun, VasPrompt
+from videor2_rl.config.runs import LogsRun, VasPrompt
 from videor2_rl.evaluation.judged import Judge, Replies, complete_replies, judge_prompt_versions
 from videor2_rl.evaluation.log_results import LogResult, evaluate_row, result_row, summarise
 from videor2_rl.evaluation.logs import OWN, UNREADABLE, LeftOut, LogFile, LogRow, read_logs, told

@@ -24,7 +24,7 @@ from videor2_rl.run.folder import package_versions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from videor2_rl.config.sections import EvaluateRun, GrpoRun
+    from videor2_rl.config.runs import EvaluateRun, GrpoRun
 
 Mode = Literal["sampled", "greedy"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from videor2_rl.app import compose_run, user_errors
 from videor2_rl.config.command_line import Parser
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
 
 if TYPE_CHECKING:
     from videor2_rl.types import VideoSample

@@ -25,7 +25,7 @@ from videor2_rl.config.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from videor2_rl.config.sections import GrpoRun
+    from videor2_rl.config.runs import GrpoRun
     from videor2_rl.replay.recompute import ReplayedGroup
 
 _ALLOWED = ("reward", "algorithm")
@@ -62,7 +62,7 @@ def replay(run_dir: Path, overrides: Sequence[str], *, step: int, with_loss: boo
 
     from videor2_rl.config.composing import Composer
     from videor2_rl.config.from_file import run_from_file
-    from videor2_rl.config.sections import GrpoRun
+    from videor2_rl.config.runs import GrpoRun
     from videor2_rl.replay.recompute import differences, replay_step, rollout_file
     from videor2_rl.replay.tables import changes, summary, table
     from videor2_rl.scoring.similarity import SentenceEncoder

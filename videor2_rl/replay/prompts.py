@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.model.prompt import PromptBuilder
 from videor2_rl.run.rollout_log import sample_of
 from videor2_rl.types import Prompt

@@ -17,7 +17,7 @@ from rewards.compose import reward_range
 from rewards.types import Scored
 from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.run.rollout_log import read_rollouts
 from videor2_rl.scoring.batch import score_rows
 from videor2_rl.scoring.rows import BadRow, ScoreRow, read_rows

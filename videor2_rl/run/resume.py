@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun, SftRun
+from videor2_rl.config.runs import GrpoRun, SftRun
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.folder import check_writable
 from videor2_rl.run.storage import writing

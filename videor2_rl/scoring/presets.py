@@ -15,7 +15,7 @@ from videor2_rl.config.composing import Composer
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.loading import load
 from videor2_rl.config.overrides import composed, resolved
-from videor2_rl.config.sections import ScoreRun
+from videor2_rl.config.runs import ScoreRun
 from videor2_rl.run.folder import CONFIG
 
 _OF_THE_RUN = "of_the_run"

@@ -22,7 +22,7 @@ from videor2_rl.training.window import Window
 from videor2_rl.types import SamplingSpec, SkippedSample, VideoSample
 
 if TYPE_CHECKING:
-    from videor2_rl.config.sections import GrpoRun
+    from videor2_rl.config.runs import GrpoRun
 
 IDLE_S = 0.5
 """Between two looks at what must be tended while the main thread waits for groups."""

@@ -16,7 +16,7 @@ from rewards.compose import reward_range
 from rewards.types import Scored
 from videor2_rl.background import BackgroundLoop
 from videor2_rl.config.algorithm import AlgorithmConfig
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.dataset import SampleOrder
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.judge.breaker import JudgeDown
 from videor2_rl.judge.counts import judge_metrics
 from videor2_rl.run.checkpoint import Checkpoint, Checkpoints

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.model.packing import only_in_loss, split_groups
 from videor2_rl.run.checkpoint import read_checkpoint
 from videor2_rl.training.trainer import update_batches, update_gives_old_log_probs

@@ -29,7 +29,7 @@ def test_a_reward_of_ones_own_as_the_readme_shows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_target: Target, by_words: Similarity
 ) -> None:
     from videor2_rl.app import compose_run
-    from videor2_rl.config.sections import GrpoRun
+    from videor2_rl.config.runs import GrpoRun
 
     text = README.read_text(encoding="utf-8")
     [block] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def brevity" in block]

@@ -10,7 +10,7 @@ from asked_clips import DEMO
 from videor2_rl.app import compose_run
 from videor2_rl.chat.settings import chat_run, find_checkpoint
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun, SftRun
+from videor2_rl.config.runs import GrpoRun, SftRun
 from videor2_rl.demo.model import make_model
 from videor2_rl.run.folder import write_config
 

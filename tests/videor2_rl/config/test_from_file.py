@@ -11,7 +11,7 @@ from videor2_rl.app import compose_run
 from videor2_rl.config.composing import Composer
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.from_file import run_from_file, taken_out
-from videor2_rl.config.sections import GrpoRun, SftRun
+from videor2_rl.config.runs import GrpoRun, SftRun
 from videor2_rl.run.folder import CONFIG, write_config
 
 

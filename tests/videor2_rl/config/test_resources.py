@@ -7,7 +7,7 @@ import pytest
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.resources import Part, amounts, parts_of, shortfall, total
-from videor2_rl.config.sections import EvaluateRun, GrpoRun, SftRun
+from videor2_rl.config.runs import EvaluateRun, GrpoRun, SftRun
 
 PAPER = ["model.path=m", "data.train_file=f", "data.media_dir=d"]
 

@@ -14,7 +14,7 @@ import pytest
 from published import FOLDER, TOTALS
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun, SftRun
+from videor2_rl.config.runs import GrpoRun, SftRun
 from videor2_rl.dataset import load_samples
 from videor2_rl.doctor.__main__ import examine, main, sample_sizes
 from videor2_rl.doctor.machine import Machine

@@ -9,7 +9,7 @@ import published
 import pytest
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.doctor.preflight import NodeReport, faults, longest_sample
 from videor2_rl.doctor.sizing import GIB, ModelShape, model_shape
 

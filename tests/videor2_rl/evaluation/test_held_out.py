@@ -8,7 +8,7 @@ import pytest
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import EvaluateRun
+from videor2_rl.config.runs import EvaluateRun
 from videor2_rl.evaluation.held_out import held_out
 from videor2_rl.evaluation.summary import SampleResult, evaluation_card, evaluation_dir
 

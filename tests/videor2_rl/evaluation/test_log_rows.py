@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from videor2_rl.config.judge import RulesJudge
-from videor2_rl.config.sections import LogsRun
+from videor2_rl.config.runs import LogsRun
 from videor2_rl.evaluation.judged import NOT_ASKED
 from videor2_rl.evaluation.log_results import evaluate_row
 from videor2_rl.evaluation.log_rows import as_paper_row, listed_options, logged_score, whole_response

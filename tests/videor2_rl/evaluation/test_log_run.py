@@ -18,7 +18,7 @@ import pytest
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import CallsConfig, JudgeConfig, OpenAIJudge, RulesJudge
-from videor2_rl.config.sections import LogsRun
+from videor2_rl.config.runs import LogsRun
 from videor2_rl.evaluation.log_run import run_logs
 
 CASES = Path(__file__).parent / "official_cases"

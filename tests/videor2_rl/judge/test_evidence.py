@@ -11,7 +11,7 @@ import pytest
 from rewards.judge import JudgePrompt
 from rewards.types import NO_EVIDENCE, Evidence, JudgeReply, RewardConfig, Target
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.evidence import gather_evidence
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun, ModelConfig, VideoConfig
+from videor2_rl.config.runs import GrpoRun
+from videor2_rl.config.sections import ModelConfig, VideoConfig
 from videor2_rl.dataset import load_samples
 from videor2_rl.model.prompt import PromptBuilder
 from videor2_rl.preview.__main__ import main

@@ -13,7 +13,7 @@ from viewed_runs import make_record, same_words, with_failure, write_step
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.replay.__main__ import replay
 from videor2_rl.replay.recompute import differences, replay_step, rollout_file
 from videor2_rl.replay.tables import changes, summary

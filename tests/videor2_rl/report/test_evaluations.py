@@ -17,7 +17,7 @@ from rich.console import Console
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.judge import RulesJudge
-from videor2_rl.config.sections import LogsRun
+from videor2_rl.config.runs import LogsRun
 from videor2_rl.evaluation.log_run import run_logs
 from videor2_rl.evaluation.summary import SampleResult, evaluation_dir, summarise, write_evaluation
 from videor2_rl.report.__main__ import write_report

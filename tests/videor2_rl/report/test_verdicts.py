@@ -15,7 +15,7 @@ import pytest
 from rewards.compose import score_response
 from rewards.types import Evidence, JudgeReply, Scored, Target, VideoR2Config
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.evaluation.results import sample_result
 from videor2_rl.evaluation.summary import SampleResult, evaluation_dir, summarise, write_evaluation
 from videor2_rl.report.curves import failed_shares, with_gaps

@@ -8,7 +8,7 @@ import pytest
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.run.checkpoint import Checkpoints
 from videor2_rl.run.files import FileSum
 from videor2_rl.run.resume import FINISHED, _weights_mark, origin_of, remove_refused, start_run

@@ -13,7 +13,7 @@ import pytest
 from rewards.compose import score_response
 from rewards.types import Scored, Target, Verdict
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import ScoreRun
+from videor2_rl.config.runs import ScoreRun
 from videor2_rl.evaluation.summary import METRICS
 from videor2_rl.run.rollout_log import (
     events_of,

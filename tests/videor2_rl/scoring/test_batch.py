@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rewards.judge import JudgePrompt
 from rewards.types import Evidence, JudgeReply, RewardConfig, Target
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.judge.client import JudgeClient
 from videor2_rl.scoring.batch import KnownSimilarity, ScoredRow, result_record, score_rows
 from videor2_rl.scoring.rows import BadRow, ScoreRow

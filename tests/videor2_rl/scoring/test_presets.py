@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_module
 from rewards.types import OfficialConfig, VideoR2Config
 from videor2_rl.app import compose_run
 from videor2_rl.config.errors import ConfigError
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.scoring.presets import reward_config
 
 

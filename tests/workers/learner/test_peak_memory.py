@@ -11,7 +11,7 @@ import pytest
 from model_variants import make_variant
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.doctor.sizing import learner_rank_bytes, model_shape
 
 pytestmark = pytest.mark.slow

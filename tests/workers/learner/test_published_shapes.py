@@ -12,7 +12,7 @@ import published
 import pytest
 import torch
 
-from videor2_rl.config.sections import SftRun
+from videor2_rl.config.runs import SftRun
 from videor2_rl.doctor.sizing import gathered_bytes, model_shape, state_bytes
 from videor2_rl.model.weights import expected_weights
 from workers.learner.engines.fsdp import freeze

@@ -22,7 +22,7 @@ from rollout_checks import (
 )
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.doctor.sizing import model_shape, rollout_worker_bytes
 from videor2_rl.model.packing import PixelNorm
 from videor2_rl.model.visual import encode_clip

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from loop_fakes import FakeEncoder, Fakes, configure, run_loop
 
-from videor2_rl.config.sections import GrpoRun
+from videor2_rl.config.runs import GrpoRun
 from videor2_rl.run import checkpoint
 from videor2_rl.run.files import FileSum
 from videor2_rl.training import upkeep

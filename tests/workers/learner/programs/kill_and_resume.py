@@ -32,7 +32,7 @@ from packed_prompts import a_prompt, logits_of
 from streamed import sent_weights
 
 from videor2_rl.app import compose_run
-from videor2_rl.config.sections import GrpoRun, SftRun
+from videor2_rl.config.runs import GrpoRun, SftRun
 from videor2_rl.types import Group, PromptHandle, Rollout, SkippedSample
 
 Chain = tuple[tuple[str, int], ...]
