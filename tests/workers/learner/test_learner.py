@@ -9,19 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import packed_prompts
 import pytest
-from learner_configs import algorithm_config, learner_config, model_config
+from learner_calls import old_log_probs, plain_log_probs, process_of, save, update, weights_of, with_rollouts
+from learner_configs import learner_config, model_config
 from packed_prompts import LENGTHS
-from streamed import sent_weights
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
 from videor2_rl.run.checkpoint import Checkpoints
-from videor2_rl.run.files import file_sum
 from videor2_rl.run.storage import full_disk
 from videor2_rl.training.gap import LogProbGapError
 from videor2_rl.types import TrainGroup
@@ -29,12 +28,10 @@ from workers.errors import RankLost
 
 if TYPE_CHECKING:
     from workers.learner.learner import Learner
-    from workers.learner.reference import Reference
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 LEARNER = learner_config(lr_schedule="cosine", min_lr_frac=0.1, weight_decay=0.01, visual_cache_mib=64)
-ALGORITHM = algorithm_config(importance_cap=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +106,6 @@ def ready(one_rank: Learner, model: ModelConfig, groups: list[TrainGroup]) -> li
     ]
 
 
-def process_of(part: Learner | Reference, *, rank: int = 0) -> int:
-    """The process of a rank."""
-    import ray
-
-    return ray.get(part._ranks._workers.workers[rank].__ray_call__.remote(lambda self: os.getpid()))
-
-
 @pytest.fixture(autouse=True)
 def start_state(one_rank: Learner, two_ranks: Learner, tmp_path_factory: pytest.TempPathFactory) -> dict[Learner, Path]:
     """Every test begins with the checkpoint's weights and a fresh optimiser, by saving and restoring."""
@@ -129,40 +119,6 @@ def start_state(one_rank: Learner, two_ranks: Learner, tmp_path_factory: pytest.
         else:
             save(learner, folder)
     return folders
-
-
-def save(learner: Learner, folder: Path) -> None:
-    folder.mkdir()
-    learner.save(folder)
-    found = learner.finish_save()
-    assert found == {path.name: file_sum(path) for path in folder.iterdir()}
-
-
-def weights_of(learner: Learner) -> dict[str, np.ndarray]:
-    import ray
-
-    return sent_weights(learner.weights(0), ray.get)
-
-
-def update(learner: Learner, groups: list[TrainGroup], **changes: Any) -> dict[str, float]:
-    return learner.update(groups, algorithm=replace(ALGORITHM, **changes), temperature=0.9)
-
-
-def old_log_probs(group: TrainGroup) -> tuple[np.ndarray, ...]:
-    assert group.old_log_probs is not None
-    return group.old_log_probs
-
-
-def plain_log_probs(model: ModelConfig, group: TrainGroup, *, temperature: float) -> list[np.ndarray]:
-    """By transformers alone, one ordinary sequence per response."""
-    import ray
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    network = AutoModelForImageTextToText.from_pretrained(model.path, dtype=torch.float32, attn_implementation="sdpa")
-    processor = AutoProcessor.from_pretrained(model.path).video_processor
-    prompt = ray.get(group.prompt.ref)
-    return packed_prompts.plain_log_probs(network, processor, prompt, group.response_ids, temperature=temperature)
 
 
 def test_log_probs_equal_plain_transformers_in_the_order_given(
@@ -376,17 +332,6 @@ def test_unsplittable_losses_are_refused(one_rank: Learner, ready: list[TrainGro
         update(one_rank, ready, policy_loss="kl_cov")
     with pytest.raises(ConfigError, match="max_response_tokens"):
         update(one_rank, ready, loss_aggregation="seq-mean-token-sum-norm")
-
-
-def with_rollouts(learner: Learner, groups: list[TrainGroup], *, moved: float = 0.0) -> list[TrainGroup]:
-    """Without old log-probs, and with rollouts that say what the learner says; of one token, `moved` nats less."""
-    found = learner.log_probs(groups, temperature=0.9)
-    sampled = [[values.copy() for values in log_probs.raw] for log_probs in found]
-    sampled[3][2][-1] -= np.float32(moved)
-    return [
-        replace(group, old_log_probs=None, rollout_log_probs=tuple(values))
-        for group, values in zip(groups, sampled, strict=True)
-    ]
 
 
 def test_an_update_without_old_log_probs_takes_them_from_its_own_pass(
