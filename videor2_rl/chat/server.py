@@ -23,6 +23,7 @@ from videor2_rl.config.errors import ConfigError
 from videor2_rl.view.frames import picture
 from videor2_rl.view.media import Copies, Playable
 from videor2_rl.view.server import guarded_app, playable_file
+from videor2_rl.view.shell import shell
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +98,8 @@ def make_chat(
     roots = [root.resolve() for root in media]
 
     @app.get("/")
-    def page() -> FileResponse:
-        return FileResponse(PAGES / "chat.html", headers={"Cache-Control": "no-cache"})
+    def page() -> Response:
+        return shell("Chat · Video-R2 RL", module="/chat/chat.js", styles=["/static/style.css", "/chat/chat.css"])
 
     @app.get("/api/chat")
     def about() -> dict[str, Any]:

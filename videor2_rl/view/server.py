@@ -24,6 +24,7 @@ from videor2_rl.view.pages import chosen, compared, curves_of, overview, run_car
 from videor2_rl.view.queries import FILTERS, SORTS, GroupQuery, counts_of_filters, group_page, neighbours
 from videor2_rl.view.run import RunFolder
 from videor2_rl.view.security import Guard
+from videor2_rl.view.shell import shell
 from videor2_rl.view.tokens import load_tokenizer, tokenizer_file
 
 STATIC = Path(__file__).parent / "static"
@@ -78,8 +79,11 @@ def guarded_app(title: str, *, token: str | None) -> FastAPI:
 
 
 def _add_pages(app: FastAPI) -> None:
-    def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+    vendor = "/static/vendor"
+
+    def page() -> Response:
+        styles, scripts = [f"{vendor}/uPlot.min.css", "/static/style.css"], [f"{vendor}/uPlot.iife.min.js"]
+        return shell("Video-R2 RL", module="/static/app.js", styles=styles, scripts=scripts)
 
     for path in _PAGES:
         app.add_api_route(path, page, methods=["GET"])
