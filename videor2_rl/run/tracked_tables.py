@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from videor2_rl.config.sections import LoggingConfig
-from videor2_rl.run.backends import finish_backends, start_backends
+from videor2_rl.run.trackers import finish_trackers, start_trackers
 
 if TYPE_CHECKING:
     from verl.utils.tracking import Tracking
@@ -36,14 +36,14 @@ class TableTracker:
             ConfigError: a tracker cannot start.
         """
         if self._logging_config.trackers:
-            self._backends = start_backends(self._run_dir, self._logging_config, self._config)
+            self._backends = start_trackers(self._run_dir, self._logging_config, self._config)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._backends is not None:
-            finish_backends(self._backends, exit_code=0 if kind is None else 1)
+            finish_trackers(self._backends, exit_code=0 if kind is None else 1)
             self._backends = None
 
     def log(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from videor2_rl.config.sections import LoggingConfig
-from videor2_rl.run.backends import finish_backends, start_backends
 from videor2_rl.run.files import read_jsonl, write_jsonl_atomic
 from videor2_rl.run.tracked_rollouts import COLUMNS, log_to_wandb, table_rows
 from videor2_rl.run.tracked_tables import markdown
+from videor2_rl.run.trackers import finish_trackers, start_trackers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,7 +157,7 @@ class Tracker:
         if self._console is None:
             self._console = _console()
         if self._logging_config.trackers:
-            self._backends = start_backends(self._run_dir, self._logging_config, self._config)
+            self._backends = start_trackers(self._run_dir, self._logging_config, self._config)
             self._log_config()
         self._file = open(self._run_dir / METRICS_FILE, "a", encoding="utf-8")
         self._last_time = time.monotonic()
@@ -170,7 +170,7 @@ class Tracker:
             self._file.close()
             self._file = None
         if self._backends is not None:
-            finish_backends(self._backends, exit_code=0 if kind is None else 1)
+            finish_trackers(self._backends, exit_code=0 if kind is None else 1)
             self._backends = None
 
     def rewind(self, first_step: int) -> None:

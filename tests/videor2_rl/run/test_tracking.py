@@ -15,9 +15,9 @@ from viewed_runs import make_record, numbered_clip
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import LoggingConfig
-from videor2_rl.run.backends import WANDB_ID_FILE
 from videor2_rl.run.tracked_rollouts import COLUMNS, shown_clip, table_rows
 from videor2_rl.run.tracked_tables import markdown
+from videor2_rl.run.trackers import WANDB_ID_FILE
 from videor2_rl.run.tracking import (
     PhaseTimer,
     ProgressBar,
@@ -149,7 +149,7 @@ def test_a_tracker_that_fails_later_is_counted_and_does_not_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Backend()
-    monkeypatch.setattr("videor2_rl.run.tracking.start_backends", lambda *_: backend)
+    monkeypatch.setattr("videor2_rl.run.tracking.start_trackers", lambda *_: backend)
     config = replace(PLAIN, trackers=("wandb",))
     with Tracker(tmp_path, config, total_steps=3, console=quiet()) as tracker:
         for step in (1, 2, 3):
@@ -165,7 +165,7 @@ def test_a_tracker_that_fails_later_is_counted_and_does_not_stop_the_run(
 
 def test_a_run_that_fails_tells_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
-    monkeypatch.setattr("videor2_rl.run.tracking.start_backends", lambda *_: backend)
+    monkeypatch.setattr("videor2_rl.run.tracking.start_trackers", lambda *_: backend)
     config = replace(PLAIN, trackers=("wandb",))
     with pytest.raises(ZeroDivisionError), Tracker(tmp_path, config, total_steps=1, console=quiet()):
         raise ZeroDivisionError

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WANDB_ID_FILE = "wandb_run_id"
 
 
-def start_backends(run_dir: Path, config: LoggingConfig, run_config: Mapping[str, Any]) -> Tracking:
+def start_trackers(run_dir: Path, config: LoggingConfig, run_config: Mapping[str, Any]) -> Tracking:
     """verl's trackers; their files lie under the run's folder, and a run that goes on is the same run of W&B.
 
     What the environment says already (TENSORBOARD_DIR, WANDB_DIR, WANDB_RUN_ID, ...) goes before.
@@ -69,7 +69,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def finish_backends(backends: Tracking, *, exit_code: int) -> None:
+def finish_trackers(backends: Tracking, *, exit_code: int) -> None:
     """End them; nothing can be logged any more."""
     backends.finish(exit_code=exit_code)
     if "wandb" in backends.logger:
