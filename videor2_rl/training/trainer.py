@@ -21,7 +21,7 @@ from videor2_rl.dataset import SampleOrder
 from videor2_rl.run.tracking import PhaseTimer
 from videor2_rl.training.advantage import Outcomes, advantages_of
 from videor2_rl.training.batch import Batch
-from videor2_rl.training.collector import collect_if_due, no_collections
+from videor2_rl.training.collector import no_collections
 from videor2_rl.training.gap import check_gap, measure_gap
 from videor2_rl.training.ledger import Ledger, StepEnds
 from videor2_rl.training.protocols import Workers
@@ -31,6 +31,7 @@ from videor2_rl.training.window import Window
 from videor2_rl.types import Group, LogProbs, PromptHandle, TrainGroup, VideoSample
 
 
+@no_collections()
 def train(
     run: GrpoRun,
     workers: Workers,
@@ -67,12 +68,9 @@ def train(
         taken=ledger.ended,
     )
     progress = start
-    with (
-        no_collections(),
-        Stream(
-            run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip, background=background
-        ) as stream,
-    ):
+    with Stream(
+        run, workers, order.of(samples), window=window, ledger=ledger, skip=upkeep.skip, background=background
+    ) as stream:
         for step in range(start.step + 1, algorithm.num_steps + 1):
             upkeep.before_step()
             timer = PhaseTimer()
@@ -108,7 +106,6 @@ def train(
                 stream.release(batch)
                 ends = ends_of(batch, train_groups, parts)
                 upkeep.finish_step(progress, StepOutcome(batch, train_groups, old, ref, updates, ends), timer)
-            collect_if_due(step)
 
 
 def with_log_probs(

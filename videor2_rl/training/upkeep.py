@@ -26,6 +26,7 @@ from videor2_rl.run.rollout_log import rollout_records
 from videor2_rl.run.stopping import Stopped, Stopping
 from videor2_rl.run.tracking import PhaseTimer, Tracker
 from videor2_rl.training.batch import Batch
+from videor2_rl.training.collector import collect_if_due
 from videor2_rl.training.ledger import Ledger, StepEnds, append_step, close_step
 from videor2_rl.training.metrics import grpo_metrics
 from videor2_rl.training.periodic_evaluation import PeriodicEvaluation
@@ -203,6 +204,7 @@ class Upkeep:
         self._last_step_s = metrics["timing_s/step"]
         # After the metrics: a run killed in between writes this step's row again, and never lacks one.
         self._snapshot_s = self._save_if_due(progress)
+        collect_if_due(progress.step)
 
     def _write_rollouts(self, progress: Progress, outcome: StepOutcome) -> None:
         """Begin to write a step's rollouts, behind what is being scored; those of the last step are waited for."""
