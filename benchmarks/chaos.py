@@ -2,12 +2,12 @@
 
     python -m benchmarks.chaos [--seconds 300] [--every-s 10] [--workers 4] [--standby 1] [--on-update finish]
 
-Loop, window, ledger, pool, signs of life and Ray's processes are the real ones; a worker sleeps for as long as an
-engine would sample, so that two cores hold a cluster. Every fault is a signal to a process, SIGKILL or SIGSTOP at
-random, and the table says what became of it. With --on-update continue an update waits for all workers, as their
-collective does; with finish each takes the weights by itself when its groups have ended (`rollout.on_update`). The
-metrics are held against those of several short runs left alone. It ends with an error where a group was lost or trained
-twice.
+Loop, window, ledger, pool with its updates, signs of life and Ray's processes are the real ones; a worker sleeps for as
+long as an engine would sample, so that two cores hold a cluster, and takes weights of no size. Every fault is a signal
+to a process, SIGKILL or SIGSTOP at random, and the table says what became of it. With --on-update continue an update is
+taken by all workers at once; with finish each takes the weights by itself when its groups have ended
+(`rollout.on_update`). The metrics are held against those of several short runs left alone. It ends with an error where
+a group was lost or trained twice.
 """
 
 from __future__ import annotations
@@ -24,28 +24,37 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import ray
 
 from benchmarks.simulated_loop import Attending, configured, samples_of, scored_as, train_simulated
 from videor2_rl.background import then
 from videor2_rl.config.algorithm import AlgorithmConfig
+from videor2_rl.config.sections import RolloutConfig
 from videor2_rl.judge.counts import CallCounts
 from videor2_rl.training.protocols import ScoredGroups, Workers
-from videor2_rl.types import Group, PromptHandle, Rollout, SamplingSpec, SkippedSample, TrainGroup, VideoSample
-from workers.fetch import LOST, fetch
+from videor2_rl.types import Group, PromptHandle, Rollout, SkippedSample, TrainGroup, VideoSample
 from workers.liveness import Pulse
-from workers.pool import ActorPool, actor_class
+from workers.pool import actor_class
+from workers.rollout.engine import EngineSpec
+from workers.rollout.pool import RolloutPool
+from workers.rollout.worker import GenerateRequest
+from workers.weights.plan import WeightPlan
+from workers.weights.stored import StoredUpdate
+from workers.weights.stream import PolicyWeights
 
 GROUP_SIZE, PROMPTS_PER_STEP, STALENESS = 4, 8, 4
 TOKEN_S, MEDIAN_TOKENS, SIGMA, MAX_TOKENS = 0.03, 60, 0.6, 400
 TRAIN_S = 4.0
 ENGINE_S = 2.0
 """An engine takes longer to build; the process and its libraries take what they take."""
+ENGINE_SEQS = 8
+SYNC_DEADLINE_S = 60.0
 POLL_S = 0.02
 
 
@@ -56,15 +65,13 @@ def lengths_of(number: int) -> list[int]:
 
 
 class Sampler:
-    """A Ray actor that samples as slowly as an engine, and holds a policy version."""
+    """To the pool what `workers.rollout.worker.RolloutWorker` is, as slow as with an engine; nothing is computed."""
 
     def __init__(self) -> None:
-        self._version = 0
+        self._version, self._next_version = 0, 0
 
-    async def start(self) -> int:
-        """Its process."""
+    async def start(self) -> None:
         await asyncio.sleep(ENGINE_S)
-        return os.getpid()
 
     async def pid(self) -> int:
         return os.getpid()
@@ -76,95 +83,46 @@ class Sampler:
     async def memory(self) -> dict[str, float]:
         return {}
 
-    async def load(self, version: int) -> None:
-        self._version = version
+    async def answers(self) -> None:
+        pass
 
-    async def generate(self, number: int, name: str) -> Group:
-        """One group; nothing is computed."""
+    async def begin_update(self, plan: WeightPlan) -> None:
+        self._next_version = plan.policy_version
+
+    async def finish_update(self) -> None:
+        self._version = self._next_version
+
+    async def generate(self, request: GenerateRequest, name: str) -> list[Group]:
+        """One group, of the sample with this name."""
+        (number,) = request.group_ids
         lengths, version = lengths_of(number), self._version
         await asyncio.sleep(max(lengths) * TOKEN_S)
         values = [np.zeros(length, dtype=np.float32) for length in lengths]
         rollouts = tuple(Rollout(np.arange(len(one)), one, "", "stop", version) for one in values)
-        return Group(number, name, rollouts)
+        return [Group(number, name, rollouts)]
 
 
-@dataclass
-class Rollouts:
-    """`workers.rollout.pool.RolloutPool` as far as the loop needs it, over samplers."""
+class Rollouts(RolloutPool):
+    """The real pool, over samplers."""
 
-    size: int
-    standby: int
-    finishes: bool
-    """As with `rollout.on_update` finish."""
-    version: int = 0
-    pids: dict[Any, int] = field(default_factory=dict)
-    updates_s: list[float] = field(default_factory=list)
-    """For which each update held the loop."""
+    def __init__(self, config: RolloutConfig) -> None:
+        self.updates_s: list[float] = []
+        """For which each update held the loop."""
+        self._sampler = actor_class(Sampler).options(num_cpus=0.05, max_restarts=0)
+        super().__init__(EngineSpec(config, "", "float32", "cpu", False, ()), group_size=GROUP_SIZE)
 
-    def __post_init__(self) -> None:
-        sampler = actor_class(Sampler)
-        self.pool = ActorPool(
-            "rollout",
-            size=self.size,
-            standby=self.standby,
-            create=lambda index: sampler.options(num_cpus=0.05, max_restarts=0).remote(),
-            prepare=lambda actor: actor.start.remote(),
-            call_deadline_s=None,
-            start_deadline_s=300,
-            max_in_flight=4,
-            max_losses=20,
-            holds_joiners=True,
-            has_pulse=True,
-        )
-        self.pool.wait_ready()
-        self.admit_joiners()
-
-    def begin_generate(
-        self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
-    ) -> Future[list[Group]]:
-        items = [(number, prompt.sample_id) for number, prompt in zip(group_ids, prompts, strict=True)]
-        return self.pool.submit_all("generate", items)
-
-    def generate(self, *_: Any, **__: Any) -> list[Group]:
-        raise NotImplementedError("nothing is evaluated here")
-
-    def admit_joiners(self) -> None:
-        self._bring(self.pool.joiners)
-
-    def update_weights(self, version: int) -> None:
+    def update_weights(self, source: PolicyWeights) -> None:
         began = time.monotonic()
-        self.version = version
-        if self.finishes:
-            joiners = self.pool.joiners
-            for actor in self.pool.ready:
-                if actor not in joiners:
-                    drained = self.pool.drain(actor)
-                    threading.Thread(target=self._take_when_idle, args=(actor, version, drained), daemon=True).start()
-        else:
-            self._bring(self.pool.ready)
+        super().update_weights(source)
         self.updates_s.append(time.monotonic() - began)
 
-    def _take_when_idle(self, actor: Any, version: int, drained: Future[None]) -> None:
-        drained.result()
-        if self.version == version:  # else the next update's thread does it
-            self._bring([actor])
+    def up(self) -> list[Any]:
+        """The workers that serve or stand by."""
+        states = zip(self.states().values(), self.actors, strict=False)  # one may come in between
+        return [actor for state, actor in states if state in ("serving", "standing by")]
 
-    def _bring(self, actors: Sequence[Any]) -> None:
-        asked = [(actor, actor.load.remote(self.version), actor.pid.remote()) for actor in actors]
-        for actor, loading, pid in asked:
-            try:
-                fetch(loading, deadline_s=10, what="loading")
-                self.pids[actor] = fetch(pid, deadline_s=10, what="a process")
-            except LOST as error:
-                self.pool.lose(actor, error)
-            else:
-                self.pool.let_in(actor)
-
-    def metrics(self) -> Mapping[str, float]:
-        return {"rollout/workers_replaced": self.pool.replacements}
-
-    def memory(self) -> Mapping[str, float]:
-        return {}
+    def _create(self, index: int) -> Any:
+        return self._sampler.remote()
 
 
 @dataclass
@@ -174,7 +132,8 @@ class Others(Attending):
     trained: list[int] = field(default_factory=list)
 
     def begin_prepare(self, samples: Sequence[VideoSample]) -> list[Future[PromptHandle | SkippedSample]]:
-        return [_done(PromptHandle(one.sample_id, one.sample_id, 100, None, num_bytes=1)) for one in samples]
+        names = [one.sample_id for one in samples]
+        return [_done(PromptHandle(name, name, 100, name, num_bytes=1)) for name in names]
 
     def begin_encode(self, prompts: Sequence[PromptHandle]) -> Future[list[PromptHandle]]:
         return _done(list(prompts))
@@ -184,6 +143,11 @@ class Others(Attending):
     ) -> Future[ScoredGroups]:
         scores = [[scored_as(float(place % 2)) for place, _ in enumerate(group.rollouts)] for group in groups]
         return then(_done(scores), lambda found: ScoredGroups(found, CallCounts()))
+
+    def weights(self, policy_version: int) -> Any:
+        """Of a model without any."""
+        plan = WeightPlan(policy_version, "float32", (), keeps_base=False)
+        return StoredUpdate(plan, SYNC_DEADLINE_S, ()).reader()
 
     def update(
         self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float, is_tempered: bool = False
@@ -237,24 +201,24 @@ class Striker:
     def _strike(self) -> None:
         kinds = [("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)]
         while not self._over.wait(self._every_s * self._rng.uniform(0.5, 1.5)):
-            known = [actor for actor in self._rollouts.pool.ready if actor in self._rollouts.pids]
-            if not known:
+            up = self._rollouts.up()
+            if not up:
                 continue
-            actor = self._rng.choice(known)
+            actor = self._rng.choice(up)
             kind, what = kinds[self._rng.randrange(2)]
             try:
-                os.kill(self._rollouts.pids[actor], what)
-            except ProcessLookupError:
+                os.kill(ray.get(actor.pid.remote(), timeout=1.0), what)
+            except (ray.exceptions.RayError, TimeoutError, ProcessLookupError):  # it was struck before
                 continue
             watcher = threading.Thread(target=self._watch, args=(actor, kind, time.monotonic()), daemon=True)
             self._watchers.append(watcher)
             watcher.start()
 
     def _watch(self, actor: Any, kind: str, since: float) -> None:
-        while actor in self._rollouts.pool.actors:
+        while actor in self._rollouts.actors:
             time.sleep(POLL_S)
         noticed = time.monotonic()
-        while list(self._rollouts.pool.states().values()).count("serving") < self._rollouts.size:
+        while list(self._rollouts.states().values()).count("serving") < self._rollouts.size:
             time.sleep(POLL_S)
         self.faults.append(Fault(kind, noticed - since, time.monotonic() - since))
 
@@ -278,37 +242,42 @@ COMPARED = ("timing_s/step", "timing_s/wait", "rollout/staleness_mean", "rollout
 
 
 def run_once(
-    num_steps: int, *, workers: int, standby: int, every_s: float | None, finishes: bool, seed: int = 0
+    num_steps: int,
+    *,
+    workers: int,
+    standby: int,
+    every_s: float | None,
+    on_update: Literal["continue", "finish"],
+    seed: int = 0,
 ) -> Outcome:
     """A run of so many steps.
 
     Args:
         every_s: seconds between two faults, in the mean; None: none.
     """
-    rollouts, others = Rollouts(workers, standby, finishes), Others()
-    parts: Any = (others, others, rollouts, others, others, None)
-    striker = Striker(rollouts, every_s=every_s or 1.0, seed=seed)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            sizes = {"num_steps": num_steps, "prompts_per_step": PROMPTS_PER_STEP, "group_size": GROUP_SIZE}
-            run = configured(Path(folder), max_staleness=STALENESS, num_workers=workers, **sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = {"num_steps": num_steps, "prompts_per_step": PROMPTS_PER_STEP, "group_size": GROUP_SIZE}
+        run = configured(Path(folder), max_staleness=STALENESS, num_workers=workers, **sizes)
+        engines = replace(run.rollout, standby=standby, on_update=on_update, max_num_seqs=ENGINE_SEQS)
+        run = replace(run, rollout=engines)
+        rollouts, others = Rollouts(run.rollout), Others()
+        parts: Any = (others, others, rollouts, others, others, None)
+        striker = Striker(rollouts, every_s=every_s or 1.0, seed=seed)
+        try:
+            rollouts.wait_ready()
             began = time.monotonic()
-            if every_s is None:
+            with nullcontext() if every_s is None else striker.striking():
                 verdict = train_simulated(run, Workers(*parts), samples_of(run))
-            else:
-                with striker.striking():
-                    verdict = train_simulated(run, Workers(*parts), samples_of(run))
-                    seconds = time.monotonic() - began
-            seconds = time.monotonic() - began if every_s is None else seconds
-            rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    finally:
-        rollouts.pool.shutdown()
+                seconds = time.monotonic() - began
+        finally:
+            rollouts.shutdown()
+        rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     if sorted(others.trained) != list(range(num_steps * PROMPTS_PER_STEP)):
         raise RuntimeError("what the learner was trained on is not every group once")
     staleness, later = max(row["rollout/staleness_max"] for row in rows), rows[STALENESS + 1 :]
     metrics = {name: float(np.mean([row[name] for row in later])) for name in COMPARED}
     held_s = sum(rollouts.updates_s)
-    return Outcome(seconds, verdict, staleness, striker.faults, rollouts.pool.replacements, held_s, metrics)
+    return Outcome(seconds, verdict, staleness, striker.faults, rollouts.replacements, held_s, metrics)
 
 
 def compared(calm: Sequence[Outcome], struck: Outcome) -> list[str]:
@@ -359,13 +328,10 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=2, help="further undisturbed runs, of a fifth of the length")
     parser.add_argument("--temp-dir", default=None, help="Ray's, a short path")
     arguments = parser.parse_args()
-    import ray
-
     logging.basicConfig(level=logging.WARNING)
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _temp_dir=arguments.temp_dir)
     steps = round(arguments.seconds / TRAIN_S)
-    finishes = arguments.on_update == "finish"
-    sizes = {"workers": arguments.workers, "standby": arguments.standby, "finishes": finishes}
+    sizes = {"workers": arguments.workers, "standby": arguments.standby, "on_update": arguments.on_update}
     calm = run_once(steps, **sizes, every_s=None)
     struck = run_once(steps, **sizes, every_s=arguments.every_s)
     short = max(steps // 5, STALENESS + 3)

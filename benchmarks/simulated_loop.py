@@ -58,7 +58,10 @@ class Attending:
     def score(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError("nothing is evaluated here")
 
-    def begin_write_rollouts(self, path: Path, *_: Any) -> Future[None]:
+    def take_token_values(self) -> Sequence[Any]:
+        return ()
+
+    def begin_write_rollouts(self, path: Path, *_: Any, **__: Any) -> Future[None]:
         raise NotImplementedError("no rollouts are logged here")
 
     def weights(self, policy_version: int) -> int:

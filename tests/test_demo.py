@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from documents import OURS, ROOT
@@ -133,6 +134,18 @@ def test_grpo_trains_from_the_policy_it_samples_from(grpo_run: Path) -> None:
         assert row["rollout/log_prob_gap_max"] < 1e-4
         assert abs(row["actor/ratio_mean"] - 1) < 1e-5
     assert any(row["reward/std"] > 0 and row["actor/grad_norm"] > 0 for row in rows)
+
+
+def test_the_rollout_log_has_each_token_s_gap_and_entropy(grpo_run: Path) -> None:
+    """They make the metrics of the step."""
+    for row in read_metrics(grpo_run):
+        lines = (grpo_run / "rollouts" / f"step_{row['step']:06d}.jsonl").open()
+        responses = [one for line in lines for one in json.loads(line)["responses"] if one["advantage"] is not None]
+        entropy = np.concatenate([one["entropy"] for one in responses])
+        gaps = np.concatenate([np.subtract(one["learner_log_probs"], one["log_probs"]) for one in responses])
+        assert len(entropy) == row["actor/tokens"]
+        assert entropy.mean() == pytest.approx(row["actor/entropy"], abs=1e-4)
+        assert np.abs(gaps).max() == pytest.approx(row["rollout/log_prob_gap_max"], abs=1e-6)
 
 
 def test_each_clip_of_a_grpo_run_is_decoded_once(grpo_run: Path) -> None:

@@ -189,6 +189,12 @@ class TrainGroup:
     is_fresh: NDArray[np.bool_] | None = None
     """[G], whether all of a rollout is of the policy that is about to be updated: only then do the engine's and the
     learner's log-probs have to agree. None: all are."""
+    places: NDArray[np.int64] | None = None
+    """[G] of the responses in the group as it was sampled, where only some of them are here; None: all are."""
+
+    def place_of(self, response: int) -> int:
+        """In the group as it was sampled."""
+        return response if self.places is None else int(self.places[response])
 
     @property
     def num_tokens(self) -> int:
@@ -205,6 +211,19 @@ class LogProbs:
     """G arrays of [T_g] at the training temperature."""
     raw: tuple[NDArray[np.float32], ...]
     """G arrays of [T_g] at temperature 1."""
+
+
+@dataclass(frozen=True)
+class TokenValues:
+    """What an update found for the tokens of one response."""
+
+    group_id: int
+    response: int
+    """Its place in the group as it was sampled."""
+    entropy: NDArray[np.float32]
+    """[T] nats, of the learner's softmax at the training temperature."""
+    log_probs: NDArray[np.float32] | None
+    """[T] the learner's before its step, of the softmax that `Rollout.log_probs` are of; None: they were known."""
 
 
 @dataclass(frozen=True)

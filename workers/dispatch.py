@@ -107,6 +107,12 @@ class Dispatch:
             slot.has_joined, slot.is_held = True, False
         self._changed()
 
+    def set_aside(self, actor: Any) -> None:
+        """It gets no more calls until it is let in again, as a joiner; those that it has go on."""
+        for slot in self._slots_of(actor):
+            slot.has_joined = False
+        self._changed()
+
     async def drained(self, actor: Any) -> None:
         """It gets no more calls until it is let in again; done when those that it has have ended."""
         for slot in self._slots_of(actor):

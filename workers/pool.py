@@ -121,6 +121,7 @@ class ActorPool:
         actors = RayActors(name, create, prepare, has_pulse=has_pulse)
         self._dispatch = Dispatch(name, actors, limits, holds_joiners=holds_joiners, standby=standby)
         self._loop = BackgroundLoop(f"{name} pool")
+        self._unanswered: dict[Any, Any] = {}
         self.resize(size)
 
     @property
@@ -176,6 +177,10 @@ class ActorPool:
         """A joiner gets calls from now on; nothing where it was lost meanwhile."""
         self._loop.run(_done(lambda: self._dispatch.let_in(actor)))
 
+    def set_aside(self, actor: Any) -> None:
+        """An actor is a joiner again: no more calls until it is let in, while those that it has go on."""
+        self._loop.run(_done(lambda: self._dispatch.set_aside(actor)))
+
     def drain(self, actor: Any) -> Future[None]:
         """An actor gets no more calls until it is let in again; done when those that it has have ended."""
         return self._loop.begin(self._dispatch.drained(actor))
@@ -214,15 +219,37 @@ class ActorPool:
         """Replace an actor that somebody else found to be of no more use; nothing where it has been replaced."""
         self._loop.run(_done(lambda: self._dispatch.lose(actor, error)))
 
+    def answering(self, actors: Sequence[Any], method: str, *, within_s: float) -> tuple[Any, ...]:
+        """Those of the actors that answer a call of `method` in time, in order; lost ones are replaced.
+
+        One that says nothing is not waited for a second time: it counts again when that answer has come. One thread
+        may ask.
+        """
+        if not actors:
+            return ()
+        asked = {actor: self._unanswered.get(actor) or getattr(actor, method).remote() for actor in actors}
+        first = [ref for actor, ref in asked.items() if actor not in self._unanswered]
+        if first:
+            ray.wait(first, num_returns=len(first), timeout=within_s)
+        done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=0)
+        self._unanswered = {actor: ref for actor, ref in asked.items() if ref not in done}
+        return tuple(actor for actor, ref in asked.items() if ref in done and self._has_answered(actor, ref, method))
+
     def replace_silent(self, method: str, *, deadline_s: float) -> None:
         """Call `method` on every actor that is ready, and replace those that do not answer in time or are lost."""
         asked = [(actor, getattr(actor, method).remote()) for actor in self.ready]
         ray.wait([ref for _, ref in asked], num_returns=len(asked), timeout=deadline_s)
         for actor, ref in asked:
-            try:
-                fetch(ref, deadline_s=0, what=f"the {method} of a {self.name} worker")
-            except LOST as error:
-                self.lose(actor, error)
+            self._has_answered(actor, ref, method)
+
+    def _has_answered(self, actor: Any, ref: Any, method: str) -> bool:
+        """By now; an actor that has not is replaced."""
+        try:
+            fetch(ref, deadline_s=0, what=f"the {method} of a {self.name} worker", counts=False)
+        except LOST as error:
+            self.lose(actor, error)
+            return False
+        return True
 
     def busy_frac(self) -> float:
         """Share of the time since the last call of this in which an actor had something to do, a mean over actors."""

@@ -24,7 +24,7 @@ from videor2_rl.judge.client import JudgeClient
 from videor2_rl.judge.counts import CallCounts, check_failures, total
 from videor2_rl.judge.evidence import gather_evidence
 from videor2_rl.training.protocols import ScoredGroups
-from videor2_rl.types import Group, PromptHandle, VideoSample
+from videor2_rl.types import Group, PromptHandle, TokenValues, VideoSample
 from workers.fetch import LOST, fetch
 from workers.liveness import Pulse, pulse_after
 from workers.memory import process_memory
@@ -32,6 +32,8 @@ from workers.pool import ActorPool, PoolOwner, actor_class
 
 log = logging.getLogger(__name__)
 
+TOKEN_VALUES_S = 60.0
+"""A rank that does not give them by then is frozen or lost, and what it found with it."""
 GROUPS_AT_ONCE = 16
 """Calls that a worker takes while a judge answers; their requests together are bounded by `judge.calls.concurrency`."""
 NOTICE_POLL_S = 2.0
@@ -136,12 +138,28 @@ class RewardWorker:
             counts=CallCounts() if self._judge is None else self._judge.take_counts(),
         )
 
-    def write_rollouts(self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]) -> None:
-        """Add what only the prompts know (text, frame times) to the driver's records, write and index them."""
+    def write_rollouts(
+        self,
+        path: Path,
+        records: Sequence[Mapping[str, Any]],
+        prompts: Sequence[PromptHandle],
+        token_values: Sequence[Any],
+    ) -> None:
+        """Add to the driver's records what only prompts (text, frame times) and learner know; write and index them.
+
+        Args:
+            token_values: a reference for each rank; a rank that is lost is done without.
+        """
         from videor2_rl.run.rollout_index import index_step
         from videor2_rl.run.rollout_log import write_rollouts
 
-        write_rollouts(path, records, ray.get([prompt.ref for prompt in prompts]))
+        found: list[TokenValues] = []
+        for of_rank in token_values:
+            try:
+                found += ray.get(of_rank, timeout=TOKEN_VALUES_S)
+            except ray.exceptions.RayError as error:
+                log.warning("%s lacks entropy and learner's log-probs of some tokens: %s", path.name, error)
+        write_rollouts(path, records, ray.get([prompt.ref for prompt in prompts]), token_values=found)
         index_step(path)
 
 
@@ -234,10 +252,19 @@ class RewardPool(PoolOwner):
         return scored.scored
 
     def begin_write_rollouts(
-        self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]
+        self,
+        path: Path,
+        records: Sequence[Mapping[str, Any]],
+        prompts: Sequence[PromptHandle],
+        *,
+        token_values: Sequence[Any],
     ) -> Future[None]:
-        """Write a step's file, after what is being scored."""
-        return self._pool.submit("write_rollouts", path, records, prompts)
+        """Write a step's file, after what is being scored.
+
+        Args:
+            token_values: what the learner's `take_token_values` gave.
+        """
+        return self._pool.submit("write_rollouts", path, records, prompts, list(token_values))
 
     def shutdown(self) -> None:
         self._is_over.set()

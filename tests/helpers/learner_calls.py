@@ -14,7 +14,7 @@ from streamed import sent_weights
 
 from videor2_rl.config.sections import ModelConfig
 from videor2_rl.run.files import file_sum
-from videor2_rl.types import TrainGroup
+from videor2_rl.types import TokenValues, TrainGroup
 
 if TYPE_CHECKING:
     from workers.learner.learner import Learner
@@ -45,6 +45,16 @@ def weights_of(learner: Learner) -> dict[str, np.ndarray]:
 
 def update(learner: Learner, groups: list[TrainGroup], **changes: Any) -> dict[str, float]:
     return learner.update(groups, algorithm=replace(ALGORITHM, **changes), temperature=0.9)
+
+
+def token_values(learner: Learner) -> dict[tuple[int, int], TokenValues]:
+    """By group and response, of the updates since the last call."""
+    import ray
+
+    found = [one for of_rank in ray.get(learner.take_token_values()) for one in of_rank]
+    by_place = {(one.group_id, one.response): one for one in found}
+    assert len(by_place) == len(found)
+    return by_place
 
 
 def old_log_probs(group: TrainGroup) -> tuple[np.ndarray, ...]:

@@ -158,11 +158,14 @@ class Fakes:
         pass
 
     def begin_write_rollouts(
-        self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]
+        self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle], *, token_values: Any
     ) -> Future[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(dict(record)) + "\n" for record in records))
         return done(None)
+
+    def take_token_values(self) -> Sequence[Any]:
+        return ()
 
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         self.calls.append("log_probs")

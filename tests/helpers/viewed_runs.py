@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rewards.compose import score_response
 from rewards.types import RewardConfig, Scored, Target
@@ -25,6 +26,29 @@ from videor2_rl.types import Group, PromptHandle, Rollout, TrainGroup, VideoSamp
 
 FAULTS = Faults(late=0.3, late_by_s=2, disagree=0.15, both_wrong=0.15, systematic=0.2)
 FRAME_TIMES_S = [float(second) for second in range(16)]
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def with_values(record: dict[str, Any]) -> dict[str, Any]:
+    """The group with what a learner finds for each token: a third of a nat more than the engine, and all tokens sure
+    but the first one of each response."""
+    responses = [
+        {
+            **one,
+            "learner_log_probs": [value + 0.333 for value in one["log_probs"]],
+            "entropy": [1.5, *[0.0] * (len(one["log_probs"]) - 1)],
+        }
+        for one in record["responses"]
+    ]
+    return {**record, "responses": responses}
 
 
 def same_words(claims: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:

@@ -177,6 +177,7 @@ def _select(group: TrainGroup, kept: Sequence[int] | NDArray[np.intp]) -> TrainG
         ref_log_probs=select(group.ref_log_probs),
         rollout_log_probs=select(group.rollout_log_probs),
         is_fresh=None if group.is_fresh is None else group.is_fresh[kept],
+        places=np.array([group.place_of(int(i)) for i in kept], dtype=np.int64),
     )
 
 

@@ -1,22 +1,24 @@
 """rollouts/step_000010.jsonl: every group of a step with all that explains its rewards, one JSON object a line.
 
 The driver makes the records (`rollout_records`); a worker adds what only the prompts know, prompt text and frame times,
-and writes the file (`write_rollouts`).
+and what the learner's ranks found for each token, and writes the file (`write_rollouts`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from videor2_rl.run.files import read_jsonl, write_jsonl_atomic
-from videor2_rl.types import Group, Prompt, Rollout, TrainGroup, VideoSample
+from videor2_rl.types import Group, Prompt, Rollout, TokenValues, TrainGroup, VideoSample
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rewards.types import Scored
 
 
@@ -25,8 +27,13 @@ def rollout_records(
     samples: Sequence[VideoSample],
     scored: Sequence[Sequence[Scored]],
     train_groups: Sequence[TrainGroup],
+    *,
+    learner_log_probs: Mapping[int, Sequence[NDArray[np.float32]]] | None = None,
 ) -> list[dict[str, Any]]:
     """One JSON object per group; the four sequences correspond.
+
+    Args:
+        learner_log_probs: by group, [T] of each response, as `TokenValues.log_probs`; of those that the driver has.
 
     Raises:
         ValueError: they do not correspond.
@@ -54,27 +61,47 @@ def rollout_records(
             "temporal_grounding": None if sample.temporal_grounding is None else dict(sample.temporal_grounding),
             "extra": _plain(sample.extra),
             "responses": [
-                _response(rollout, score, advantage=advantage)
-                for rollout, score, advantage in zip(group.rollouts, scores, _advantages(train_group), strict=True)
+                _response(rollout, score, advantage=advantage, learner=learner)
+                for rollout, score, advantage, learner in zip(
+                    group.rollouts,
+                    scores,
+                    _advantages(train_group),
+                    (learner_log_probs or {}).get(group.group_id, [None] * len(group.rollouts)),
+                    strict=True,
+                )
             ],
         }
         for group, sample, scores, train_group in zip(groups, samples, scored, train_groups, strict=True)
     ]
 
 
-def write_rollouts(path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[Prompt]) -> None:
+def write_rollouts(
+    path: Path,
+    records: Sequence[Mapping[str, Any]],
+    prompts: Sequence[Prompt],
+    *,
+    token_values: Iterable[TokenValues] = (),
+) -> None:
     """Write a step's file whole, prompt text, clip and frame times added; a file of the same name is replaced.
+
+    Args:
+        token_values: of those responses on which the learner was trained, in any order.
 
     Raises:
         ValueError: records and prompts do not correspond.
     """
     if [record["sample_id"] for record in records] != [prompt.sample_id for prompt in prompts]:
         raise ValueError("Rollout records and prompts do not correspond: their sample ids differ.")
+    found = {(one.group_id, one.response): one for one in token_values}
     write_jsonl_atomic(
         path,
         (
             {
                 **record,
+                "responses": [
+                    _with_values(response, found.get((record["group_id"], place)))
+                    for place, response in enumerate(record["responses"])
+                ],
                 "clip_key": prompt.clip_key,
                 "frame_times_s": [round(float(time), 6) for time in prompt.timestamps_s],
                 "prompt": prompt.text,
@@ -125,7 +152,22 @@ def events_of(detail: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dic
     return claims, references
 
 
-def _response(rollout: Rollout, score: Scored, *, advantage: float | None) -> dict[str, Any]:
+def _with_values(response: dict[str, Any], values: TokenValues | None) -> dict[str, Any]:
+    """`learner_log_probs` and `entropy` of each token, None where nobody computed them."""
+    if values is None:
+        return {**response, "entropy": None}
+    found = {**response, "entropy": _rounded(values.entropy, 4)}
+    return found if values.log_probs is None else {**found, "learner_log_probs": _rounded(values.log_probs, 6)}
+
+
+def _rounded(values: NDArray[np.float32], digits: int) -> list[float | None]:
+    """As many as tell something: the last bits of a log-prob differ between any two programs."""
+    return [_finite(round(value, digits)) for value in values.tolist()]
+
+
+def _response(
+    rollout: Rollout, score: Scored, *, advantage: float | None, learner: NDArray[np.float32] | None
+) -> dict[str, Any]:
     return {
         "text": rollout.text,
         "finish_reason": rollout.finish_reason,
@@ -133,6 +175,7 @@ def _response(rollout: Rollout, score: Scored, *, advantage: float | None) -> di
         "continued": [list(start) for start in rollout.continued],
         "token_ids": rollout.token_ids.tolist(),
         "log_probs": [_finite(value) for value in rollout.log_probs.tolist()],
+        "learner_log_probs": None if learner is None else _rounded(learner, 6),
         "reward": score.reward,
         "advantage": advantage,
         "terms": {

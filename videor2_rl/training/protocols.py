@@ -84,8 +84,15 @@ class Rewards(Measured, Protocol):
         self, groups: Sequence[Group], samples: Sequence[VideoSample], *, step: int | None = None
     ) -> list[list[Scored]]: ...
     def begin_write_rollouts(
-        self, path: Path, records: Sequence[Mapping[str, Any]], prompts: Sequence[PromptHandle]
-    ) -> Future[None]: ...
+        self,
+        path: Path,
+        records: Sequence[Mapping[str, Any]],
+        prompts: Sequence[PromptHandle],
+        *,
+        token_values: Sequence[Any],
+    ) -> Future[None]:
+        """Takes what the learner's `take_token_values` gave."""
+        ...
 
 
 class PendingLogProbs(Protocol):
@@ -106,6 +113,10 @@ class Learner(Measured, Protocol):
         self, groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig, temperature: float, is_tempered: bool = False
     ) -> dict[str, float]:
         """One optimiser step; raises `LogProbGapError` before it where the groups have no old log-probs."""
+        ...
+
+    def take_token_values(self) -> Sequence[Any]:
+        """What the updates since the last call found for each token, for the rollout log."""
         ...
 
     def weights(self, policy_version: int) -> Any: ...

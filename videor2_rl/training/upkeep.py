@@ -209,13 +209,20 @@ class Upkeep:
     def _write_rollouts(self, progress: Progress, outcome: StepOutcome) -> None:
         """Begin to write a step's rollouts, behind what is being scored; those of the last step are waited for."""
         batch, logging_config = outcome.batch, self._run.logging
+        token_values = self._workers.learner.take_token_values()
         if batch.groups and (logging_config.rollouts or logging_config.trackers):
-            records = rollout_records(batch.groups, batch.samples, batch.scored.scored, outcome.train_groups)
+            is_tempered = self._run.rollout.is_tempered
+            known = {one.group_id: one.at_temperature if is_tempered else one.raw for one in outcome.old_log_probs}
+            records = rollout_records(
+                batch.groups, batch.samples, batch.scored.scored, outcome.train_groups, learner_log_probs=known
+            )
             self._tracker.log_rollouts(progress.step, records)
             if logging_config.rollouts:
                 self._await_rollouts()
                 path = Path(self._run.output_dir) / "rollouts" / f"step_{progress.step:06d}.jsonl"
-                self._writing = self._workers.rewards.begin_write_rollouts(path, records, batch.prompts)
+                self._writing = self._workers.rewards.begin_write_rollouts(
+                    path, records, batch.prompts, token_values=token_values
+                )
         if progress.step == self._run.algorithm.num_steps:
             self._await_rollouts()
 

@@ -104,11 +104,21 @@ def _response(
 
 
 def _tokens(response: Mapping[str, Any], tokenizer: Tokenizer) -> list[list[Any]]:
-    """Text and log-prob (nats, as the engine sampled it; None where it was not finite) of each token."""
-    texts = pieces(tokenizer, response["token_ids"])
+    """Of each token its text, its log-prob as the engine sampled it, the learner's less that one, and the entropy.
+
+    In nats; None where it was not finite, or the response was not in the loss.
+    """
+    texts, sampled = pieces(tokenizer, response["token_ids"]), response["log_probs"]
+    nothing = [None] * len(sampled)
+    own, entropy = (response.get(name) or nothing for name in ("learner_log_probs", "entropy"))
     return [
-        [text, None if value is None else round(value, 4)]
-        for text, value in zip(texts, response["log_probs"], strict=True)
+        [
+            text,
+            None if value is None else round(value, 4),
+            None if value is None or learner is None else round(learner - value, 6),
+            spread,
+        ]
+        for text, value, learner, spread in zip(texts, sampled, own, entropy, strict=True)
     ]
 
 

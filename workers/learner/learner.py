@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.config.sections import LearnerConfig, ModelConfig
@@ -179,6 +180,13 @@ class Learner:
         shared = {f"actor/{name}": value for name, value in common.items()}
         packed = sum(group.num_tokens for share in shares for batch in share if batch.counts for group in batch.groups)
         return {**metrics, **shared, "actor/packed_tokens": float(packed)}
+
+    def take_token_values(self) -> list[Any]:
+        """References to lists of `TokenValues`: what the updates since the last call found for each response's tokens.
+
+        They stay where they are until somebody asks: the driver has no use for them.
+        """
+        return self._ranks.begin("take_token_values")
 
     def sft_step(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
         """One optimiser step on the mean negative log-likelihood of all response tokens; metrics named `sft/...`."""

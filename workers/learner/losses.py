@@ -6,7 +6,7 @@ gradients over ranks: how a batch is split never changes the gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn, kl_penalty
 from videor2_rl.model.packing import MicroBatch, PackedBatch, response_mask, to_padded
 from videor2_rl.model.token_scores import TokenScores
 from videor2_rl.training.gap import Gap, GapPart, gap_of, part_of_gap
+from videor2_rl.types import TokenValues
 from workers.learner.verl_config import UpdateSpec
 
 if TYPE_CHECKING:
@@ -109,10 +110,11 @@ def policy_loss(
         token_values["importance_weight"] = weights
     found = _policy_sums(loss, pg_loss, pg_metrics, token_values=token_values, mask=mask)
     found["sums"] |= {f"importance_{name}": value for name, value in importance.items()}
+    tokens: dict[str, Any] = {"entropy": scores.entropy}
     if not is_old:
-        return loss, found
-    own = scores.log_probs if spec.is_tempered else scores.raw_log_probs
-    return loss, {**found, "gap": _gap(own, micro_batch) if micro_batch.counts else None}
+        return loss, {**found, "tokens": tokens}
+    own = tokens["log_probs"] = (scores.log_probs if spec.is_tempered else scores.raw_log_probs).detach()
+    return loss, {**found, "tokens": tokens, "gap": _gap(own, micro_batch) if micro_batch.counts else None}
 
 
 def importance_ratios(log_ratios: Tensor, mask: Tensor, *, level: Literal["token", "sequence"]) -> Tensor:
@@ -146,7 +148,7 @@ def importance_weights(
 def _gap(own: Tensor, micro_batch: MicroBatch) -> GapPart | None:
     """Of the learner's log-probs [S] of the responses' tokens to those that the engine sampled with; without the
     responses that another policy sampled."""
-    flat = own.detach().double().cpu().numpy()
+    flat = own.double().cpu().numpy()
     differences, places, start = [], [], 0
     for group in micro_batch.groups:
         assert group.rollout_log_probs is not None
@@ -154,7 +156,7 @@ def _gap(own: Tensor, micro_batch: MicroBatch) -> GapPart | None:
         for response, (ids, sampled) in enumerate(zip(group.response_ids, group.rollout_log_probs, strict=True)):
             if is_fresh[response]:
                 differences.append(flat[start : start + len(ids)] - np.asarray(sampled, np.float64))
-                places.append((group.group_id, group.prompt.sample_id, response, ids))
+                places.append((group.group_id, group.prompt.sample_id, group.place_of(response), ids))
             start += len(ids)
     return part_of_gap(differences, places)
 
@@ -180,6 +182,22 @@ def gap_on_all_ranks(parts: Sequence[dict[str, Any]]) -> Gap | None:
     gathered: list[list[GapPart | None]] = [[] for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(gathered, [part["gap"] for part in parts])
     return gap_of([part for rank in gathered for part in rank])
+
+
+def token_values(micro_batch: MicroBatch, tokens: Mapping[str, Tensor]) -> list[TokenValues]:
+    """What the policy loss found for each response of a micro-batch.
+
+    Args:
+        tokens: `entropy` and, where they are the old ones, `log_probs`: [S] of the responses one after the other.
+    """
+    flat = {name: values.float().cpu().numpy() for name, values in tokens.items()}
+    found, start = [], 0
+    for group in micro_batch.groups:
+        for response, ids in enumerate(group.response_ids):
+            own = {name: values[start : start + len(ids)].copy() for name, values in flat.items()}
+            found.append(TokenValues(group.group_id, group.place_of(response), own["entropy"], own.get("log_probs")))
+            start += len(ids)
+    return found
 
 
 def sft_loss(

@@ -31,7 +31,7 @@ from videor2_rl.model.weights import expected_weights
 from videor2_rl.run.files import FileSum
 from videor2_rl.run.shards import StoredTensors
 from videor2_rl.training.gap import exceeds
-from videor2_rl.types import LogProbs, PromptHandle, TrainGroup
+from videor2_rl.types import LogProbs, PromptHandle, TokenValues, TrainGroup
 from workers.learner import losses
 from workers.learner.engines.fsdp import PackedFSDPEngine
 from workers.learner.engines.state import RankState, random_state, restore_random_state
@@ -95,6 +95,7 @@ class LearnerWorker(TrainingWorker):
             # Ray gives a process as many threads as it counts CPUs for it, which on a GPU is one.
             torch.set_num_threads(threads_beside_a_gpu(len(os.sched_getaffinity(0)), num_gpus=node_gpus()))
         super().__init__(config=config)
+        self._token_values: list[TokenValues] = []
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def start(self, seed: int) -> None:
@@ -143,13 +144,22 @@ class LearnerWorker(TrainingWorker):
         loss_function = partial(losses.policy_loss, spec=spec, config=actor_config(spec))
         is_first_pass = share[0].groups[0].old_log_probs is None
         limits = spec.algorithm if is_first_pass else None
-        return self._step(share, loss_function, temperature=spec.temperature, limits=limits)
+        sums, common, results = self._step(share, loss_function, temperature=spec.temperature, limits=limits)
+        counted = [(batch, found["tokens"]) for batch, found in zip(share, results, strict=True) if batch.counts]
+        self._token_values += [one for batch, tokens in counted for one in losses.token_values(batch, tokens)]
+        return sums, common
+
+    @register(dispatch_mode=EVERY_RANK, blocking=False)
+    def take_token_values(self) -> list[TokenValues]:
+        """What the updates since the last call of this found for the tokens of this rank's responses."""
+        taken, self._token_values = self._token_values, []
+        return taken
 
     @register(dispatch_mode=SHARES, blocking=False)
     def sft_step(self, share: list[MicroBatch], batch_tokens: int, num_ranks: int) -> tuple[LossSums, dict[str, float]]:
         """One supervised optimiser step; returns as `update`."""
         loss_function = partial(losses.sft_loss, batch_tokens=batch_tokens, num_ranks=num_ranks)
-        return self._step(share, loss_function, temperature=1.0)
+        return self._step(share, loss_function, temperature=1.0)[:2]
 
     @register(dispatch_mode=SHARES, blocking=False)
     def sft_loss(self, share: list[MicroBatch], batch_tokens: int, num_ranks: int) -> LossSums:
@@ -163,7 +173,8 @@ class LearnerWorker(TrainingWorker):
 
     def _step(
         self, share: list[MicroBatch], loss_function: Any, *, temperature: float, limits: AlgorithmConfig | None = None
-    ) -> tuple[LossSums, dict[str, Any]]:
+    ) -> tuple[LossSums, dict[str, Any], list[dict[str, Any]]]:
+        """Sums, what is equal on all ranks, and what the loss function found in each micro-batch."""
         learning_rate = self.engine.lr_scheduler.get_last_lr()[0]
         started = time.perf_counter()
         with self.engine.train_mode():
@@ -172,7 +183,7 @@ class LearnerWorker(TrainingWorker):
             gap = None if limits is None else losses.gap_on_all_ranks(results)
             if limits is not None and exceeds(gap, limits):
                 self.engine.optimizer_zero_grad()
-                return losses.to_sums(results), {"gap": gap}
+                return losses.to_sums(results), {"gap": gap}, results
             grad_norm = self.engine.optimizer_step()
         lengths = [group.num_tokens for batch in share for group in batch.groups]
         # verl's table has one figure for every CPU.
@@ -182,7 +193,7 @@ class LearnerWorker(TrainingWorker):
         # verl leaves the weights as they are when the gradient is not finite.
         skipped = float(not np.isfinite(grad_norm))
         common = {"grad_norm": grad_norm, "lr": learning_rate, "skipped_update": skipped, **rate}
-        return losses.to_sums(results), common if limits is None else {**common, "gap": gap}
+        return losses.to_sums(results), common if limits is None else {**common, "gap": gap}, results
 
     @register(dispatch_mode=EVERY_RANK, blocking=False)
     def gather_bucket(self, index: int, bucket: Bucket, keeps_base: bool, only_changes: bool) -> Gathered | None:

@@ -34,6 +34,9 @@ START_DEADLINE_S = 1800.0
 LEAVE_S = 120.0
 """For a worker that leaves to end its groups; what is left then is sampled by others."""
 JOINER_POLL_S = 0.5
+ANSWER_S = 1.0
+"""Longer than a step of an engine. A worker that says nothing for so long when weights are due gets them when it does,
+and the others do not wait until it is known what ails it (`workers.liveness.SILENT_S`)."""
 MAX_LOADING = 32
 """Workers that take a stored update at the same time."""
 ATTEMPTS_TOGETHER = 2
@@ -169,9 +172,10 @@ class RolloutPool(PoolOwner):
             future.cancel()
 
     def admit_joiners(self) -> None:
-        """Bring workers that got ready lately to the weights of the others, which the learner must still have."""
+        """Bring workers that got ready lately, or said nothing at the last update, to the weights of the others, which
+        the learner must still have."""
         self._take_size()
-        for actor in self._pool.joiners:
+        for actor in self._pool.answering(self._pool.joiners, "answers", within_s=ANSWER_S):
             try:
                 self._bring(actor)
             except LOST as error:
@@ -182,10 +186,10 @@ class RolloutPool(PoolOwner):
     def update_weights(self, source: PolicyWeights) -> None:
         """Bring the workers that are up to the source's weights, and those that come later.
 
-        They hold what they sample, take the weights and go on: all at once, once more without those that were lost,
-        then one by one through the object store; a worker that takes them neither way is replaced. When this returns,
-        all have them. With `rollout.on_update` finish the weights are stored, and each worker takes them by itself
-        when its groups have ended.
+        They hold what they sample, take the weights and go on: all that answer at once, once more without those that
+        were lost, then one by one through the object store; a worker that takes them neither way is replaced. When this
+        returns, all have them, or wait to be admitted. With `rollout.on_update` finish the weights are stored, and each
+        worker takes them by itself when its groups have ended.
 
         Raises:
             WeightsRefused: they do not fit the model; all workers keep their old weights.
@@ -222,7 +226,7 @@ class RolloutPool(PoolOwner):
 
     def _sent(self, source: PolicyWeights) -> tuple[dict[str, float], int]:
         for failures in range(ATTEMPTS_TOGETHER):
-            actors = self._up()
+            actors = self._answering()
             way = self._collective_of(actors) if source.is_collective else Stored()
             try:
                 sent = stream(source, actors, way)
@@ -256,6 +260,19 @@ class RolloutPool(PoolOwner):
         if not self._pool.ready:
             self._pool.wait_ready()
         return self._pool.ready
+
+    def _answering(self) -> tuple[Any, ...]:
+        """Those that are up and say something; the others are joiners from now on. Where all are silent, all."""
+        actors = self._up()
+        # The only one is waited for in any case.
+        answering = self._pool.answering(actors, "answers", within_s=ANSWER_S) if len(actors) > 1 else ()
+        if not answering:
+            return self._up()
+        for actor in actors:
+            if actor not in answering:
+                log.warning("a rollout worker says nothing; it gets the next weights when it does")
+                self._pool.set_aside(actor)
+        return answering
 
     def _hand_out(self, source: PolicyWeights) -> None:
         started = time.perf_counter()

@@ -317,6 +317,9 @@ def test_responses_out_of_the_loss_are_left_out() -> None:
     assert [values[0] for values in kept.old_log_probs] == [2.0, 1.0]
     assert kept.ref_log_probs is None
     assert kept.num_tokens == 6
+    # Wherever its part of the group goes, a response knows its place.
+    [parts] = split_groups([kept], max_tokens=5, num_ranks=1)
+    assert [[part.place_of(n) for n in range(len(part.response_ids))] for part in parts] == [[0], [2]]
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,7 +23,7 @@ from videor2_rl.run.rollout_log import (
     sample_of,
     write_rollouts,
 )
-from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, TrainGroup, VideoSample
+from videor2_rl.types import Group, Prompt, PromptHandle, Rollout, TokenValues, TrainGroup, VideoSample
 
 SAMPLE = VideoSample(sample_id="clip-1", video="/clips/1.mp4", question="Which?", solution="<answer>A</answer>")
 DETAIL = {
@@ -118,6 +118,23 @@ def test_a_file_comes_back_with_all_that_explains_the_rewards(tmp_path: Path) ->
     }
     # Kept out of the loss: it has no advantage, which is not the same as one of 0.
     assert (second["reward"], second["advantage"]) == (None, None)
+
+
+def test_what_the_learner_found_stands_beside_the_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "step_000001.jsonl"
+    entropy, own = np.array([0.12345, np.nan], np.float32), np.array([-0.5000004, -0.25], np.float32)
+    write_rollouts(path, records(), [prompt()], token_values=[TokenValues(4, 1, entropy, own)])
+    left_out, trained = read_rollouts(path)[0]["responses"]
+    assert (left_out["entropy"], left_out["learner_log_probs"]) == (None, None)
+    assert (trained["entropy"], trained["learner_log_probs"]) == ([0.1235, None], [-0.5, -0.25])
+
+    known = rollout_records(
+        [group()], [SAMPLE], [[score(1.5), score(None)]], [train_group()], learner_log_probs={4: [own, own + 1]}
+    )
+    write_rollouts(path, known, [prompt()], token_values=[TokenValues(4, 1, entropy, None)])
+    one, other = read_rollouts(path)[0]["responses"]
+    assert (one["learner_log_probs"], other["learner_log_probs"]) == ([-0.5, -0.25], [0.5, 0.75])
+    assert (one["entropy"], other["entropy"]) == (None, [0.1235, None])
 
 
 def test_the_sample_of_a_logged_group_is_the_one_that_was_sampled_but_for_its_solution() -> None:

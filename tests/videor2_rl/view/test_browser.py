@@ -175,6 +175,24 @@ def test_a_time_in_the_text_leads_the_clip_there(address: str, open_page: Callab
             assert f"00:{second:02d}" in page.locator(".seen figcaption").inner_text()
 
 
+def test_tokens_are_coloured_by_what_is_known_of_them(address: str, open_page: Callable[..., Page]) -> None:
+    page = open_page(group_address(address, step=1, group=12))
+    strength = "getComputedStyle(document.querySelector('.tokens span:nth-child({})')).getPropertyValue('--strength')"
+
+    def by(label: str) -> tuple[str, str]:
+        page.get_by_label(label).check()
+        first, second = (str(page.evaluate(strength.format(place))) for place in (1, 2))
+        return first, second
+
+    assert by("gap to the learner, at most 0.33") == ("100%", "100%")
+    assert by("entropy") == ("75%", "0%")
+    assert "the learner's +0.33; entropy 1.500" in str(page.locator(".tokens span").first.get_attribute("title"))
+    # A group that was not trained on has neither.
+    page = open_page(group_address(address, step=1, group=10))
+    labels = page.locator(".colours label").all_inner_texts()
+    assert [label.strip() for label in labels] == ["claims", "surprise of each token", "advantage"]
+
+
 def test_the_pictures_that_the_model_saw_are_there(address: str, open_page: Callable[..., Page]) -> None:
     page = open_page(group_address(address, step=1, group=10))
     until(page, "document.querySelector('.strip img')?.naturalWidth === 28")

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from viewed_runs import make_record, with_failure
+from viewed_runs import byte_tokenizer, make_record, with_failure
 
 from videor2_rl.report.claims import note_of, shift_s
 from videor2_rl.report.data import read_settings
@@ -73,11 +72,23 @@ def test_weights_are_the_configuration_s() -> None:
     assert weight_of("mine", {}) is None
 
 
+def test_each_token_has_its_surprise_its_gap_and_its_entropy() -> None:
+    tokenizer = byte_tokenizer()
+    record = make_record(1, seed=1, size=2, video="a.mp4")
+    record["responses"][0] |= {
+        "text": "ab",
+        "token_ids": tokenizer.encode("ab").ids,
+        "log_probs": [-0.5, None],
+        "learner_log_probs": [-0.25, -1.0],
+        "entropy": [0.75, None],
+    }
+    trained, other = shown_group(record, {}, step=1, tokenizer=tokenizer)["responses"]
+    assert trained["tokens"] == [["a", -0.5, 0.25, 0.75], ["b", None, None, None]]
+    assert {tuple(values) for _, _, *values in other["tokens"]} == {(None, None)}
+
+
 def test_tokens_come_back_as_the_text_they_are_of() -> None:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = byte_tokenizer()
     text = "At 00:05 ein Mädchen läuft, \U0001f600 and 猫\n"
     ids = tokenizer.encode(text).ids
     found = pieces(tokenizer, ids)

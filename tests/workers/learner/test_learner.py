@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import packed_prompts
 import pytest
-from learner_calls import old_log_probs, plain_log_probs, process_of, save, update, weights_of, with_rollouts
+from learner_calls import (
+    old_log_probs,
+    plain_log_probs,
+    process_of,
+    save,
+    token_values,
+    update,
+    weights_of,
+    with_rollouts,
+)
 from learner_configs import learner_config, model_config
 from packed_prompts import LENGTHS
 
@@ -356,6 +365,32 @@ def test_an_update_without_old_log_probs_takes_them_from_its_own_pass(
         for name, value in weights_of(learner).items():
             if not name.endswith("k_proj.bias"):
                 assert np.mean(np.abs(value - weights[name]) > 1e-5) < 5e-4, name
+
+
+def test_what_an_update_found_for_each_token_is_there_for_the_log(
+    one_rank: Learner, two_ranks: Learner, ready: list[TrainGroup], model: ModelConfig
+) -> None:
+    """Of responses in the loss, each with its place in the group as it was sampled, however they were shared out."""
+    in_loss = [np.array([False, True, True, False]), *[np.ones(4, dtype=bool)] * 2]
+    for learner in (one_rank, two_ranks):
+        learner.take_token_values()  # of the tests before
+        groups = [replace(g, in_loss=mask) for g, mask in zip(with_rollouts(learner, ready)[:3], in_loss, strict=False)]
+        metrics = update(learner, groups)
+        found = token_values(learner)
+        kept = [(g.group_id, int(place)) for g, m in zip(groups, in_loss, strict=True) for place in np.flatnonzero(m)]
+        assert sorted(found) == kept
+        for group in groups:
+            for place, values in enumerate(plain_log_probs(model, group, temperature=1.0)):
+                if (group.group_id, place) in found:
+                    one = found[group.group_id, place].log_probs
+                    assert one is not None
+                    np.testing.assert_allclose(one, values, atol=1e-5, rtol=0)
+        entropy = np.concatenate([one.entropy for one in found.values()])
+        assert metrics["actor/entropy"] == pytest.approx(entropy.mean(), rel=1e-5)
+        assert token_values(learner) == {}
+
+        update(learner, ready)
+        assert {one.log_probs for one in token_values(learner).values()} == {None}
 
 
 @pytest.mark.parametrize("moved", [2e-4, np.nan])

@@ -54,12 +54,20 @@ class Actors:
     def __init__(self, name: str, **_: Any) -> None:
         self.ready: tuple[str, ...] = ("early",)
         self.joiners: tuple[str, ...] = ("early",)
+        self.silent: set[str] = set()
         self.asked: list[tuple[str, str]] = []
         self.draining: list[Future[None]] = []
 
     def let_in(self, actor: str) -> None:
         self.asked.append(("let in", actor))
         self.joiners = tuple(one for one in self.joiners if one != actor)
+
+    def answering(self, actors: Sequence[str], method: str, *, within_s: float) -> tuple[str, ...]:
+        return tuple(actor for actor in actors if actor not in self.silent)
+
+    def set_aside(self, actor: str) -> None:
+        self.asked.append(("set aside", actor))
+        self.joiners = (*self.joiners, actor)
 
     def drain(self, actor: str) -> Future[None]:
         self.asked.append(("drain", actor))
@@ -99,6 +107,34 @@ def test_who_gets_ready_while_the_others_take_weights_waits_for_its_own(
     assert (sent, actors.asked, actors.joiners) == ([("early",)], [("let in", "early")], ("late",))
     pool.admit_joiners()
     assert (sent[1:], actors.asked[1:]) == ([("late",)], [("let in", "late")])
+
+
+def test_who_says_nothing_when_an_update_is_due_takes_it_when_it_does(
+    undriven: tuple[RolloutPool, Actors], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, actors = undriven
+    actors.ready, actors.joiners, actors.silent = ("one", "two", "three"), (), {"two"}
+    sent: list[tuple[str, ...]] = []
+
+    def stream(source: Any, workers: Sequence[str], way: Any) -> dict[str, float]:
+        sent.append(tuple(workers))
+        return {"mib": 1.0}
+
+    monkeypatch.setattr(pool_module, "stream", stream)
+    monkeypatch.setattr(pool, "_finishes", False)
+    update = SimpleNamespace(is_collective=False, policy_version=3)
+    pool.update_weights(update)
+    pool.admit_joiners()
+    assert (sent, actors.asked) == ([("one", "three")], [("set aside", "two")])
+    actors.silent = set()
+    pool.admit_joiners()
+    assert (sent[1:], actors.asked[1:]) == ([("two",)], [("let in", "two")])
+    # Where nobody answers, or there is one alone, nothing is gained by going on without.
+    actors.silent = {"one", "two", "three"}
+    pool.update_weights(update)
+    actors.ready = ("one",)
+    pool.update_weights(update)
+    assert (sent[2:], actors.asked[2:]) == ([("one", "two", "three"), ("one",)], [])
 
 
 def test_no_group_that_sets_out_after_an_update_gets_to_a_worker_that_has_not_finished(
@@ -330,6 +366,40 @@ def test_weights_that_come_while_groups_are_sampled_are_taken_at_once(
         expected = [hf_log_probs(model, prompt, one.token_ids) for model in (old, new)]
         assert np.abs(np.concatenate([expected[0][:place], expected[1][place:]]) - one.log_probs).max() < FLOAT32_LIMIT
     assert 0 <= streaming.metrics()["perf/rollout_idle_frac"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_an_update_does_not_wait_for_a_worker_that_stands_still_for_a_moment(
+    streaming: RolloutPool, tokenizer: Any, checkpoint: Path, learner: Any, policy: Source
+) -> None:
+    """Its process is stopped and goes on before it is given up: it takes the weights then, and lost nothing."""
+    import ray
+
+    old, new = hf_model(checkpoint, seed=38), hf_model(checkpoint, seed=39)
+    hold(learner, old)
+    streaming.update_weights(policy.weights(85))
+    replaced, (first, second) = streaming.replacements, streaming.actors
+    many, begun = begin_long(streaming, tokenizer)
+    pid = ray.get(second.__ray_call__.remote(lambda self: os.getpid()))
+    hold(learner, new)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        streaming.update_weights(policy.weights(86))
+        assert list(streaming.states().values()) == ["serving", "ready"]
+        assert ray.get(first.version.remote()) == 86
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    while list(streaming.states().values()) != ["serving", "serving"]:
+        streaming.admit_joiners()
+        time.sleep(0.1)
+    assert ray.get(second.version.remote()) == 86
+    groups = begun.result(timeout=300)
+    assert [group.group_id for group in groups] == list(range(16))
+    assert versions_of(groups) <= {(85,), (85, 86), (86,)}
+    assert (streaming.replacements, streaming.metrics()["rollout/sync_failures"]) == (replaced, 0)
+    later = streaming.generate(handles(many[:4]), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=5)
+    assert max_gap(new, many[:4], later) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow

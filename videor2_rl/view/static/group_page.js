@@ -3,6 +3,7 @@
 import { Cinema } from "./cinema.js";
 import { get, h, isTyping, link } from "./dom.js";
 import { responseCard } from "./response.js";
+import { largestGap } from "./text.js";
 import { Timeline } from "./timeline.js";
 
 const KEYS = [
@@ -84,7 +85,10 @@ class GroupView {
 
   #colours() {
     const options = [["claims", "claims"]];
-    if (this.group.responses.some((one) => one.tokens.length)) options.push(["surprise", "surprise of each token"], ["advantage", "advantage"]);
+    const tokens = this.group.responses.flatMap((one) => one.tokens);
+    if (tokens.length) options.push(["surprise", "surprise of each token"], ["advantage", "advantage"]);
+    if (tokens.some(([, , gap]) => gap !== null)) options.push(["gap", `gap to the learner, at most ${largestGap(this.group.responses).toPrecision(2)}`]);
+    if (tokens.some(([, , , entropy]) => entropy !== null)) options.push(["entropy", "entropy"]);
     const pick = ([name, words]) =>
       h("label", {}, h("input", { type: "radio", name: "colour", value: name, checked: name === this.colour, onchange: () => this.#recolour(name) }), words);
     return h("fieldset", { class: "colours" }, h("legend", {}, "Colour by"), options.map(pick));

@@ -1,7 +1,7 @@
 // One response: what it earned and why, what it claims and when, and its text.
 
 import { clock, h, number, signed } from "./dom.js";
-import { colouredTokens, markedText } from "./text.js";
+import { colouredTokens, largestGap, markedText } from "./text.js";
 import { outcomeOf } from "./timeline.js";
 
 const SIGNS = { hit: "\u2713", miss: "\u2717", late: "\u2192" };
@@ -10,7 +10,7 @@ const WORDS = { hit: "matches", miss: "no match", late: "wrong time" };
 export function responseCard(response, group, { onTime, onChoose, colour }) {
   const advantage = response.advantage;
   const sign = advantage === null || advantage === 0 ? "even" : advantage > 0 ? "up" : "down";
-  const text = () => (colour === "claims" || !response.tokens.length ? markedText(response, onTime) : colouredTokens(response, colour));
+  const text = () => (colour === "claims" || !response.tokens.length ? markedText(response, onTime) : colouredTokens(response, colour, largestGap(group.responses)));
   return h(
     "article",
     { class: "card response", id: `response-${response.number}`, onclick: () => onChoose(response.number) },

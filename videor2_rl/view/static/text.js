@@ -66,23 +66,31 @@ export function timed(text, onTime) {
   return parts;
 }
 
-// Each token on a ground whose strength is what it is coloured by.
-export function colouredTokens(response, by) {
-  const strength = by === "surprise" ? (logProb) => Math.min(1, -logProb / 5) : () => Math.min(1, Math.abs(response.advantage ?? 0) / 2);
-  const kind = by === "surprise" ? "surprise" : (response.advantage ?? 0) >= 0 ? "raised" : "lowered";
-  return h(
-    "div",
-    { class: "text tokens" },
-    response.tokens.map(([text, logProb]) =>
-      h(
-        "span",
-        {
-          class: logProb === null ? "" : kind,
-          title: logProb === null ? "no log-prob" : `log-prob ${logProb.toFixed(3)}, probability ${Math.exp(logProb).toPrecision(3)}`,
-          style: { "--strength": `${Math.round(100 * (logProb === null ? 0 : strength(logProb)))}%` },
-        },
-        text,
-      ),
-    ),
-  );
+// Each token on a ground whose strength is what it is coloured by: one of the kinds below.
+// most: the largest gap in the group: where engine and learner agree all gaps are tiny, and which is largest still tells.
+export function colouredTokens(response, by, most) {
+  const advantage = response.advantage ?? 0;
+  const kinds = {
+    surprise: ({ logProb }) => ["surprise", -logProb / 5],
+    advantage: () => [advantage >= 0 ? "raised" : "lowered", Math.abs(advantage) / 2],
+    gap: ({ gap }) => [gap >= 0 ? "raised" : "lowered", gap === null ? 0 : Math.abs(gap) / (most || 1)],
+    entropy: ({ entropy }) => ["surprise", (entropy ?? 0) / 2],
+  };
+  const token = ([text, logProb, gap, entropy]) => {
+    const [kind, strength] = logProb === null ? ["", 0] : kinds[by]({ logProb, gap, entropy });
+    return h("span", { class: kind, title: words(logProb, gap, entropy), style: { "--strength": `${Math.round(100 * Math.min(1, strength))}%` } }, text);
+  };
+  return h("div", { class: "text tokens" }, response.tokens.map(token));
+}
+
+export function largestGap(responses) {
+  return Math.max(0, ...responses.flatMap((one) => one.tokens.map(([, , gap]) => Math.abs(gap ?? 0))));
+}
+
+function words(logProb, gap, entropy) {
+  if (logProb === null) return "no log-prob";
+  const parts = [`log-prob ${logProb.toFixed(3)}, probability ${Math.exp(logProb).toPrecision(3)}`];
+  if (gap !== null) parts.push(`the learner's ${gap >= 0 ? "+" : "\u2212"}${Math.abs(gap).toPrecision(2)}`);
+  if (entropy !== null) parts.push(`entropy ${entropy.toFixed(3)}`);
+  return parts.join("; ");
 }

@@ -196,7 +196,9 @@ class Rewards(Weightless):
     def check(self, scored: Any) -> None:
         pass
 
-    def begin_write_rollouts(self, path: Path, records: Sequence[Any], prompts: Sequence[PromptHandle]) -> Future[None]:
+    def begin_write_rollouts(
+        self, path: Path, records: Sequence[Any], prompts: Sequence[PromptHandle], *, token_values: Sequence[Any]
+    ) -> Future[None]:
         from videor2_rl.run.rollout_log import write_rollouts
 
         return begun(write_rollouts, path, records, [prompt.ref for prompt in prompts])
