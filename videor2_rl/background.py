@@ -68,8 +68,14 @@ async def _cancel_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-def then(future: Future[T], function: Callable[[T], U]) -> Future[U]:
-    """What `function` makes of the result, once it is there; an error or a cancellation passes through either way."""
+def then(
+    future: Future[T], function: Callable[[T], U], *, rescue: Callable[[BaseException], U] | None = None
+) -> Future[U]:
+    """What `function` makes of the result, once it is there; an error or a cancellation passes through either way.
+
+    Args:
+        rescue: makes a result of an error, or raises one.
+    """
     made: Future[U] = Future()
     # Let go of in the end: the two would else keep each other, and the result, until the next full garbage collection.
     under_way = [future]
@@ -80,7 +86,8 @@ def then(future: Future[T], function: Callable[[T], U]) -> Future[U]:
         if not made.set_running_or_notify_cancel():
             return
         try:
-            made.set_result(function(done.result()))
+            error = done.exception()
+            made.set_result(rescue(error) if error is not None and rescue is not None else function(done.result()))
         except BaseException as error:
             made.set_exception(error)
 

@@ -232,5 +232,5 @@ class SkippedSample:
 
     sample_id: str
     video: str
-    reason: Literal["missing", "empty", "unreadable", "too_short", "too_long", "bad_times"]
+    reason: Literal["missing", "empty", "unreadable", "too_short", "too_long", "bad_times", "fatal"]
     detail: str

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from workers.errors import WorkerLost
+from workers.errors import CallGivenUp, WorkerLost
 from workers.liveness import SILENT_S, STALLED_S, STARTING_SILENT_S, Progress, Pulse, silence
 from workers.slots import Actors, Call, Limits, Servers, Slot
 
@@ -41,6 +41,9 @@ class Dispatch:
         self._failed_starts = 0
         self._failure: Exception | None = None
         self._waiting: deque[Call] = deque()
+        self._suspects: deque[Call] = deque()
+        self._reserved: Slot | None = None
+        """For them."""
         self._servers = Servers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
@@ -229,10 +232,27 @@ class Dispatch:
             return None
 
     def _issue_waiting(self) -> None:
+        self._issue_suspects()
         while self._waiting and (slot := self._least_loaded()) is not None:
             call = self._waiting.popleft()
             if not call.done.done():
                 self._issue(slot, call)
+
+    def _issue_suspects(self) -> None:
+        """Calls that were lost with several actors, one at a time, to one that has nothing else to do: what they had
+        beside them then is not lost, or given up, for their sake."""
+        slot = self._reserved
+        if slot is not None and (slot.is_gone or slot.is_leaving or not (slot.calls or self._suspects)):
+            slot.is_reserved, self._reserved = False, None
+            self._changed()
+        elif slot is not None and self._suspects and slot.is_free_for_one:
+            call = self._suspects.popleft()
+            if not call.done.done():
+                self._issue(slot, call)
+            self._issue_suspects()
+        elif slot is None and self._suspects and (slot := self._servers.least_loaded()) is not None:
+            slot.is_reserved, self._reserved = True, slot
+            self._changed()
 
     def _least_loaded(self) -> Slot | None:
         found = self._servers.least_loaded()
@@ -321,9 +341,11 @@ class Dispatch:
             return
         call.losses += is_loss
         if call.losses > self.limits.max_losses:
-            call.fail(RuntimeError(self._keep_failing(call.losses, "over one call", error)))
+            call.fail(CallGivenUp(self._keep_failing(call.losses, "over one call", error)))
         elif self._failure is not None:
             call.fail(self._failure)
+        elif call.is_suspect:
+            self._suspects.append(call)
         else:
             self._waiting.appendleft(call)
 
@@ -345,9 +367,10 @@ class Dispatch:
     def _fail(self, error: Exception) -> None:
         """No actor will serve any more: everybody who waits is told."""
         self._failure = self._failure or error
-        for call in self._waiting:
-            call.fail(self._failure)
-        self._waiting.clear()
+        for waiting in (self._waiting, self._suspects):
+            for call in waiting:
+                call.fail(self._failure)
+            waiting.clear()
         self._tell()
 
     def _changed(self) -> None:

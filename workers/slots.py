@@ -69,6 +69,10 @@ class Limits:
     """With so many that serve, the pool goes on where others never get ready; None: it does not."""
 
 
+ALONE_AFTER = 2
+"""Losses of a call after which it has an actor to itself: if that one is lost too, it was not for another call."""
+
+
 @dataclass(eq=False)
 class Call:
     """Something asked of the pool."""
@@ -78,6 +82,11 @@ class Call:
     done: asyncio.Future[Any]
     losses: int | None = 0
     """Actors that were lost over it; None: it is for one actor alone, and is not issued again."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """It may be what its actors are lost over."""
+        return self.losses is not None and self.losses >= ALONE_AFTER
 
     def succeed(self, result: Any) -> None:
         """Nothing where nobody waits any more."""
@@ -101,6 +110,8 @@ class Slot:
     """It was let in."""
     is_held: bool = False
     """It gets no calls until it is let in again."""
+    is_reserved: bool = False
+    """It gets suspect calls alone, one at a time."""
     is_leaving: bool = False
     is_gone: bool = False
     calls: dict[Call, asyncio.Task[None]] = field(default_factory=dict)
@@ -110,6 +121,15 @@ class Slot:
     @property
     def is_open(self) -> bool:
         """It may get calls, or stand by."""
+        return self._may_serve and not self.is_reserved
+
+    @property
+    def is_free_for_one(self) -> bool:
+        """It may get a call that has an actor to itself."""
+        return self._may_serve and not self.calls
+
+    @property
+    def _may_serve(self) -> bool:
         return self.has_joined and not self.is_held and not self.is_leaving
 
     @property

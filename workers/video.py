@@ -7,17 +7,22 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 
 from videor2_rl.background import then
 from videor2_rl.config.sections import ModelConfig, VideoConfig
 from videor2_rl.types import PromptHandle, SkippedSample, VideoSample
+from workers.errors import CallGivenUp
 from workers.liveness import Pulse, pulse_after
 from workers.memory import process_memory
 from workers.pool import ActorPool, PoolOwner, actor_class
 
 logger = logging.getLogger(__name__)
+
+MAX_LOSSES = 2
+"""Workers that may be lost over one clip before it is the clip's fault; the last of them had nothing else to do."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,12 @@ class VideoPool(PoolOwner):
             start_deadline_s=600,
             has_pulse=True,
             max_in_flight=4,
+            max_losses=MAX_LOSSES,
         )
         self._lock = threading.Lock()
         self._ahead: dict[str, Future[Prepared]] = {}
         self._decodes: dict[str, int] = {}
+        self._fatal: dict[str, SkippedSample] = {}
         self._cache_dir = video.cache_dir
         self._warned = False
 
@@ -104,11 +111,11 @@ class VideoPool(PoolOwner):
         """One outcome for each sample, in order; those of the last `prefetch` are taken from it."""
         with self._lock:
             ahead = self._ahead
-            prepared: list[Future[Prepared]] = [
-                ahead.pop(one.sample_id) if one.sample_id in ahead else self._pool.submit("prepare", one)
-                for one in samples
-            ]
-        return [then(future, self._counted) for future in prepared]
+            begun = [ahead.pop(one.sample_id) if one.sample_id in ahead else self._begin(one) for one in samples]
+        return [
+            then(future, self._counted, rescue=partial(self._given_up, sample))
+            for future, sample in zip(begun, samples, strict=True)
+        ]
 
     def prepare(self, samples: Sequence[VideoSample]) -> list[PromptHandle | SkippedSample]:
         """`begin_prepare`, waited for."""
@@ -124,7 +131,7 @@ class VideoPool(PoolOwner):
         with self._lock:
             for future in self._ahead.values():
                 future.cancel()
-            self._ahead = {sample.sample_id: self._pool.submit("prepare", sample) for sample in samples}
+            self._ahead = {sample.sample_id: self._begin(sample) for sample in samples}
 
     def decodes_per_clip(self) -> float:
         """Decodes of this run's clips over their number: 1.0 when each was decoded once, by whichever stage."""
@@ -133,6 +140,22 @@ class VideoPool(PoolOwner):
 
     def shutdown(self) -> None:
         self._pool.shutdown()
+
+    def _begin(self, sample: VideoSample) -> Future[Prepared]:
+        if sample.sample_id not in self._fatal:
+            return self._pool.submit("prepare", sample)
+        known: Future[Prepared] = Future()
+        known.set_result(Prepared(self._fatal[sample.sample_id], decodes=0))
+        return known
+
+    def _given_up(self, sample: VideoSample, error: BaseException) -> SkippedSample:
+        """A clip that ends every process which reads it, or keeps it for ever: one bad clip never ends a run."""
+        if not isinstance(error, CallGivenUp):
+            raise error
+        skipped = SkippedSample(sample.sample_id, sample.video, "fatal", str(error))
+        with self._lock:
+            self._fatal[sample.sample_id] = skipped
+        return skipped
 
     def _counted(self, prepared: Prepared) -> PromptHandle | SkippedSample:
         outcome = prepared.outcome

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks.virtual_time import VirtualLoop
 from workers.dispatch import Dispatch
-from workers.errors import DeadlineExceeded, WorkerLost
+from workers.errors import CallGivenUp, DeadlineExceeded, WorkerLost
 from workers.liveness import HOLD_S, SILENT_S, SPIN_S, STALLED_S, STARTING_SILENT_S, Pulse
 from workers.slots import Limits
 
@@ -69,6 +69,8 @@ class Fakes:
 
     def begin(self, actor: Worker, method: str, args: tuple[Any, ...]) -> asyncio.Future[Any]:
         actor.calls += 1
+        if method == "kill":
+            self._loop.call_later(1.0, lambda: self.die(actor))
         return self._after(actor, CALL_S, lambda: (args[0], actor.number))
 
     async def answer(self, ref: asyncio.Future[Any], *, deadline_s: float | None, what: str) -> Any:
@@ -254,6 +256,27 @@ def test_with_enough_that_serve_it_goes_on_where_others_never_get_ready(drive: C
     one.loop.wait(1)
     assert one.pool.states() == {0: "serving"} and one.pool.size == 1
     assert one.finish(one.begin(5)) == [(5, 0)]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_call_that_ends_its_workers_is_given_up_and_none_that_it_shared_them_with(
+    drive: Callable[..., Driven], size: int
+) -> None:
+    one = drive(max_in_flight=4, standby=1)
+    one.start(size)
+    fatal = one.loop.do(lambda: one.loop.create_task(one.pool.call("kill", (-1,))))
+    others = one.begin(*range(40))
+    assert [value for value, _ in one.finish(others)] == list(range(40))
+    with pytest.raises(CallGivenUp, match=r"4 were lost over one call.*its process died"):
+        one.loop.run_until_complete(fatal)
+    # Twice with others beside it, then alone.
+    assert len(one.actors.killed) == one.pool.replacements == 4
+    one.loop.wait(2 * START_S)
+    assert sorted(one.pool.states().values()) == sorted(["serving"] * size + ["standing by"])
+    # The one that was kept for it serves as all do.
+    later = one.begin(*range(4 * size))
+    one.loop.wait(CALL_S + 1)
+    assert all(call.done() for call in later)
 
 
 @settings(max_examples=60, deadline=None)

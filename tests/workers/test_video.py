@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -282,3 +284,36 @@ def test_the_driver_receives_as_much_of_a_prompt_whatever_the_number_of_frames(
     # A few bytes of slack: numbers are pickled in as many as they need. Sixteen times alone would be 8 x 16.
     assert received[8] > 0
     assert abs(received[16] - received[8]) < 64
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_clip_that_ends_every_process_which_reads_it_is_skipped_and_the_others_are_prepared(
+    demo_dir: Path,
+    tmp_path: Path,
+    model_config: ModelConfig,
+    video_config: VideoConfig,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Fragile(VideoWorker):
+        def prepare(self, sample: VideoSample) -> Prepared:
+            """As a decoder's segmentation fault, or the kernel where memory runs out."""
+            if sample.sample_id == "fatal":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().prepare(sample)
+
+    monkeypatch.setattr(video_module, "VideoWorker", Fragile)
+    clip = str(min((demo_dir / "clips").glob("*/*.mp4")))
+    samples = [VideoSample(name, clip, "What?", "A") for name in ("a", "fatal", "b", "c")]
+    pool = VideoPool(model_config, replace(video_config, cache_dir=str(tmp_path), num_workers=1), max_prompt_tokens=512)
+    pool.prefetch(samples)
+    for _ in range(2):
+        outcomes = pool.prepare(samples)
+        assert [isinstance(one, PromptHandle) for one in outcomes] == [True, False, True, True]
+        skipped = outcomes[1]
+        assert isinstance(skipped, SkippedSample) and skipped.reason == "fatal"
+        assert skipped.detail.startswith("video workers keep failing: 3 were lost over one call")
+        # The second time it is known.
+        assert pool._pool.replacements == 3
+    pool.shutdown()

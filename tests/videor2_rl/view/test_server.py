@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from viewed_runs import metrics_row, write_config, write_step
 
+from videor2_rl.chat.server import PAGES
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.run.place import PoolState, write_pools
 from videor2_rl.training.ledger import StepEnds, append_step
@@ -37,7 +38,8 @@ def test_every_answer_forbids_what_is_not_ours(client: TestClient) -> None:
 
 
 def test_nothing_of_the_pages_comes_from_elsewhere_and_it_is_small() -> None:
-    ours = [file for file in STATIC.rglob("*") if file.is_file()]
+    folders = (STATIC, PAGES)
+    ours = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     for file in ours:
         if file.suffix in (".js", ".css", ".html") and "vendor" not in file.parts:
             assert not re.findall(r"https?://(?!www\.w3\.org)", file.read_text()), file

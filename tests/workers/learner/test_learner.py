@@ -34,6 +34,7 @@ from videor2_rl.run.storage import full_disk
 from videor2_rl.training.gap import LogProbGapError
 from videor2_rl.types import TrainGroup
 from workers.errors import RankLost
+from workers.learner import beats
 
 if TYPE_CHECKING:
     from workers.learner.learner import Learner
@@ -431,12 +432,19 @@ def test_the_second_update_of_a_batch_is_measured_from_the_policy_that_generated
     assert metrics["actor/ratio_max"] == pytest.approx(ratios.max(), rel=1e-4)
 
 
-def test_where_a_rank_died_all_are_started_anew_and_go_on_from_what_was_saved(
-    two_ranks: Learner, ready: list[TrainGroup], start_state: dict[Learner, Path]
+@pytest.mark.parametrize(("fault", "end"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "stands still")])
+def test_where_a_rank_is_lost_all_are_started_anew_and_go_on_from_what_was_saved(
+    two_ranks: Learner,
+    ready: list[TrainGroup],
+    start_state: dict[Learner, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: signal.Signals,
+    end: str,
 ) -> None:
+    monkeypatch.setattr(beats, "SILENT_S", 15.0)
     expected = update(two_ranks, ready)
-    os.kill(process_of(two_ranks, rank=1), signal.SIGKILL)
-    with pytest.raises(RankLost, match=r"learner rank .*1.* died"):
+    os.kill(process_of(two_ranks, rank=1), fault)
+    with pytest.raises(RankLost, match=rf"learner rank .*1.* {end}"):
         update(two_ranks, ready)
     assert two_ranks._ranks.is_lost()
     two_ranks.rebuild()
