@@ -20,7 +20,16 @@ from videor2_rl.background import then
 from videor2_rl.config.algorithm import AlgorithmConfig
 from videor2_rl.judge.counts import CallCounts
 from videor2_rl.training.protocols import ScoredGroups, Workers
-from videor2_rl.types import Group, PromptHandle, Rollout, SamplingSpec, SkippedSample, TrainGroup, VideoSample
+from videor2_rl.types import (
+    Group,
+    LostPrompt,
+    PromptHandle,
+    Rollout,
+    SamplingSpec,
+    SkippedSample,
+    TrainGroup,
+    VideoSample,
+)
 from workers.dispatch import Dispatch
 from workers.errors import DeadlineExceeded, WorkerLost
 from workers.fetch import pickled_size
@@ -190,7 +199,7 @@ class SimRollouts:
 
     def begin_generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
-    ) -> Future[list[Group]]:
+    ) -> Future[list[Group | LostPrompt]]:
         size = 1 if self._streams else -(-len(prompts) // self.pool.size)
         parts = [slice(start, start + size) for start in range(0, len(prompts), size)]
         asked = self._loop.time()

@@ -227,6 +227,15 @@ class TokenValues:
 
 
 @dataclass(frozen=True)
+class LostPrompt:
+    """A prompt that ended every engine which sampled it."""
+
+    sample_id: str
+    detail: str
+    """How many, and why the last one."""
+
+
+@dataclass(frozen=True)
 class SkippedSample:
     """A sample left out, as `skipped.jsonl` records it."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +18,12 @@ from workers.liveness import SILENT_S, STALLED_S, STARTING_SILENT_S, Progress, P
 from workers.slots import Actors, Call, Limits, Servers, Slot
 
 log = logging.getLogger(__name__)
+
+MAX_GIVEN_UP = 2
+"""Calls that may be given up one after the other, without one that succeeds in between."""
+
+Item = tuple[Any, ...]
+Split = Callable[[Item], Sequence[Item]]
 
 
 class Dispatch:
@@ -39,6 +45,9 @@ class Dispatch:
         self._actors = actors
         self._holds_joiners = holds_joiners
         self._failed_starts = 0
+        self._has_succeeded = False
+        self._given_up = 0
+        """Calls, since the last one that succeeded."""
         self._failure: Exception | None = None
         self._waiting: deque[Call] = deque()
         self._suspects: deque[Call] = deque()
@@ -80,11 +89,31 @@ class Dispatch:
         self._issue_waiting()
         return await call.done
 
-    async def call_all(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """`call` with each tuple of arguments; results in the order of `items`; an error ends the others."""
+    async def call_all(self, method: str, items: Sequence[Item], *, split: Split | None = None) -> list[Any]:
+        """`call` with each tuple of arguments; results in the order of `items`; an error ends the others.
+
+        Args:
+            split: of an item that was given up the parts, which are called one by one; of one without parts the
+                `CallGivenUp` stands among the results. None: it ends the others as any error.
+        """
         if len(items) == 1:  # most calls of a run ahead; a task more would be for nothing
-            return [await self.call(method, items[0])]
-        calls = [asyncio.ensure_future(self.call(method, item)) for item in items]
+            return await self._in_parts(method, items[0], split)
+        found = await self._all(self._in_parts(method, item, split) for item in items)
+        return [one for of_item in found for one in of_item]
+
+    async def _in_parts(self, method: str, item: Item, split: Split | None) -> list[Any]:
+        try:
+            return [await self.call(method, item)]
+        except CallGivenUp as error:
+            if split is None:
+                raise
+            parts = split(item)
+            if len(parts) <= 1:
+                return [error]
+            return [one for part in parts for one in await self._in_parts(method, part, split)]
+
+    async def _all(self, coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+        calls = [asyncio.ensure_future(one) for one in coroutines]
         try:
             return list(await asyncio.gather(*calls))
         finally:
@@ -277,6 +306,7 @@ class Dispatch:
         except Exception as error:
             call.fail(error)
         else:
+            self._has_succeeded, self._given_up = True, 0
             call.succeed(result)
         finally:
             if slot.calls.pop(call, None) is not None:
@@ -341,13 +371,23 @@ class Dispatch:
             return
         call.losses += is_loss
         if call.losses > self.limits.max_losses:
-            call.fail(CallGivenUp(self._keep_failing(call.losses, "over one call", error)))
+            self._give_up(call, self._keep_failing(call.losses, "over one call", error))
         elif self._failure is not None:
             call.fail(self._failure)
         elif call.is_suspect:
             self._suspects.append(call)
         else:
             self._waiting.appendleft(call)
+
+    def _give_up(self, call: Call, message: str) -> None:
+        """Its own fault while other calls succeed; else something is wrong that replacing does not mend."""
+        self._given_up += 1
+        if self._has_succeeded and self._given_up <= MAX_GIVEN_UP:
+            log.warning("a call was given up: %s", message)
+            call.fail(CallGivenUp(message))
+        else:
+            self._fail(RuntimeError(message))
+            call.fail(self._failure or RuntimeError(message))
 
     def _leave(self, slot: Slot) -> None:
         slot.is_leaving = True

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from videor2_rl.background import BackgroundLoop
-from workers.dispatch import Dispatch
+from workers.dispatch import Dispatch, Item, Split
 from workers.fetch import LOST, answer, fetch
 from workers.liveness import HOLD_S, Pulse
 from workers.memory import most
@@ -188,13 +188,18 @@ class ActorPool:
     def submit(self, method: str, *args: Any) -> Future[Any]:
         """Call `method` on the least loaded actor that serves, ties going to the lower index; calls wait in order.
 
-        The future raises RuntimeError where actors keep failing, else what the call raised.
+        The future raises CallGivenUp where this call costs too many actors, RuntimeError where actors keep failing
+        whatever they are called for, else what the call raised.
         """
         return self._loop.begin(self._dispatch.call(method, args))
 
-    def submit_all(self, method: str, items: Sequence[tuple[Any, ...]]) -> Future[list[Any]]:
-        """Call `method` with each tuple of arguments; results in the order of `items`; an error ends the others."""
-        return self._loop.begin(self._dispatch.call_all(method, items))
+    def submit_all(self, method: str, items: Sequence[Item], *, split: Split | None = None) -> Future[list[Any]]:
+        """Call `method` with each tuple of arguments; results in the order of `items`; an error ends the others.
+
+        Args:
+            split: as `Dispatch.call_all`.
+        """
+        return self._loop.begin(self._dispatch.call_all(method, items, split=split))
 
     def map(self, method: str, items: Sequence[tuple[Any, ...]]) -> list[Any]:
         """`submit_all`, waited for.

@@ -32,6 +32,7 @@ from videor2_rl.training.upkeep import Upkeep, progress_of, restore
 from videor2_rl.types import (
     Group,
     LogProbs,
+    LostPrompt,
     PromptHandle,
     Rollout,
     SamplingSpec,
@@ -92,6 +93,8 @@ class Fakes:
     calls: list[str] = field(default_factory=list)
     steps: list[int | None] = field(default_factory=list)
     skip: frozenset[str] = frozenset()
+    fatal: frozenset[str] = frozenset()
+    """No engine survives them."""
     gap: float = 0.0
     saving: Path = Path()
 
@@ -129,8 +132,9 @@ class Fakes:
 
     def begin_generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
-    ) -> Future[list[Group]]:
-        return done(self.generate(prompts, group_ids=group_ids, sampling=sampling, seed=seed))
+    ) -> Future[list[Group | LostPrompt]]:
+        groups = self.generate(prompts, group_ids=group_ids, sampling=sampling, seed=seed)
+        return done([LostPrompt(g.sample_id, "4 were lost") if g.sample_id in self.fatal else g for g in groups])
 
     def admit_joiners(self) -> None:
         self.calls.append("admit_joiners")

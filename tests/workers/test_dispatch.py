@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.virtual_time import VirtualLoop
-from workers.dispatch import Dispatch
+from workers.dispatch import MAX_GIVEN_UP, Dispatch
 from workers.errors import CallGivenUp, DeadlineExceeded, WorkerLost
 from workers.liveness import HOLD_S, SILENT_S, SPIN_S, STALLED_S, STARTING_SILENT_S, Pulse
 from workers.slots import Limits
@@ -43,6 +43,8 @@ class Fakes:
         self.made: list[Worker] = []
         self.killed: list[Worker] = []
         self.fail_starts = 0
+        self.is_fatal: Callable[[tuple[Any, ...]], bool] = lambda args: args[0] == -1
+        """Of a call's arguments: its worker dies over it."""
 
     def create(self, index: int) -> Worker:
         self.made.append(Worker(len(self.made)))
@@ -69,7 +71,7 @@ class Fakes:
 
     def begin(self, actor: Worker, method: str, args: tuple[Any, ...]) -> asyncio.Future[Any]:
         actor.calls += 1
-        if method == "kill":
+        if self.is_fatal(args):
             self._loop.call_later(1.0, lambda: self.die(actor))
         return self._after(actor, CALL_S, lambda: (args[0], actor.number))
 
@@ -264,7 +266,7 @@ def test_a_call_that_ends_its_workers_is_given_up_and_none_that_it_shared_them_w
 ) -> None:
     one = drive(max_in_flight=4, standby=1)
     one.start(size)
-    fatal = one.loop.do(lambda: one.loop.create_task(one.pool.call("kill", (-1,))))
+    [fatal] = one.begin(-1)
     others = one.begin(*range(40))
     assert [value for value, _ in one.finish(others)] == list(range(40))
     with pytest.raises(CallGivenUp, match=r"4 were lost over one call.*its process died"):
@@ -277,6 +279,34 @@ def test_a_call_that_ends_its_workers_is_given_up_and_none_that_it_shared_them_w
     later = one.begin(*range(4 * size))
     one.loop.wait(CALL_S + 1)
     assert all(call.done() for call in later)
+
+
+def test_of_a_call_for_several_that_is_given_up_all_are_answered_but_the_one(drive: Callable[..., Driven]) -> None:
+    one = drive()
+    one.start(2)
+    one.finish(one.begin(0))
+
+    def split(item: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return [(value,) for value in item]
+
+    one.actors.is_fatal = lambda args: 7 in args
+    done = one.loop.run_until_complete(one.pool.call_all("work", [(5, 6, 7, 8), (9,)], split=split))
+    assert [found if isinstance(found, CallGivenUp) else found[0] for found in done[:2]] == [5, 6]
+    assert isinstance(done[2], CallGivenUp) and [found[0] for found in done[3:]] == [8, 9]
+
+
+def test_calls_that_are_given_up_one_after_the_other_end_the_pool(drive: Callable[..., Driven]) -> None:
+    one = drive()
+    one.start(2)
+    one.finish(one.begin(0))
+    one.actors.is_fatal = lambda args: True
+    calls = one.begin(1, 2, 3, 4)
+    one.loop.wait(40 * START_S)
+    errors = [call.exception() for call in calls]
+    assert [type(error) for error in errors].count(CallGivenUp) == MAX_GIVEN_UP
+    assert {type(error) for error in errors} == {CallGivenUp, RuntimeError}
+    with pytest.raises(RuntimeError, match="4 were lost over one call"):
+        one.finish(one.begin(5))
 
 
 @settings(max_examples=60, deadline=None)

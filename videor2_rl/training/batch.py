@@ -26,6 +26,18 @@ class Portion:
     scored: ScoredGroups = field(default_factory=lambda: ScoredGroups([], total([])))
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each part of the way."""
+    news: list[SkippedSample] = field(default_factory=list)
+    """Skipped, and not yet recorded."""
+
+    def skip(self, number: int, sample: SkippedSample) -> None:
+        """It leaves here."""
+        self.skipped[number] = sample
+        self.news.append(sample)
+
+    def take_news(self) -> list[SkippedSample]:
+        """What was skipped since the last call."""
+        taken, self.news = self.news, []
+        return taken
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -26,7 +26,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     "waiting": frozenset({"preparing"}),
     # A prompt that cannot be used is as ready for its step as one that was scored.
     "preparing": frozenset({"sampling", "skipped"}),
-    "sampling": frozenset({"scored"}),
+    # A prompt that no engine survives is skipped too.
+    "sampling": frozenset({"scored", "skipped"}),
     "scored": frozenset({"training"}),
     "training": frozenset({"trained", "filtered"}),
     "trained": frozenset(),

@@ -18,6 +18,7 @@ from videor2_rl.run.files import FileSum
 from videor2_rl.types import (
     Group,
     LogProbs,
+    LostPrompt,
     PromptHandle,
     SamplingSpec,
     SkippedSample,
@@ -45,7 +46,7 @@ class Encoder(Protocol):
 class Rollouts(Measured, Protocol):
     def begin_generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
-    ) -> Future[list[Group]]: ...
+    ) -> Future[list[Group | LostPrompt]]: ...
     def generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
     ) -> list[Group]: ...

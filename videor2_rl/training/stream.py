@@ -19,7 +19,7 @@ from videor2_rl.training.ledger import Ledger, State
 from videor2_rl.training.protocols import Workers
 from videor2_rl.training.room import Room
 from videor2_rl.training.window import Window
-from videor2_rl.types import SamplingSpec, SkippedSample, VideoSample
+from videor2_rl.types import LostPrompt, SamplingSpec, SkippedSample, VideoSample
 
 if TYPE_CHECKING:
     from videor2_rl.config.runs import GrpoRun
@@ -63,6 +63,8 @@ class Stream:
         self._line: asyncio.Queue[tuple[list[int], list[int]]] = asyncio.Queue()
         self._room = Room(run.rollout.max_prepared_mib << 20)
         self._urgent = 0
+        self._fatal: dict[str, SkippedSample] = {}
+        """Samples that no engine survived; in the next epoch none is asked."""
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
 
@@ -113,8 +115,9 @@ class Stream:
             raise event
         state, portion = event
         usable = [number for number in portion.numbers if number not in portion.skipped]
-        if state == "sampling":
-            for skipped in portion.skipped.values():
+        if state in ("sampling", "scored"):
+            # Before it was sampled, or since.
+            for skipped in portion.take_news():
                 self._skip(skipped)
         if state == "preparing":
             self._ledger.move(portion.numbers, state)
@@ -155,6 +158,7 @@ class Stream:
             self._events.put(("sampling", portion))
             if portion.prompts:
                 await self._sampled(portion)
+            if portion.groups:
                 await self._scored(portion)
             self._events.put(("scored", portion))
         except asyncio.CancelledError:
@@ -167,9 +171,10 @@ class Stream:
         with portion.timed("prepare"):
             begun = self._workers.videos.begin_prepare(portion.samples)
             answers = await asyncio.gather(*map(asyncio.wrap_future, begun))
-        for number, sample, answer in zip(portion.numbers, portion.samples, answers, strict=True):
+        for number, sample, prepared in zip(portion.numbers, portion.samples, answers, strict=True):
+            answer = self._fatal.get(sample.sample_id, prepared)
             if isinstance(answer, SkippedSample):
-                portion.skipped[number] = answer
+                portion.skip(number, answer)
                 self._room.measured(number, 0)
                 continue
             self._room.measured(number, answer.num_bytes)
@@ -183,12 +188,22 @@ class Stream:
             portion.prompts = await asyncio.wrap_future(self._workers.encoder.begin_encode(portion.prompts))
         with portion.timed("generate"):
             numbers = [number for number in portion.numbers if number not in portion.skipped]
-            portion.groups = await asyncio.wrap_future(
+            answers = await asyncio.wrap_future(
                 self._workers.rollouts.begin_generate(
                     portion.prompts, group_ids=numbers, sampling=self._sampling, seed=self._run.seed
                 )
             )
-        if self._workers.reference is not None:
+        usable = []
+        for number, sample, prompt, answer in zip(numbers, portion.samples, portion.prompts, answers, strict=True):
+            if isinstance(answer, LostPrompt):
+                skipped = SkippedSample(sample.sample_id, sample.video, "fatal", answer.detail)
+                self._fatal[sample.sample_id] = skipped
+                portion.skip(number, skipped)
+                continue
+            portion.groups.append(answer)
+            usable.append((sample, prompt))
+        portion.samples, portion.prompts = [sample for sample, _ in usable], [prompt for _, prompt in usable]
+        if self._workers.reference is not None and portion.groups:
             # It needs no rewards, so it works while they are computed.
             pairs = zip(portion.groups, portion.prompts, strict=True)
             sampled = [sampled_group(group, prompt) for group, prompt in pairs]

@@ -18,7 +18,8 @@ from typing import Any
 from videor2_rl.background import then
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.config.sections import RolloutConfig
-from videor2_rl.types import Group, PromptHandle, SamplingSpec
+from videor2_rl.types import Group, LostPrompt, PromptHandle, SamplingSpec
+from workers.errors import CallGivenUp
 from workers.fetch import LOST, fetch
 from workers.pool import ActorPool, PoolOwner, actor_class
 from workers.rollout.engine import EngineSpec, rollout_env
@@ -119,9 +120,11 @@ class RolloutPool(PoolOwner):
 
     def begin_generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
-    ) -> Future[list[Group]]:
-        """One group per prompt, in order. With `rollout.reproducible`, and where groups go together, the same weights,
-        seed and group ids give the same tokens on any worker.
+    ) -> Future[list[Group | LostPrompt]]:
+        """One group per prompt, in order, or what ended the engines that sampled it.
+
+        With `rollout.reproducible`, and where groups go together, the same weights, seed and group ids give the same
+        tokens on any worker.
 
         The future raises RuntimeError where workers keep failing. Somebody must `admit_joiners` until it is done.
 
@@ -139,20 +142,30 @@ class RolloutPool(PoolOwner):
         if not self._streams:
             max_groups = _max_groups(config, sampling.group_size)
             parts = call_parts(len(prompts), num_workers=self._pool.size, max_groups=max_groups)
-        calls = []
-        for part in parts:
-            ids = tuple(group_ids[part.start : part.stop])
-            request = GenerateRequest(ids, sampling, seed, None if self._streams else self.policy_version)
+        version = None if self._streams else self.policy_version
+        places = {number: place for place, number in enumerate(group_ids)}
+
+        def call_of(part: range) -> tuple[Any, ...]:
             handles = prompts[part.start : part.stop]
             embeddings = [handle.visual for handle in handles if handle.visual is not None]
-            calls.append((request, *(handle.ref for handle in handles), *embeddings))
+            request = GenerateRequest(tuple(group_ids[part.start : part.stop]), sampling, seed, version)
+            return (request, *(handle.ref for handle in handles), *embeddings)
 
-        def joined(answers: list[list[Group]]) -> list[Group]:
-            groups = [group for answer in answers for group in answer]
-            assert [group.group_id for group in groups] == list(group_ids)
-            return groups
+        def one_by_one(call: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+            return [call_of(range(places[number], places[number] + 1)) for number in call[0].group_ids]
 
-        return then(self._pool.submit_all("generate", calls), joined)
+        def joined(answers: list[list[Group] | CallGivenUp]) -> list[Group | LostPrompt]:
+            found: list[Group | LostPrompt] = []
+            for answer in answers:
+                if isinstance(answer, CallGivenUp):
+                    found.append(LostPrompt(prompts[len(found)].sample_id, str(answer)))
+                else:
+                    found += answer
+            pairs = zip(found, group_ids, strict=True)
+            assert all(isinstance(one, LostPrompt) or one.group_id == number for one, number in pairs)
+            return found
+
+        return then(self._pool.submit_all("generate", [call_of(part) for part in parts], split=one_by_one), joined)
 
     def generate(
         self, prompts: Sequence[PromptHandle], *, group_ids: Sequence[int], sampling: SamplingSpec, seed: int
@@ -160,16 +173,22 @@ class RolloutPool(PoolOwner):
         """`begin_generate`, waited for; all groups are of the policy of this moment.
 
         Raises:
-            ConfigError, RuntimeError: as `begin_generate`.
+            ConfigError, RuntimeError: as `begin_generate`; also for a prompt that ended its engines.
         """
         future = self.begin_generate(prompts, group_ids=group_ids, sampling=sampling, seed=seed)
         try:
             while not future.done():
                 self.admit_joiners()
                 wait([future], timeout=JOINER_POLL_S)
-            return future.result()
+            answers = future.result()
         finally:
             future.cancel()
+        groups = []
+        for answer in answers:
+            if isinstance(answer, LostPrompt):
+                raise RuntimeError(f"sample {answer.sample_id}: {answer.detail}")
+            groups.append(answer)
+        return groups
 
     def admit_joiners(self) -> None:
         """Bring workers that got ready lately, or said nothing at the last update, to the weights of the others, which

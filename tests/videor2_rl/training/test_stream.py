@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,11 +18,11 @@ from loop_fakes import Fakes, configure, run_loop, samples
 
 from videor2_rl.run.tracking import read_metrics
 from videor2_rl.training.batch import Batch
-from videor2_rl.training.ledger import Ledger
+from videor2_rl.training.ledger import Ledger, check_ledger
 from videor2_rl.training.protocols import ScoredGroups
 from videor2_rl.training.stream import Stream
 from videor2_rl.training.window import Window
-from videor2_rl.types import Group, PromptHandle, SkippedSample, VideoSample
+from videor2_rl.types import Group, LostPrompt, PromptHandle, SkippedSample, VideoSample
 
 ONE_STEP_OFF = ["algorithm.max_staleness=1", "rollout.top_k=0", "data.shuffle=false"]
 MIB = 1 << 20
@@ -41,11 +43,11 @@ class Held(Fakes):
                 future._result = replace(prompt, num_bytes=self.num_bytes)
         return found
 
-    def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group]]:
+    def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group | LostPrompt]]:
         groups = self.generate(prompts, **request)
-        future: Future[list[Group]] = Future()
+        future: Future[list[Group | LostPrompt]] = Future()
         for number in request["group_ids"]:
-            self.waiting[number] = lambda: future.set_result(groups)
+            self.waiting[number] = lambda: future.set_result([*groups])
         return future
 
     def let_go(self, *numbers: int) -> None:
@@ -157,6 +159,27 @@ def test_the_whole_run_one_step_off_trains_every_prompt_on_the_policy_before(tmp
     assert all("timing_s/group_generate" in row for row in rows)
 
 
+@pytest.mark.parametrize("overrides", [(), ONE_STEP_OFF], ids=["synchronous", "one step off"])
+def test_a_prompt_that_no_engine_survives_is_skipped_recorded_and_not_tried_again(
+    tmp_path: Path, overrides: Sequence[str]
+) -> None:
+    fakes = Fakes(fatal=frozenset({"s1", "s6", "s7"}))
+    fixed = ["data.shuffle=false", "data.max_skipped_frac=0.5", "algorithm.num_steps=8", "checkpoint.every_steps=0"]
+    run_loop(configure(tmp_path, *overrides, *fixed), fakes)
+    assert [row["data/skipped"] for row in read_metrics(tmp_path)][-1] == 3
+    recorded = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert [(row["sample_id"], row["reason"], row["detail"]) for row in recorded] == [
+        (name, "fatal", "4 were lost") for name in ("s1", "s6", "s7")
+    ]
+    # Samples 0 to 7 twice; in the second epoch the three are left out before an engine sees them.
+    counts = Counter(
+        name for call in fakes.calls if call.startswith("generate") for name in call.split()[-1].split(",")
+    )
+    assert counts == {f"s{n}": 1 if f"s{n}" in fakes.fatal else 2 for n in range(8)}
+    said = check_ledger(tmp_path, num_prompts=16)
+    assert said.startswith("ledger: 16 prompts, 10 trained, 6 skipped (fatal); 0 lost, 0 twice")
+
+
 def test_in_the_synchronous_loop_the_wait_is_told_by_its_parts(tmp_path: Path) -> None:
     run_loop(configure(tmp_path, "algorithm.num_steps=1"), Fakes())
     [row] = read_metrics(tmp_path)
@@ -175,7 +198,7 @@ def test_what_ends_the_way_of_a_group_ends_the_wait_of_the_loop(tmp_path: Path, 
         def begin_prepare(self, samples: Sequence[VideoSample]) -> list[Future[PromptHandle | SkippedSample]]:
             return [self.fail()] if part == "prepare" else super().begin_prepare(samples)
 
-        def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group]]:
+        def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group | LostPrompt]]:
             return self.fail() if part == "generate" else Fakes.begin_generate(self, prompts, **request)
 
         def begin_score(

@@ -330,7 +330,7 @@ def streaming(pool: RolloutPool, monkeypatch: pytest.MonkeyPatch) -> RolloutPool
     return pool
 
 
-def begin_long(pool: RolloutPool, tokenizer: Any) -> tuple[list[Prompt], Future[list[Group]]]:
+def begin_long(pool: RolloutPool, tokenizer: Any) -> tuple[list[Prompt], Future[Any]]:
     """Sixteen groups of four long responses: more than the workers sample in a moment."""
     many = [make_prompt(tokenizer, seed=200 + i) for i in range(16)]
     long = sampling(max_tokens=150, group_size=4)

@@ -31,7 +31,7 @@ from videor2_rl.run.files import FileSum
 from videor2_rl.training import upkeep
 from videor2_rl.training.ledger import StepEnds, append_step, read_ends
 from videor2_rl.training.protocols import ScoredGroups, Workers
-from videor2_rl.types import Group, PromptHandle, Rollout, SkippedSample, TrainGroup, VideoSample
+from videor2_rl.types import Group, LostPrompt, PromptHandle, Rollout, SkippedSample, TrainGroup, VideoSample
 
 NUM_STEPS, PROMPTS_PER_STEP, GROUP_SIZE, NUM_SAMPLES = 400, 3, 2, 90
 SKIPPED = frozenset({"s7", "s31", "s32", "s33"})
@@ -77,7 +77,7 @@ class Simulated(Fakes):
     def begin_prepare(self, samples: Sequence[VideoSample]) -> list[Future[PromptHandle | SkippedSample]]:
         return [self._later("prepare", 1e-4, outcome) for outcome in map(Future.result, super().begin_prepare(samples))]
 
-    def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group]]:
+    def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group | LostPrompt]]:
         ids = request["group_ids"]
         groups = [self._group(number, prompt) for number, prompt in zip(ids, prompts, strict=True)]
         longest = max(len(rollout.token_ids) for group in groups for rollout in group.rollouts)

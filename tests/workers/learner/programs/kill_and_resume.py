@@ -33,7 +33,7 @@ from streamed import sent_weights
 
 from videor2_rl.app import compose_run
 from videor2_rl.config.runs import GrpoRun, SftRun
-from videor2_rl.types import Group, PromptHandle, Rollout, SkippedSample
+from videor2_rl.types import Group, LostPrompt, PromptHandle, Rollout, SkippedSample
 
 Chain = tuple[tuple[str, int], ...]
 LEARNER_CHAIN: Chain = (("update", 4), ("sync", 5), ("save", 5))
@@ -136,7 +136,7 @@ class Rollouts(Weightless):
             self._kill.at("generate", step_of(group_id))
         return groups
 
-    def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group]]:
+    def begin_generate(self, prompts: Sequence[PromptHandle], **request: Any) -> Future[list[Group | LostPrompt]]:
         return begun(self.generate, prompts, **request)
 
     def admit_joiners(self) -> None:
