@@ -31,7 +31,8 @@ from weight_source import ActorRanks, Source, rank_actor
 
 from videor2_rl.config.errors import ConfigError
 from videor2_rl.model.weights import expected_weights
-from videor2_rl.types import Group, Prompt, PromptHandle
+from videor2_rl.types import Group, LostPrompt, Prompt, PromptHandle
+from workers.errors import CallGivenUp
 from workers.rollout import pool as pool_module
 from workers.rollout.engine import EngineSpec
 from workers.rollout.pool import RolloutPool, call_parts
@@ -135,6 +136,41 @@ def test_who_says_nothing_when_an_update_is_due_takes_it_when_it_does(
     actors.ready = ("one",)
     pool.update_weights(update)
     assert (sent[2:], actors.asked[2:]) == ([("one", "two", "three"), ("one",)], [])
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_of_prompts_that_are_sampled_together_the_one_that_no_engine_survives_is_told(
+    undriven: tuple[RolloutPool, Actors], monkeypatch: pytest.MonkeyPatch, streams: bool
+) -> None:
+    pool, actors = undriven
+    monkeypatch.setattr(pool, "_streams", streams)
+    called: list[tuple[int, ...]] = []
+
+    def answers(call: Any, split: Any) -> list[Any]:
+        request, *refs = call
+        assert refs == [f"prompt {number}" for number in request.group_ids]
+        called.append(request.group_ids)
+        if 6 not in request.group_ids:
+            return [[Group(number, f"row-{number}", ()) for number in request.group_ids]]
+        parts = split(call)
+        return (
+            [CallGivenUp("4 were lost")] if len(parts) == 1 else [one for part in parts for one in answers(part, split)]
+        )
+
+    def submit_all(method: str, calls: Sequence[Any], *, split: Any) -> Future[list[Any]]:
+        future: Future[list[Any]] = Future()
+        future.set_result([one for call in calls for one in answers(call, split)])
+        return future
+
+    monkeypatch.setattr(actors, "submit_all", submit_all, raising=False)
+    monkeypatch.setattr(actors, "size", 2, raising=False)
+    prompts = [PromptHandle(f"row-{number}", "clip", 10, f"prompt {number}") for number in (5, 6, 7, 8)]
+    request: dict[str, Any] = {"group_ids": [5, 6, 7, 8], "sampling": sampling(), "seed": 1}
+    found = pool.begin_generate(prompts, **request).result()
+    assert found == [Group(n, f"row-{n}", ()) if n != 6 else LostPrompt("row-6", "4 were lost") for n in (5, 6, 7, 8)]
+    assert called == ([(5,), (6,), (7,), (8,)] if streams else [(5, 6), (5,), (6,), (7, 8)])
+    with pytest.raises(RuntimeError, match="sample row-6: 4 were lost"):
+        pool.generate(prompts, **request)
 
 
 def test_no_group_that_sets_out_after_an_update_gets_to_a_worker_that_has_not_finished(
