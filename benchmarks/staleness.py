@@ -178,7 +178,8 @@ def draw(found: Mapping[Variant, Sequence[Rows]], path: Path) -> None:
                         places, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0
                     )
             axes[row, 0].set_ylabel(label)
-        axes[0, 0].legend(title="max_staleness", frameon=False)
+        lines, names = axes[0, 0].get_legend_handles_labels()
+        figure.legend(lines, names, title="max_staleness", loc="outside upper center", ncols=len(names), frameon=False)
         axes[-1, 0].set_xlabel("steps")
         axes[-1, 1].set_xlabel("seconds of training")
         figure.savefig(path, metadata={"Date": None})
