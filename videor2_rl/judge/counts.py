@@ -36,16 +36,16 @@ def total(parts: Iterable[CallCounts]) -> CallCounts:
     """Of clients that worked side by side: sums, and the longest pause."""
     parts = list(parts)
     return CallCounts(
-        replies=sum(part.replies for part in parts),
-        failures=sum(part.failures for part in parts),
-        unreadable=sum(part.unreadable for part in parts),
-        cached=sum(part.cached for part in parts),
-        requests=sum(part.requests for part in parts),
-        retries=sum(part.retries for part in parts),
-        hedges=sum(part.hedges for part in parts),
-        latency_s=sum(part.latency_s for part in parts),
-        answered=sum(part.answered for part in parts),
-        pause_s=max((part.pause_s for part in parts), default=0.0),
+        replies=sum([part.replies for part in parts]),
+        failures=sum([part.failures for part in parts]),
+        unreadable=sum([part.unreadable for part in parts]),
+        cached=sum([part.cached for part in parts]),
+        requests=sum([part.requests for part in parts]),
+        retries=sum([part.retries for part in parts]),
+        hedges=sum([part.hedges for part in parts]),
+        latency_s=sum([part.latency_s for part in parts]),
+        answered=sum([part.answered for part in parts]),
+        pause_s=max([part.pause_s for part in parts], default=0.0),
         last_problem=next((part.last_problem for part in parts if part.last_problem), None),
     )
 

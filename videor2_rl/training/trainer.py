@@ -89,6 +89,7 @@ def train(
                 policy_version=version,
             )
             train_groups, old, ref = with_log_probs(workers, batch, train_groups, run=run, version=version, timer=timer)
+            metrics = upkeep.begin_metrics(batch, old, ref)
             upkeep.complete_checkpoint(timer)
             with upkeep.undivided():
                 parts = update_batches(train_groups, algorithm=algorithm)
@@ -105,7 +106,7 @@ def train(
                         workers.rollouts.update_weights(workers.learner.weights(progress.policy_version))
                 stream.release(batch)
                 ends = ends_of(batch, train_groups, parts)
-                upkeep.finish_step(progress, StepOutcome(batch, train_groups, old, ref, updates, ends), timer)
+                upkeep.finish_step(progress, StepOutcome(batch, train_groups, old, metrics, updates, ends), timer)
 
 
 def with_log_probs(
@@ -167,16 +168,20 @@ def with_advantages(
         policy_version: of the learner; None: that of all rollouts.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    rewards = np.array([_reward(score) for group in scored for score in group], dtype=np.float32)
+    # None, where there is no value, becomes NaN.
+    rewards = np.array([score.reward for group in scored for score in group], dtype=np.float32)
     group_ids = np.array([group.group_id for group in groups for _ in group.rollouts], dtype=np.int64)
-    accuracies = np.array([_accuracy(score) for group in scored for score in group], dtype=np.float32)
+    verdicts = [score.terms["accuracy"] for group in scored for score in group]
+    accuracies = np.array([verdict.value for verdict in verdicts], dtype=np.float32)
     lengths = np.array([len(rollout.token_ids) for rollout in rollouts], dtype=np.int64)
     outcomes = Outcomes(rewards, group_ids, lengths, accuracies, reward_range)
     advantages = advantages_of(outcomes, algorithm.advantage)
     in_loss = ~np.isnan(rewards)
     if algorithm.mask_truncated:
         in_loss &= np.array([rollout.finish_reason != "length" for rollout in rollouts], dtype=np.bool_)
-    is_fresh = np.array([policy_version in (None, rollout.policy_version) for rollout in rollouts], dtype=np.bool_)
+    versions = np.array([rollout.policy_version for rollout in rollouts], dtype=np.int64)
+    is_fresh = np.ones(len(rollouts), dtype=np.bool_) if policy_version is None else versions == policy_version
+    token_ids, log_probs = [one.token_ids for one in rollouts], [one.log_probs for one in rollouts]
     train_groups, stop = [], 0
     for group, prompt in zip(groups, prompts, strict=True):
         rows = slice(stop, stop := stop + len(group.rollouts))
@@ -184,24 +189,15 @@ def with_advantages(
             TrainGroup(
                 group.group_id,
                 prompt,
-                tuple([rollout.token_ids for rollout in group.rollouts]),
+                tuple(token_ids[rows]),
                 advantages=advantages[rows],
                 in_loss=in_loss[rows],
                 accuracies=accuracies[rows],
-                rollout_log_probs=tuple([rollout.log_probs for rollout in group.rollouts]),
+                rollout_log_probs=tuple(log_probs[rows]),
                 is_fresh=is_fresh[rows],
             )
         )
     return train_groups
-
-
-def _reward(score: Scored) -> float:
-    return np.nan if score.reward is None else score.reward
-
-
-def _accuracy(score: Scored) -> float:
-    value = score.terms["accuracy"].value
-    return np.nan if value is None else value
 
 
 def update_batches(groups: Sequence[TrainGroup], *, algorithm: AlgorithmConfig) -> list[list[TrainGroup]]:

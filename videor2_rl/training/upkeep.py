@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +56,8 @@ class StepOutcome:
     train_groups: Sequence[TrainGroup]
     old_log_probs: Sequence[LogProbs]
     """Empty where the update found them itself: their gap is then among its metrics."""
-    ref_log_probs: Sequence[LogProbs]
-    """Empty without a reference."""
+    metrics: Future[dict[str, float]]
+    """Of the batch: what `begin_metrics` gave."""
     updates: Sequence[Mapping[str, float]]
     """Metrics of each optimiser step."""
     ends: StepEnds
@@ -107,6 +107,7 @@ class Upkeep:
         self._evaluation = evaluation
         self._evaluated: dict[str, float] = {}
         self._writing: Future[None] | None = None
+        self._counting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         self._memory = MemoryWatch(workers)
         self._snapshot_s = 0.0
 
@@ -162,10 +163,28 @@ class Upkeep:
         """Around what makes a step whole: who stops the run waits for its end."""
         return self._stopping.undivided()
 
+    def begin_metrics(self, batch: Batch, old: Sequence[LogProbs], ref: Sequence[LogProbs]) -> Future[dict[str, float]]:
+        """What can be counted of a batch is counted while the learner trains on it: of thousands of responses it takes
+        a while, in which the learner would wait.
+
+        Args:
+            old: log-probs of the learner before the update; empty where the update finds them itself.
+            ref: of the reference; empty without one.
+        """
+        return self._counting.submit(
+            grpo_metrics,
+            batch.groups,
+            batch.scored.scored,
+            log_probs=old,
+            ref_log_probs=ref,
+            is_tempered=self._run.rollout.is_tempered,
+            policy_version=self._progress.policy_version,
+        )
+
     def finish_step(self, progress: Progress, outcome: StepOutcome, timer: PhaseTimer) -> None:
         """Log rollouts and metrics, evaluate after the last step, and begin a checkpoint where one is due."""
         run, workers, batch = self._run, self._workers, outcome.batch
-        before, self._progress = self._progress, progress
+        self._progress = progress
         if not batch.groups:
             logger.warning("step %d: none of its samples can be used (skipped.jsonl says why)", progress.step)
         close_step(self._ledger, outcome.ends)
@@ -176,14 +195,7 @@ class Upkeep:
                 self._evaluation.generate(progress.step)
             self._evaluated |= final_metrics(self._evaluation)
         metrics = {
-            **grpo_metrics(
-                batch.groups,
-                batch.scored.scored,
-                log_probs=outcome.old_log_probs,
-                ref_log_probs=outcome.ref_log_probs,
-                is_tempered=run.rollout.is_tempered,
-                policy_version=before.policy_version,
-            ),
+            **outcome.metrics.result(),
             **mean_of(outcome.updates),
             **self._evaluated,
             **judge_metrics(batch.scored.counts),
@@ -282,7 +294,8 @@ def timings(outcome: StepOutcome, measured: Mapping[str, float], *, is_synchrono
     busy = sum(timings.get(f"timing_s/{name}", 0.0) for name in ("old_log_probs", "update"))
     timings["perf/learner_idle_frac"] = 1 - busy / max(step_s, 1e-9)
     if sampling_s:
-        sampled = sum(len(rollout.token_ids) for group in batch.groups for rollout in group.rollouts)
+        mean = outcome.metrics.result().get("rollout/response_tokens_mean", 0.0)
+        sampled = mean * sum(len(group.rollouts) for group in batch.groups)
         timings["perf/rollout_tokens_per_s"] = sampled / max(sampling_s, 1e-9)
     if outcome.updates:
         trained = sum(update["actor/packed_tokens"] for update in outcome.updates)
