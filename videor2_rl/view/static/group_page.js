@@ -3,7 +3,7 @@
 import { Cinema } from "./cinema.js";
 import { get, h, isTyping, link } from "./dom.js";
 import { responseCard } from "./response.js";
-import { largestGap } from "./text.js";
+import { largestGap, nats } from "./text.js";
 import { Timeline } from "./timeline.js";
 
 const KEYS = [
@@ -87,7 +87,7 @@ class GroupView {
     const options = [["claims", "claims"]];
     const tokens = this.group.responses.flatMap((one) => one.tokens);
     if (tokens.length) options.push(["surprise", "surprise of each token"], ["advantage", "advantage"]);
-    if (tokens.some(([, , gap]) => gap !== null)) options.push(["gap", `gap to the learner, at most ${largestGap(this.group.responses).toPrecision(2)}`]);
+    if (tokens.some(([, , gap]) => gap !== null)) options.push(["gap", `gap to the learner, at most ${nats(largestGap(this.group.responses))}`]);
     if (tokens.some(([, , , entropy]) => entropy !== null)) options.push(["entropy", "entropy"]);
     const pick = ([name, words]) =>
       h("label", {}, h("input", { type: "radio", name: "colour", value: name, checked: name === this.colour, onchange: () => this.#recolour(name) }), words);

@@ -83,6 +83,11 @@ export function colouredTokens(response, by, most) {
   return h("div", { class: "text tokens" }, response.tokens.map(token));
 }
 
+// Rounding is some millionths of a nat, another policy tenths.
+export function nats(value) {
+  return value > 0 && value < 0.001 ? value.toExponential(1) : value.toPrecision(2);
+}
+
 export function largestGap(responses) {
   return Math.max(0, ...responses.flatMap((one) => one.tokens.map(([, , gap]) => Math.abs(gap ?? 0))));
 }
@@ -90,7 +95,7 @@ export function largestGap(responses) {
 function words(logProb, gap, entropy) {
   if (logProb === null) return "no log-prob";
   const parts = [`log-prob ${logProb.toFixed(3)}, probability ${Math.exp(logProb).toPrecision(3)}`];
-  if (gap !== null) parts.push(`the learner's ${gap >= 0 ? "+" : "\u2212"}${Math.abs(gap).toPrecision(2)}`);
+  if (gap !== null) parts.push(`the learner's ${gap >= 0 ? "+" : "\u2212"}${nats(Math.abs(gap))}`);
   if (entropy !== null) parts.push(`entropy ${entropy.toFixed(3)}`);
   return parts.join("; ");
 }
