@@ -57,6 +57,7 @@ def simulate(
     work: Workload,
     steps: int,
     failures: float = 0.0,
+    lookahead_steps: float = 0,
     counts_cpu: bool = True,
     seed: int = 0,
 ) -> Simulated:
@@ -66,15 +67,23 @@ def simulate(
         steps: that are measured; before them come those in which the window is first used up, and after them as many as
             are under way at the same time.
         failures: share of the workers that is lost while the run trains, at times drawn evenly.
+        lookahead_steps: `algorithm.lookahead` in steps: so many steps' younger prompts may go before a straggler.
         counts_cpu: the controller's computing takes time.
     """
     loop = VirtualLoop(counts_cpu=counts_cpu)
     with contextlib.closing(loop):
-        return _simulated(loop, num_workers, max_staleness, work, steps, failures, seed)
+        return _simulated(loop, num_workers, max_staleness, work, steps, failures, lookahead_steps, seed)
 
 
 def _simulated(
-    loop: VirtualLoop, num_workers: int, max_staleness: int, work: Workload, steps: int, failures: float, seed: int
+    loop: VirtualLoop,
+    num_workers: int,
+    max_staleness: int,
+    work: Workload,
+    steps: int,
+    failures: float,
+    lookahead_steps: float,
+    seed: int,
 ) -> Simulated:
     num_steps = steps + 2 * max_staleness + 1
     rollouts = SimRollouts(loop, work, num_workers=num_workers, streams=max_staleness > 0, seed=seed)
@@ -89,6 +98,7 @@ def _simulated(
             group_size=work.group_size,
             max_staleness=max_staleness,
             num_workers=num_workers,
+            lookahead=round(lookahead_steps * work.groups_per_worker * num_workers),
         )
         trains_s = num_steps * _responses(run) / (work.trained_per_worker_s * num_workers)
         times = sorted(loop.time() + rng.uniform(0, trains_s) for _ in range(round(failures * num_workers)))
@@ -193,6 +203,7 @@ def main() -> None:
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 4])
     parser.add_argument("--steps", type=int, default=5, help="that are measured")
     parser.add_argument("--failures", type=float, default=0.0, help="share of the workers lost meanwhile, e.g. 0.1")
+    parser.add_argument("--lookahead", type=float, default=0, help="steps' younger prompts that go before stragglers")
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     # What is lost is counted, and not told one by one.
@@ -200,7 +211,14 @@ def main() -> None:
     found = []
     for num_workers in arguments.workers:
         for staleness in arguments.staleness:
-            one = simulate(num_workers, staleness, work=Workload(), steps=arguments.steps, failures=arguments.failures)
+            one = simulate(
+                num_workers,
+                staleness,
+                work=Workload(),
+                steps=arguments.steps,
+                failures=arguments.failures,
+                lookahead_steps=arguments.lookahead,
+            )
             found.append(one)
             print(one, flush=True)
     print(table(found))

@@ -110,7 +110,14 @@ def train_simulated(
 
 
 def configured(
-    folder: Path, *, num_steps: int, prompts_per_step: int, group_size: int, max_staleness: int, num_workers: int
+    folder: Path,
+    *,
+    num_steps: int,
+    prompts_per_step: int,
+    group_size: int,
+    max_staleness: int,
+    num_workers: int,
+    lookahead: int = 0,
 ) -> GrpoRun:
     """Without checkpoints, rollout log and reference."""
     return compose_run(
@@ -125,6 +132,7 @@ def configured(
             f"algorithm.prompts_per_step={prompts_per_step}",
             f"algorithm.group_size={group_size}",
             f"algorithm.max_staleness={max_staleness}",
+            f"algorithm.lookahead={lookahead}",
             f"rollout.num_workers={num_workers}",
             "rollout.top_k=0",
             "rollout.max_prepared_mib=1000000",

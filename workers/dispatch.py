@@ -268,8 +268,8 @@ class Dispatch:
                 self._issue(slot, call)
 
     def _issue_suspects(self) -> None:
-        """Calls that were lost with several actors, one at a time, to one that has nothing else to do: what they had
-        beside them then is not lost, or given up, for their sake."""
+        """Calls that are tried for the last time, one at a time, to an actor that has nothing else to do: what they had
+        beside them before is not lost again, or given up, for their sake."""
         slot = self._reserved
         if slot is not None and (slot.is_gone or slot.is_leaving or not (slot.calls or self._suspects)):
             slot.is_reserved, self._reserved = False, None
@@ -374,7 +374,7 @@ class Dispatch:
             self._give_up(call, self._keep_failing(call.losses, "over one call", error))
         elif self._failure is not None:
             call.fail(self._failure)
-        elif call.is_suspect:
+        elif call.losses >= self.limits.max_losses:
             self._suspects.append(call)
         else:
             self._waiting.appendleft(call)

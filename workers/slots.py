@@ -64,13 +64,10 @@ class Limits:
     max_in_flight: int = 1
     """Calls per actor at a time."""
     max_losses: int = 3
-    """Actors that may be lost over one call, or one after the other before they are ready."""
+    """Actors that may be lost over one call, or one after the other before they are ready. The last one that a call
+    gets has no other: if it is lost too, it was for this call."""
     min_size: int | None = None
     """With so many that serve, the pool goes on where others never get ready; None: it does not."""
-
-
-ALONE_AFTER = 2
-"""Losses of a call after which it has an actor to itself: if that one is lost too, it was not for another call."""
 
 
 @dataclass(eq=False)
@@ -82,11 +79,6 @@ class Call:
     done: asyncio.Future[Any]
     losses: int | None = 0
     """Actors that were lost over it; None: it is for one actor alone, and is not issued again."""
-
-    @property
-    def is_suspect(self) -> bool:
-        """It may be what its actors are lost over."""
-        return self.losses is not None and self.losses >= ALONE_AFTER
 
     def succeed(self, result: Any) -> None:
         """Nothing where nobody waits any more."""
@@ -111,7 +103,7 @@ class Slot:
     is_held: bool = False
     """It gets no calls until it is let in again."""
     is_reserved: bool = False
-    """It gets suspect calls alone, one at a time."""
+    """It gets calls that are tried for the last time, one at a time."""
     is_leaving: bool = False
     is_gone: bool = False
     calls: dict[Call, asyncio.Task[None]] = field(default_factory=dict)

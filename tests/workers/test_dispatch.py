@@ -271,7 +271,7 @@ def test_a_call_that_ends_its_workers_is_given_up_and_none_that_it_shared_them_w
     assert [value for value, _ in one.finish(others)] == list(range(40))
     with pytest.raises(CallGivenUp, match=r"4 were lost over one call.*its process died"):
         one.loop.run_until_complete(fatal)
-    # Twice with others beside it, then alone.
+    # Three times with others beside it, then alone.
     assert len(one.actors.killed) == one.pool.replacements == 4
     one.loop.wait(2 * START_S)
     assert sorted(one.pool.states().values()) == sorted(["serving"] * size + ["standing by"])

@@ -54,9 +54,10 @@ class Window:
         self._next = self._head
         self._active: set[int] = set()
         self._ready: set[int] = set()
-        self._is_blocked = False
-        """The last look found no step, and none of the blockers got ready since."""
         self._blockers = range(0)
+        """The last look found no step: these may still be in it, and the first of them holds up all that are beyond."""
+        self._missing = 0
+        """So many of them, or the first, must get ready before there is one."""
 
     def admit(self) -> list[int]:
         """The numbers that may set out now."""
@@ -78,30 +79,31 @@ class Window:
         if number not in self._active or number in self._ready:
             raise ValueError(f"prompt {number} is not on its way")
         self._ready.add(number)
-        self._is_blocked = self._is_blocked and number not in self._blockers
+        if number in self._blockers:
+            self._missing -= self._missing if number == self._blockers.start else 1
 
     def take(self) -> list[int] | None:
         """The next step's numbers, the oldest first; None while too few are ready."""
-        if len(self._ready) < self._size or self._is_blocked:
+        if len(self._ready) < self._size or self._missing > 0:
             return None
         batch: list[int] = []
-        head, passed = self._head, set(self._passed)
+        head = number = self._head
+        passed = set(self._passed)
         while len(batch) < self._size:
-            within = range(head, head + self._lookahead + 1)
-            found: int | None = head  # which is none of the passed ones
-            if head not in self._ready:
-                found = next((n for n in within if n in self._ready and n not in passed), None)
-            if found is None:
-                self._is_blocked, self._blockers = True, within
+            while number <= head + self._lookahead and number not in self._ready:
+                number += 1  # it was taken before, or is on its way
+            if number > head + self._lookahead:
+                self._blockers, self._missing = range(head, number), self._size - len(batch)
                 return None
-            batch.append(found)
-            passed.add(found)
+            batch.append(number)
+            passed.add(number)
             while head in passed:
                 passed.remove(head)
                 head += 1
+            number = max(number + 1, head)
         self._head, self._passed = head, passed
         self._ready -= set(batch)
-        return sorted(batch)
+        return batch
 
     def release(self, numbers: Sequence[int]) -> None:
         """Their step has trained, and its weights are out."""

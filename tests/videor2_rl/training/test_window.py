@@ -70,6 +70,43 @@ def test_every_prompt_is_trained_once_and_none_is_staler_than_the_bound(
         assert max(staleness) <= max_staleness
 
 
+def step_by_definition(ready: set[int], taken: set[int], *, per_step: int, lookahead: int) -> list[int] | None:
+    """The oldest ready prompt that is at most `lookahead` beyond the oldest one that was not taken, again and again."""
+    taken = set(taken)
+    step: list[int] = []
+    while len(step) < per_step:
+        head = next(number for number in range(10**6) if number not in taken)
+        within = [number for number in sorted(ready - taken) if number <= head + lookahead]
+        if not within:
+            return None
+        step.append(within[0])
+        taken.add(within[0])
+    return step
+
+
+@given(SIZES, st.integers(1, 8), st.data())
+def test_a_step_is_taken_as_soon_as_there_is_one_and_the_one_that_the_definition_gives(
+    sizes: tuple[int, int, int], num_steps: int, data: st.DataObject
+) -> None:
+    per_step, max_staleness, lookahead = sizes
+    end = per_step * num_steps
+    window = Window(prompts_per_step=per_step, max_staleness=max_staleness, lookahead=lookahead, end=end)
+    on_the_way, ready, taken = window.admit(), set[int](), set[int]()
+    while on_the_way:
+        number = on_the_way.pop(data.draw(st.integers(0, len(on_the_way) - 1)))
+        window.ready(number)
+        ready.add(number)
+        while True:
+            expected = step_by_definition(ready, taken, per_step=per_step, lookahead=lookahead)
+            assert window.take() == expected
+            if expected is None:
+                break
+            taken |= set(expected)
+            window.release(expected)
+            on_the_way += window.admit()
+    assert taken == set(range(end))
+
+
 @given(SIZES, st.integers(1, 6), st.data())
 def test_a_window_that_goes_on_takes_what_was_not_taken_and_nothing_else(
     sizes: tuple[int, int, int], num_steps: int, data: st.DataObject
