@@ -201,7 +201,8 @@ class Rewards(Weightless):
     ) -> Future[None]:
         from videor2_rl.run.rollout_log import write_rollouts
 
-        return begun(write_rollouts, path, records, [prompt.ref for prompt in prompts])
+        found = [one for of_rank in token_values for one in of_rank]
+        return begun(partial(write_rollouts, token_values=found), path, records, [prompt.ref for prompt in prompts])
 
 
 def scored(reward: float) -> Any:
@@ -253,6 +254,10 @@ class ForkedRanks:
             if isinstance(answer, Exception):
                 raise answer
         return answers
+
+    def begin(self, method: str, *args: Any) -> list[Any]:
+        """What stands for references: the answers."""
+        return self.run(method, *args, what=method)
 
     def shutdown(self) -> None:
         for pipe in self._pipes:
