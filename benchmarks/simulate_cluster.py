@@ -70,27 +70,12 @@ def simulate(
         lookahead_steps: `algorithm.lookahead` in steps: so many steps' younger prompts may go before a straggler.
         counts_cpu: the controller's computing takes time.
     """
-    loop = VirtualLoop(counts_cpu=counts_cpu)
-    with contextlib.closing(loop):
-        return _simulated(loop, num_workers, max_staleness, work, steps, failures, lookahead_steps, seed)
-
-
-def _simulated(
-    loop: VirtualLoop,
-    num_workers: int,
-    max_staleness: int,
-    work: Workload,
-    steps: int,
-    failures: float,
-    lookahead_steps: float,
-    seed: int,
-) -> Simulated:
     num_steps = steps + 2 * max_staleness + 1
-    rollouts = SimRollouts(loop, work, num_workers=num_workers, streams=max_staleness > 0, seed=seed)
-    others = SimOthers(loop, work, num_workers=num_workers, seed=seed)
-    rng = random.Random(seed)
     ends: list[StepEnd] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.closing(VirtualLoop(counts_cpu=counts_cpu)) as loop, tempfile.TemporaryDirectory() as folder:
+        rollouts = SimRollouts(loop, work, num_workers=num_workers, streams=max_staleness > 0, seed=seed)
+        others = SimOthers(loop, work, num_workers=num_workers, seed=seed)
+        rng = random.Random(seed)
         run = configured(
             Path(folder),
             num_steps=num_steps,

@@ -19,7 +19,7 @@ from videor2_rl.training.ledger import Ledger, State
 from videor2_rl.training.protocols import Workers
 from videor2_rl.training.room import Room
 from videor2_rl.training.window import Window
-from videor2_rl.types import LostPrompt, SamplingSpec, SkippedSample, VideoSample
+from videor2_rl.types import Group, LostPrompt, SamplingSpec, SkippedSample, VideoSample
 
 if TYPE_CHECKING:
     from videor2_rl.config.runs import GrpoRun
@@ -193,21 +193,25 @@ class Stream:
                     portion.prompts, group_ids=numbers, sampling=self._sampling, seed=self._run.seed
                 )
             )
-        usable = []
-        for number, sample, prompt, answer in zip(numbers, portion.samples, portion.prompts, answers, strict=True):
-            if isinstance(answer, LostPrompt):
-                skipped = SkippedSample(sample.sample_id, sample.video, "fatal", answer.detail)
-                self._fatal[sample.sample_id] = skipped
-                portion.skip(number, skipped)
-                continue
-            portion.groups.append(answer)
-            usable.append((sample, prompt))
-        portion.samples, portion.prompts = [sample for sample, _ in usable], [prompt for _, prompt in usable]
+        self._take_groups(portion, numbers, answers)
         if self._workers.reference is not None and portion.groups:
             # It needs no rewards, so it works while they are computed.
             pairs = zip(portion.groups, portion.prompts, strict=True)
             sampled = [sampled_group(group, prompt) for group, prompt in pairs]
             portion.ref = self._workers.reference.begin_log_probs(sampled, temperature=self._run.rollout.temperature)
+
+    def _take_groups(self, portion: Portion, numbers: Sequence[int], answers: Sequence[Group | LostPrompt]) -> None:
+        """What no engine survived leaves here."""
+        samples, prompts = [], []
+        for number, sample, prompt, answer in zip(numbers, portion.samples, portion.prompts, answers, strict=True):
+            if isinstance(answer, LostPrompt):
+                self._fatal[sample.sample_id] = SkippedSample(sample.sample_id, sample.video, "fatal", answer.detail)
+                portion.skip(number, self._fatal[sample.sample_id])
+                continue
+            samples.append(sample)
+            prompts.append(prompt)
+            portion.groups.append(answer)
+        portion.samples, portion.prompts = samples, prompts
 
     async def _scored(self, portion: Portion) -> None:
         step = 1 + portion.numbers[0] // self._run.algorithm.prompts_per_step

@@ -287,8 +287,8 @@ class RolloutPool(PoolOwner):
         answering = self._pool.answering(actors, "answers", within_s=ANSWER_S) if len(actors) > 1 else ()
         if not answering:
             return self._up()
-        for actor in actors:
-            if actor not in answering:
+        for actor in self._pool.ready:  # not those that were lost over the question
+            if actor in actors and actor not in answering:
                 log.warning("a rollout worker says nothing; it gets the next weights when it does")
                 self._pool.set_aside(actor)
         return answering

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 from hypothesis import given
@@ -40,16 +40,35 @@ class Walk:
         return True
 
 
-SIZES = st.tuples(st.integers(1, 5), st.integers(0, 4), st.integers(0, 12))
+@dataclass(frozen=True)
+class Case:
+    """Windows of these sizes."""
+
+    per_step: int
+    max_staleness: int
+    lookahead: int
+    num_steps: int
+
+    @property
+    def end(self) -> int:
+        return self.per_step * self.num_steps
+
+    def window(self, *, taken: Sequence[int] = ()) -> Window:
+        return Window(
+            prompts_per_step=self.per_step,
+            max_staleness=self.max_staleness,
+            lookahead=self.lookahead,
+            end=self.end,
+            taken=taken,
+        )
 
 
-@given(SIZES, st.integers(1, 8), st.data())
-def test_every_prompt_is_trained_once_and_none_is_staler_than_the_bound(
-    sizes: tuple[int, int, int], num_steps: int, data: st.DataObject
-) -> None:
-    per_step, max_staleness, lookahead = sizes
-    end = per_step * num_steps
-    walk = Walk(Window(prompts_per_step=per_step, max_staleness=max_staleness, lookahead=lookahead, end=end))
+CASES = st.builds(Case, st.integers(1, 5), st.integers(0, 4), st.integers(0, 12), st.integers(1, 8))
+
+
+@given(CASES, st.data())
+def test_every_prompt_is_trained_once_and_none_is_staler_than_the_bound(case: Case, data: st.DataObject) -> None:
+    walk = Walk(case.window())
     walk.admit()
     while walk.on_the_way:
         walk.get_ready(data.draw(st.integers(0, 99)))
@@ -59,15 +78,15 @@ def test_every_prompt_is_trained_once_and_none_is_staler_than_the_bound(
         if not walk.on_the_way:
             while walk.train():
                 walk.admit()
-    assert sorted(number for step in walk.trained for number in step) == list(range(end))
-    assert all(len(step) == per_step for step in walk.trained)
-    assert walk.most_active <= (max_staleness + 1) * per_step
-    bound = staleness_bound(prompts_per_step=per_step, max_staleness=max_staleness, lookahead=lookahead)
+    assert sorted(number for step in walk.trained for number in step) == list(range(case.end))
+    assert all(len(step) == case.per_step for step in walk.trained)
+    assert walk.most_active <= (case.max_staleness + 1) * case.per_step
+    bound = staleness_bound(prompts_per_step=case.per_step, max_staleness=case.max_staleness, lookahead=case.lookahead)
     staleness = [step - walk.admitted_at[number] for step, numbers in enumerate(walk.trained) for number in numbers]
     assert max(staleness) <= bound
-    if lookahead == 0:
-        assert [number for step in walk.trained for number in step] == list(range(end))
-        assert max(staleness) <= max_staleness
+    if case.lookahead == 0:
+        assert [number for step in walk.trained for number in step] == list(range(case.end))
+        assert max(staleness) <= case.max_staleness
 
 
 def step_by_definition(ready: set[int], taken: set[int], *, per_step: int, lookahead: int) -> list[int] | None:
@@ -84,53 +103,44 @@ def step_by_definition(ready: set[int], taken: set[int], *, per_step: int, looka
     return step
 
 
-@given(SIZES, st.integers(1, 8), st.data())
+@given(CASES, st.data())
 def test_a_step_is_taken_as_soon_as_there_is_one_and_the_one_that_the_definition_gives(
-    sizes: tuple[int, int, int], num_steps: int, data: st.DataObject
+    case: Case, data: st.DataObject
 ) -> None:
-    per_step, max_staleness, lookahead = sizes
-    end = per_step * num_steps
-    window = Window(prompts_per_step=per_step, max_staleness=max_staleness, lookahead=lookahead, end=end)
+    window = case.window()
     on_the_way, ready, taken = window.admit(), set[int](), set[int]()
     while on_the_way:
         number = on_the_way.pop(data.draw(st.integers(0, len(on_the_way) - 1)))
         window.ready(number)
         ready.add(number)
         while True:
-            expected = step_by_definition(ready, taken, per_step=per_step, lookahead=lookahead)
+            expected = step_by_definition(ready, taken, per_step=case.per_step, lookahead=case.lookahead)
             assert window.take() == expected
             if expected is None:
                 break
             taken |= set(expected)
             window.release(expected)
             on_the_way += window.admit()
-    assert taken == set(range(end))
+    assert taken == set(range(case.end))
 
 
-@given(SIZES, st.integers(1, 6), st.data())
-def test_a_window_that_goes_on_takes_what_was_not_taken_and_nothing_else(
-    sizes: tuple[int, int, int], num_steps: int, data: st.DataObject
-) -> None:
-    per_step, max_staleness, lookahead = sizes
-    end = per_step * num_steps
-    window = partial(
-        Window, prompts_per_step=per_step, max_staleness=max_staleness, lookahead=lookahead, end=per_step * num_steps
-    )
-    walk = Walk(window())
+@given(CASES, st.data())
+def test_a_window_that_goes_on_takes_what_was_not_taken_and_nothing_else(case: Case, data: st.DataObject) -> None:
+    walk = Walk(case.window())
     walk.admit()
-    for _ in range(data.draw(st.integers(0, end))):
+    for _ in range(data.draw(st.integers(0, case.end))):
         if walk.on_the_way:
             walk.get_ready(data.draw(st.integers(0, 99)))
         if walk.train():
             walk.admit()
     before = [number for step in walk.trained for number in step]
-    again = Walk(window(taken=before))
+    again = Walk(case.window(taken=before))
     again.admit()
     while again.on_the_way:
         again.get_ready(0)
         while again.train():
             again.admit()
-    assert sorted([*before, *(number for step in again.trained for number in step)]) == list(range(end))
+    assert sorted([*before, *(number for step in again.trained for number in step)]) == list(range(case.end))
 
 
 def test_without_staleness_a_step_sets_out_whole_when_the_one_before_is_released() -> None:

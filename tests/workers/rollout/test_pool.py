@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -373,6 +373,28 @@ def begin_long(pool: RolloutPool, tokenizer: Any) -> tuple[list[Prompt], Future[
     return many, pool.begin_generate(handles(many), group_ids=range(16), sampling=long, seed=5)
 
 
+@dataclass(frozen=True)
+class BetweenPolicies:
+    """Groups that set out with one policy, while the learner holds the next one."""
+
+    old: Any
+    new: Any
+    prompts: list[Prompt]
+    begun: Future[Any]
+
+
+def between_policies(
+    pool: RolloutPool, tokenizer: Any, checkpoint: Path, learner: Any, policy: Source, *, version: int, seed: int
+) -> BetweenPolicies:
+    """The workers hold this version, of a model of this seed; the next one is of the next seed."""
+    old, new = hf_model(checkpoint, seed=seed), hf_model(checkpoint, seed=seed + 1)
+    hold(learner, old)
+    pool.update_weights(policy.weights(version))
+    prompts, begun = begin_long(pool, tokenizer)
+    hold(learner, new)
+    return BetweenPolicies(old, new, prompts, begun)
+
+
 def versions_of(groups: list[Group]) -> set[tuple[int, ...]]:
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     return {(one.policy_version, *(version for version, _ in one.continued)) for one in rollouts}
@@ -383,23 +405,22 @@ def versions_of(groups: list[Group]) -> set[tuple[int, ...]]:
 def test_weights_that_come_while_groups_are_sampled_are_taken_at_once(
     streaming: RolloutPool, tokenizer: Any, checkpoint: Path, learner: Any, policy: Source
 ) -> None:
-    old, new = hf_model(checkpoint, seed=33), hf_model(checkpoint, seed=34)
-    hold(learner, old)
-    streaming.update_weights(policy.weights(80))
-    many, begun = begin_long(streaming, tokenizer)
-    hold(learner, new)
+    between = between_policies(streaming, tokenizer, checkpoint, learner, policy, version=80, seed=33)
     time.sleep(0.5)
     streaming.update_weights(policy.weights(81))
-    assert not begun.done()
-    groups = begun.result(timeout=300)
+    assert not between.begun.done()
+    groups = between.begun.result(timeout=300)
     assert versions_of(groups) <= {(80,), (80, 81), (81,)} and (80, 81) in versions_of(groups)
     assert [group.group_id for group in groups] == list(range(16))
     crossing = [
-        (prompt, one) for prompt, group in zip(many, groups, strict=True) for one in group.rollouts if one.continued
+        (prompt, one)
+        for prompt, group in zip(between.prompts, groups, strict=True)
+        for one in group.rollouts
+        if one.continued
     ]
     for prompt, one in crossing[:3]:
         [(_, place)] = one.continued
-        expected = [hf_log_probs(model, prompt, one.token_ids) for model in (old, new)]
+        expected = [hf_log_probs(model, prompt, one.token_ids) for model in (between.old, between.new)]
         assert np.abs(np.concatenate([expected[0][:place], expected[1][place:]]) - one.log_probs).max() < FLOAT32_LIMIT
     assert 0 <= streaming.metrics()["perf/rollout_idle_frac"] < 1
 
@@ -412,13 +433,9 @@ def test_an_update_does_not_wait_for_a_worker_that_stands_still_for_a_moment(
     """Its process is stopped and goes on before it is given up: it takes the weights then, and lost nothing."""
     import ray
 
-    old, new = hf_model(checkpoint, seed=38), hf_model(checkpoint, seed=39)
-    hold(learner, old)
-    streaming.update_weights(policy.weights(85))
+    between = between_policies(streaming, tokenizer, checkpoint, learner, policy, version=85, seed=38)
     replaced, (first, second) = streaming.replacements, streaming.actors
-    many, begun = begin_long(streaming, tokenizer)
     pid = ray.get(second.__ray_call__.remote(lambda self: os.getpid()))
-    hold(learner, new)
     os.kill(pid, signal.SIGSTOP)
     try:
         streaming.update_weights(policy.weights(86))
@@ -430,12 +447,13 @@ def test_an_update_does_not_wait_for_a_worker_that_stands_still_for_a_moment(
         streaming.admit_joiners()
         time.sleep(0.1)
     assert ray.get(second.version.remote()) == 86
-    groups = begun.result(timeout=300)
+    groups = between.begun.result(timeout=300)
     assert [group.group_id for group in groups] == list(range(16))
     assert versions_of(groups) <= {(85,), (85, 86), (86,)}
     assert (streaming.replacements, streaming.metrics()["rollout/sync_failures"]) == (replaced, 0)
-    later = streaming.generate(handles(many[:4]), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=5)
-    assert max_gap(new, many[:4], later) < FLOAT32_LIMIT
+    four = between.prompts[:4]
+    later = streaming.generate(handles(four), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=5)
+    assert max_gap(between.new, four, later) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow
@@ -449,19 +467,16 @@ def test_workers_that_finish_first_take_new_weights_by_themselves_and_no_respons
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streaming, "_finishes", True)
-    old, new = hf_model(checkpoint, seed=35), hf_model(checkpoint, seed=36)
-    hold(learner, old)
-    streaming.update_weights(policy.weights(90))
-    many, begun = begin_long(streaming, tokenizer)
-    hold(learner, new)
+    between = between_policies(streaming, tokenizer, checkpoint, learner, policy, version=90, seed=35)
     streaming.update_weights(policy.weights(91))
     # The learner may go on: what the workers take lies in the object store.
-    hold(learner, old)
-    groups = begun.result(timeout=300)
+    hold(learner, between.old)
+    groups = between.begun.result(timeout=300)
     assert versions_of(groups) <= {(90,), (91,)}
-    later = streaming.generate(handles(many[:4]), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=5)
+    four = between.prompts[:4]
+    later = streaming.generate(handles(four), group_ids=[0, 1, 2, 3], sampling=sampling(), seed=5)
     assert versions_of(later) == {(91,)}
-    assert max_gap(new, many[:4], later) < FLOAT32_LIMIT
+    assert max_gap(between.new, four, later) < FLOAT32_LIMIT
 
 
 @pytest.mark.slow
