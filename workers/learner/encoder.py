@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from videor2_rl.types import PromptHandle
 from workers.learner.ranks import RankGroup
 from workers.learner.visual_store import VisualStore, encode_shares
+from workers.merger import Merger
 
 
 class Encoder:
@@ -22,8 +23,8 @@ class Encoder:
         """
         self._cache_mib = cache_mib
         self.take(ranks)
-        # One request after the other: the store's books are this thread's.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+        # One call after the other: the store's books are its thread's.
+        self._merger = Merger(self._encode, name="encoder")
 
     def take(self, ranks: RankGroup | None) -> None:
         """Others encode from now on; what was encoded before is gone with those who did."""
@@ -33,7 +34,7 @@ class Encoder:
     def begin_encode(self, prompts: Sequence[PromptHandle]) -> Future[list[PromptHandle]]:
         """The prompts with references to their clips' embeddings; each clip goes through the tower once, as long as
         the cache holds it."""
-        return self._thread.submit(self._encode, self._ranks, list(prompts))
+        return self._merger.begin(self._ranks, prompts)
 
     def encode(self, prompts: Sequence[PromptHandle]) -> list[PromptHandle]:
         """`begin_encode`, waited for."""
@@ -45,11 +46,11 @@ class Encoder:
 
     def shutdown(self) -> None:
         """Nothing is encoded any more; the ranks belong to others."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._merger.shutdown()
 
-    def _encode(self, ranks: RankGroup | None, prompts: list[PromptHandle]) -> list[PromptHandle]:
+    def _encode(self, ranks: RankGroup | None, prompts: Sequence[PromptHandle]) -> list[PromptHandle]:
         if ranks is None:
-            return prompts
+            return list(prompts)
         missing = self._store.missing(prompts)
         shares = encode_shares(missing, num_ranks=ranks.num_ranks)
         answers = ranks.run("encode", shares, what=f"encoding {len(missing)} clips") if missing else []

@@ -48,38 +48,30 @@ def encodes_once(config: LearnerConfig, model: ModelConfig) -> bool:
     return model.has_frozen_vision and config.visual_cache_mib > 0
 
 
-class GroupLogProbs:
-    """Log-probs of groups' responses, begun on all ranks; calls that come after wait for their turn there."""
-
-    def __init__(
-        self,
-        ranks: RankGroup,
-        groups: Sequence[TrainGroup],
-        *,
-        temperature: float,
-        max_tokens: int,
-        use_adapter: bool = True,
-    ) -> None:
-        self._ranks, self._group_ids = ranks, [group.group_id for group in groups]
-        parts = split_groups(groups, max_tokens=max_tokens, num_ranks=ranks.num_ranks)
-        numbered = iter(range(sum(map(len, parts))))
-        self._numbers = [[next(numbered) for _ in of_group] for of_group in parts]
-        flat = [
-            replace(part, group_id=number)
-            for of_group, its_numbers in zip(parts, self._numbers, strict=True)
-            for part, number in zip(of_group, its_numbers, strict=True)
-        ]
-        shares = plan(flat, num_ranks=ranks.num_ranks, max_tokens=max_tokens)
-        self._refs = ranks.begin("log_probs", shares, temperature, use_adapter)
-
-    def result(self) -> list[LogProbs]:
-        """Waits for them; in the order of the groups."""
-        shares = self._ranks.collect(self._refs, what=f"log-probs of {len(self._group_ids)} groups")
-        found = {log_probs.group_id: log_probs for share in shares for log_probs in share}
-        return [
-            joined([found[number] for number in its_numbers], group_id=group_id)
-            for group_id, its_numbers in zip(self._group_ids, self._numbers, strict=True)
-        ]
+def log_probs_on(
+    ranks: RankGroup,
+    groups: Sequence[TrainGroup],
+    *,
+    temperature: float,
+    max_tokens: int,
+    use_adapter: bool = True,
+) -> list[LogProbs]:
+    """Log-probs of the groups' responses, computed by all ranks together; in the order of the groups."""
+    parts = split_groups(groups, max_tokens=max_tokens, num_ranks=ranks.num_ranks)
+    numbered = iter(range(sum(map(len, parts))))
+    numbers = [[next(numbered) for _ in of_group] for of_group in parts]
+    flat = [
+        replace(part, group_id=number)
+        for of_group, its_numbers in zip(parts, numbers, strict=True)
+        for part, number in zip(of_group, its_numbers, strict=True)
+    ]
+    shares = plan(flat, num_ranks=ranks.num_ranks, max_tokens=max_tokens)
+    answers = ranks.run("log_probs", shares, temperature, use_adapter, what=f"log-probs of {len(groups)} groups")
+    found = {log_probs.group_id: log_probs for share in answers for log_probs in share}
+    return [
+        joined([found[number] for number in its_numbers], group_id=group.group_id)
+        for group, its_numbers in zip(groups, numbers, strict=True)
+    ]
 
 
 def joined(parts: Sequence[LogProbs], *, group_id: int) -> LogProbs:
@@ -130,11 +122,11 @@ class Learner:
 
     def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         """Log-probs of all responses under the current weights, in the order of `groups`."""
-        return GroupLogProbs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens).result()
+        return log_probs_on(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
 
-    def begin_base_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> GroupLogProbs:
+    def base_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         """Log-probs with the LoRA adapter switched off: those of the model that training began with."""
-        return GroupLogProbs(
+        return log_probs_on(
             self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens, use_adapter=False
         )
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 
 from videor2_rl.config.sections import ModelConfig, ReferenceConfig
-from videor2_rl.types import TrainGroup
+from videor2_rl.types import LogProbs, TrainGroup
 from workers.learner.encoder import Encoder
-from workers.learner.learner import GroupLogProbs, Learner
+from workers.learner.learner import Learner, log_probs_on
 from workers.learner.ranks import DEADLINE_S, RankGroup
 from workers.learner.verl_config import reference_worker_config
 from workers.memory import most
+from workers.merger import Merger
 
 
 class BaseOfAdapter:
@@ -22,10 +24,14 @@ class BaseOfAdapter:
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
+        self._merger = Merger(self._log_probs, name="reference")
 
-    def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> GroupLogProbs:
-        """Log-probs of all responses, in the order of `groups`; the learner's next calls come after."""
-        return self._learner.begin_base_log_probs(groups, temperature=temperature)
+    def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> Future[list[LogProbs]]:
+        """Log-probs of all responses, in the order of `groups`."""
+        return self._merger.begin(temperature, groups)
+
+    def _log_probs(self, temperature: float, groups: Sequence[TrainGroup]) -> list[LogProbs]:
+        return self._learner.base_log_probs(groups, temperature=temperature)
 
     def memory(self) -> dict[str, float]:
         """None of its own."""
@@ -67,10 +73,15 @@ class Reference:
         self._encodes = visual_cache_mib is not None
         ranks = self._ranks if self._encodes else None
         self.encoder = Encoder(ranks, cache_mib=visual_cache_mib or 0)
+        self._merger = Merger(self._log_probs, name="reference")
 
-    def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> GroupLogProbs:
-        """Log-probs of all responses, in the order of `groups`."""
-        return GroupLogProbs(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
+    def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> Future[list[LogProbs]]:
+        """Log-probs of all responses, in the order of `groups`; groups that wait for the ranks share a call."""
+        return self._merger.begin((self._ranks, temperature), groups)
+
+    def _log_probs(self, asked: tuple[RankGroup, float], groups: Sequence[TrainGroup]) -> list[LogProbs]:
+        ranks, temperature = asked
+        return log_probs_on(ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
 
     def memory(self) -> dict[str, float]:
         """The most that one rank takes, in MiB by kind."""
@@ -92,4 +103,5 @@ class Reference:
     def shutdown(self) -> None:
         """Kill the ranks."""
         self.encoder.shutdown()
+        self._merger.shutdown()
         self._ranks.shutdown()
