@@ -1,6 +1,6 @@
 """Seconds of a GRPO step, end to end, beside TRL's trainer: decode, generate, reward, reference, update, weights.
 
-    python -m benchmarks.grpo_step --trl PYTHON [--workload W1 W2] [--steps 6] [--repeats 3] [--judge-latency-s 0]
+    python -m benchmarks.grpo_step --trl PYTHON [--workload W1 W2] [--steps 9] [--repeats 3] [--judge-latency-s 0]
         [--override "algorithm.max_staleness=1" ...]
 
 Both train the same checkpoint on the same clips (`grpo_workload.py`), in float32 on the machine's cores: groups of 8,
@@ -11,7 +11,9 @@ Ours is `python -m videor2_rl.grpo` as a user starts it; each --override, of one
 
 Whole runs take turns. A step lasts from its predecessor's last line of output to its own, on this process's clock: in a
 loop that overlaps phases their own seconds count some time twice. CPU seconds are those of the run's processes, the
-judge's left out. First and last step are left out: the one warms up, and behind the other nothing is under way.
+judge's left out. Two steps and the last one are left out: the first warms up, the second of a loop that runs ahead was
+sampled in the first, and behind the last nothing is under way. Of step and CPU seconds a run's mean counts: where
+rollouts run ahead, long steps and short ones take turns, and a median would tell of one kind.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ OUR_ENVIRONMENT = {
     # Ray's processes would give way to all others on the machine, which TRL's does not.
     "RAY_worker_niceness": "0",
 }
+WARM_UP = 2
+"""First steps that are not counted."""
 OVERLAP = 1.02
 """Phases that add up to more than so many times the step overlap."""
 _OUR_STEP = re.compile(r"step +(\d+)/")
@@ -65,7 +69,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workload", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--steps", type=int, default=6, help="of each run, two of them not counted")
+    parser.add_argument("--steps", type=int, default=9, help="of each run, three of them not counted")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
     parser.add_argument("--judge-latency-s", type=float, default=0.0, help="seconds that the judge takes for a call")
     parser.add_argument("--override", action="append", default=[], help="a further run of ours: its keys, in quotes")
@@ -75,8 +79,8 @@ def main() -> None:
     args = parser.parse_args()
     if not Path(args.trl).is_file():
         parser.error(f"--trl: there is no {args.trl}; `make bench` makes that environment")
-    if args.steps < 3:
-        parser.error("--steps: first and last are not counted, so at least 3")
+    if args.steps < WARM_UP + 2:
+        parser.error(f"--steps: {WARM_UP} and the last one are not counted, so at least {WARM_UP + 2}")
     for name in args.workload:
         with tempfile.TemporaryDirectory(prefix="v") as folder, stub_judge(latency_s=args.judge_latency_s) as judge:
             write(Path(folder), SHAPES[name], steps=args.steps)
@@ -161,7 +165,7 @@ def our_overrides(shape: Shape, folder: Path, run_dir: Path, *, judge: str, step
 
 
 def measure(side: Side, shape: Shape, *, log: Path) -> list[Step]:
-    """One run: all of its steps but the first and the last.
+    """One run: all of its steps but `WARM_UP` and the last.
 
     Raises:
         RuntimeError: it failed, or did other work than was asked for.
@@ -183,7 +187,7 @@ def measure(side: Side, shape: Shape, *, log: Path) -> list[Step]:
     steps = theirs if side.run_dir is None else our_steps(side.run_dir, shape)
     timed = [
         {**steps[i], "step": stamps[i][0] - stamps[i - 1][0], "cpu": stamps[i][1] - stamps[i - 1][1]}
-        for i in range(1, len(steps) - 1)
+        for i in range(WARM_UP, len(steps) - 1)
     ]
     for step in timed:
         lengths = (step["prompt_tokens"], step["response_tokens"])
@@ -236,13 +240,16 @@ def without_reward(step: Step) -> float:
 
 
 def report(shape: Shape, found: Mapping[str, Sequence[Sequence[Step]]], *, judge_latency_s: float) -> str:
-    """A table: medians over steps and repeats, and TRL's time in times of ours, the median over the repeats' ratios."""
+    """A table: of phases the medians over steps, of whole steps the runs' means; and TRL's time in times of ours.
+
+    Of several runs the median, and of the ratios that over the repeats.
+    """
     names = list(found)
     every = {name: [step for run in runs for step in run] for name, runs in found.items()}
     counts = {len(steps) for steps in every.values()}
     lines = [
         f"{shape.name}: {shape.prompts} x {GROUP_SIZE} responses of {shape.response_tokens} tokens to prompts of "
-        f"{shape.prompt_tokens} ({shape.video_tokens} of video); judge {judge_latency_s:g} s a call; medians of "
+        f"{shape.prompt_tokens} ({shape.video_tokens} of video); judge {judge_latency_s:g} s a call; "
         f"{'/'.join(map(str, sorted(counts)))} steps in {len(found[names[0]])} runs",
         f"| seconds a step | {' | '.join(names)} |",
         f"|---|{'---|' * len(names)}",
@@ -256,11 +263,10 @@ def report(shape: Shape, found: Mapping[str, Sequence[Sequence[Step]]], *, judge
         "CPU seconds": lambda step: step["cpu"],
     }
     for title, value in measures.items():
-        medians = {name: [statistics.median(map(value, run)) for run in runs] for name, runs in found.items()}
-        whole = [statistics.median(map(value, every[name])) for name in names]
+        means = {name: [statistics.mean(map(value, run)) for run in runs] for name, runs in found.items()}
+        whole = [statistics.median(means[name]) for name in names]
         ratios = [
-            statistics.median(trl / ours for trl, ours in zip(medians["TRL"], medians[name], strict=True))
-            for name in names
+            statistics.median(trl / ours for trl, ours in zip(means["TRL"], means[name], strict=True)) for name in names
         ]
         lines.append(f"| {title} | {' | '.join(f'{seconds:.2f}' for seconds in whole)} |")
         lines.append(f"| {title}: TRL / this | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |")

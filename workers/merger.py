@@ -53,12 +53,15 @@ class Merger(Generic[K, T, U]):
                 taken.append(request)
         if not taken:
             return
+        items = [item for _, items, _ in taken for item in items]
         try:
-            answers = iter(self._answer(taken[0][0], [item for _, items, _ in taken for item in items]))
-            shares = [[next(answers) for _ in items] for _, items, _ in taken]
+            answers = self._answer(taken[0][0], items)
+            if len(answers) != len(items):
+                raise RuntimeError(f"{len(answers)} answers to {len(items)} items")
         except BaseException as error:  # whose requests these are raises it, whatever it is
             for _, _, future in taken:
                 future.set_exception(error)
             return
-        for (_, _, future), share in zip(taken, shares, strict=True):
-            future.set_result(share)
+        stop = 0
+        for _, asked, future in taken:
+            future.set_result(list(answers[stop : (stop := stop + len(asked))]))

@@ -151,14 +151,16 @@ def test_what_is_of_no_phase_is_the_rest() -> None:
     assert math.isnan(without_reward({"generate": 2.0, "reward": 0.5, "step": 2.0}))
 
 
-def test_the_table_has_medians_over_steps_and_ratios_over_repeats() -> None:
-    def run(step: float, reward: float) -> list[dict[str, float]]:
-        return [{"generate": step - reward, "reward": reward, "rest": 0.0, "step": step, "cpu": step / 2}] * 2
+def test_the_table_has_the_runs_mean_steps_and_ratios_over_repeats() -> None:
+    def run(*steps: float) -> list[dict[str, float]]:
+        return [
+            {"generate": step / 2, "reward": step / 2, "rest": 0.0, "step": step, "cpu": step / 2} for step in steps
+        ]
 
-    # Ratios 2, 4 and 3, while the medians over all steps are 4 and 2.
-    found = {"ours": [run(2, 1), run(1, 0.5), run(2, 1)], "TRL": [run(4, 2), run(4, 2), run(6, 4)]}
+    # Means of 2, 1, 2 and 4, 4, 6: ratios 2, 4 and 3, while the medians over all steps are 1 and 4.
+    found = {"ours": [run(4, 1, 1), run(1, 1, 1), run(4, 1, 1)], "TRL": [run(4, 4, 4), run(4, 4, 4), run(10, 4, 4)]}
     lines = report(W1, found, judge_latency_s=0.0).splitlines()
-    assert "| reward | 1.00 | 2.00 |" in lines
+    assert "| reward | 0.50 | 2.00 |" in lines
     assert "| step | 2.00 | 4.00 |" in lines
     assert "| step: TRL / this | 3.00 | 1.00 |" in lines
     assert "| step without reward: TRL / this | 2.00 | 1.00 |" in lines

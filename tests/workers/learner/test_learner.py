@@ -478,7 +478,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_one_before_and_the_next_one_
     assert not list(tmp_path.glob("checkpoints/.partial_*"))
 
 
-def test_a_reference_whose_rank_died_is_started_anew_and_says_the_same(
+def test_a_reference_says_the_same_group_by_group_and_after_a_rank_died(
     groups: list[TrainGroup], model: ModelConfig
 ) -> None:
     from workers.learner.reference import Reference
@@ -486,6 +486,12 @@ def test_a_reference_whose_rank_died_is_started_anew_and_says_the_same(
     config = ReferenceConfig(num_ranks=1, cpus_per_rank=1, gpus_per_rank=0, cpu_offload=False)
     reference = Reference(config, model, backend="fsdp2", max_tokens_per_micro_batch=100)
     expected = reference.begin_log_probs(groups, temperature=0.9).result()
+    begun = [reference.begin_log_probs([group], temperature=0.9) for group in groups]
+    for future, together in zip(begun, expected, strict=True):
+        (alone,) = future.result()
+        assert alone.group_id == together.group_id
+        for one, other in zip(alone.raw, together.raw, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
     whole = reference._ranks
     reference.rebuild_if_lost()
     assert reference._ranks is whole
