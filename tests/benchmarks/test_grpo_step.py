@@ -152,16 +152,17 @@ def test_what_is_of_no_phase_is_the_rest() -> None:
 
 
 def test_the_table_has_the_runs_mean_steps_and_ratios_over_repeats() -> None:
-    def run(*steps: float) -> list[dict[str, float]]:
-        return [
-            {"generate": step / 2, "reward": step / 2, "rest": 0.0, "step": step, "cpu": step / 2} for step in steps
-        ]
+    def run(*steps: float, share: float) -> list[dict[str, float]]:
+        phases = [{"generate": step * (1 - share), "reward": step * share, "rest": 0.0} for step in steps]
+        return [{**seconds, "step": step, "cpu": step / 2} for seconds, step in zip(phases, steps, strict=True)]
 
     # Means of 2, 1, 2 and 4, 4, 6: ratios 2, 4 and 3, while the medians over all steps are 1 and 4.
-    found = {"ours": [run(4, 1, 1), run(1, 1, 1), run(4, 1, 1)], "TRL": [run(4, 4, 4), run(4, 4, 4), run(10, 4, 4)]}
+    ours = [run(*steps, share=0.5) for steps in ((4, 1, 1), (1, 1, 1), (4, 1, 1))]
+    trl = [run(*steps, share=0.75) for steps in ((4, 4, 4), (4, 4, 4), (10, 4, 4))]
+    found = {"ours": ours, "TRL": trl}
     lines = report(W1, found, judge_latency_s=0.0).splitlines()
-    assert "| reward | 0.50 | 2.00 |" in lines
+    assert "| reward | 0.50 | 3.00 |" in lines
     assert "| step | 2.00 | 4.00 |" in lines
     assert "| step: TRL / this | 3.00 | 1.00 |" in lines
-    assert "| step without reward: TRL / this | 2.00 | 1.00 |" in lines
+    assert "| step without reward: TRL / this | 1.50 | 1.00 |" in lines
     assert "| CPU seconds: TRL / this | 3.00 | 1.00 |" in lines
