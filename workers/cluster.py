@@ -49,6 +49,8 @@ def connected(config: ClusterConfig, *, worker_env: Mapping[str, str], parts: Se
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Actors here ask for GPUs explicitly; unset, Ray warns of a coming change of its default.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A thread that still asks when the run has let go of its cluster would start another one.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     os.environ.update(worker_env)
     import ray
 

@@ -144,7 +144,7 @@ def test_an_address_without_a_cluster_is_one_sentence(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_real_cluster_is_looked_at() -> None:
+def test_a_real_cluster_is_looked_at_and_let_go_of() -> None:
     """In a process of its own: one process connects to one cluster."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         script = (
@@ -165,6 +165,8 @@ def test_a_real_cluster_is_looked_at() -> None:
             "    threading.Timer(2, lambda: ray.kill(held)).start()\n"
             "    cluster.await_room([part(2)], config, is_local=True)\n"
             "    print('ROOM')\n"
+            "try: ray.put(1)\n"
+            "except Exception as error: print('AFTERWARDS', ray.is_initialized(), error)\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, env=programs.environment(), timeout=120
@@ -174,3 +176,5 @@ def test_a_real_cluster_is_looked_at() -> None:
     )
     assert "the run needs 2 CPUs, other jobs leave 1 CPU" in done.stderr
     assert "ROOM" in done.stdout
+    # Threads that ask on after the end start no cluster of their own.
+    assert "AFTERWARDS False" in done.stdout
