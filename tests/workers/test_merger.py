@@ -34,7 +34,7 @@ def squares() -> Squares:
 
 @pytest.fixture
 def merger(squares: Squares) -> Iterator[Merger[str, int, int]]:
-    merger: Merger[str, int, int] = Merger(squares, name="squares")
+    merger: Merger[str, int, int] = Merger(squares, is_full=lambda key, items: sum(items) >= 10, name="squares")
     yield merger
     squares.may_answer.set()
     merger.shutdown()
@@ -57,6 +57,15 @@ def test_other_keys_have_calls_of_their_own_in_the_order_asked(squares: Squares,
     squares.may_answer.set()
     assert [future.result(10) for future in futures] == [[1], [4], [9], [16], [25]]
     assert squares.calls == [("a", [1]), ("a", [2]), ("b", [3, 4]), ("a", [5])]
+
+
+def test_a_full_call_takes_no_more_and_a_request_stays_whole(squares: Squares, merger: Merger[str, int, int]) -> None:
+    futures = [merger.begin("a", [1])]
+    assert squares.is_busy.wait(10)
+    futures += [merger.begin("a", items) for items in ([9], [8, 7], [1], [12], [2])]
+    squares.may_answer.set()
+    assert [future.result(10) for future in futures] == [[1], [81], [64, 49], [1], [144], [4]]
+    assert squares.calls == [("a", [1]), ("a", [9, 8, 7]), ("a", [1, 12]), ("a", [2])]
 
 
 def test_a_failure_is_that_of_all_in_the_call_and_of_no_other(squares: Squares, merger: Merger[str, int, int]) -> None:
@@ -82,7 +91,7 @@ def test_a_cancelled_request_is_not_answered(squares: Squares, merger: Merger[st
 
 
 def test_too_few_answers_are_an_error() -> None:
-    short: Merger[str, int, int] = Merger(lambda key, items: items[1:], name="short")
+    short: Merger[str, int, int] = Merger(lambda key, items: items[1:], is_full=lambda *_: False, name="short")
     with pytest.raises(RuntimeError, match="1 answers to 2 items"):
         short.begin("a", [1, 2]).result(10)
     short.shutdown()

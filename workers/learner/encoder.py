@@ -10,6 +10,9 @@ from workers.learner.ranks import RankGroup
 from workers.learner.visual_store import VisualStore, encode_shares
 from workers.merger import Merger
 
+TOKENS_PER_CALL = 4096
+"""For each rank: clips of more tokens wait for the next call, so that the first ones go on soon; long ones go alone."""
+
 
 class Encoder:
     """Attaches embeddings to prompts, for every later pass of learner, reference and rollouts."""
@@ -24,7 +27,7 @@ class Encoder:
         self._cache_mib = cache_mib
         self.take(ranks)
         # One call after the other: the store's books are its thread's.
-        self._merger = Merger(self._encode, name="encoder")
+        self._merger = Merger(self._encode, is_full=_fills_a_call, name="encoder")
 
     def take(self, ranks: RankGroup | None) -> None:
         """Others encode from now on; what was encoded before is gone with those who did."""
@@ -55,3 +58,7 @@ class Encoder:
         shares = encode_shares(missing, num_ranks=ranks.num_ranks)
         answers = ranks.run("encode", shares, what=f"encoding {len(missing)} clips") if missing else []
         return self._store.attach(prompts, [clip for share in answers for clip in share if clip is not None])
+
+
+def _fills_a_call(ranks: RankGroup | None, prompts: Sequence[PromptHandle]) -> bool:
+    return ranks is not None and sum(prompt.num_tokens for prompt in prompts) >= TOKENS_PER_CALL * ranks.num_ranks

@@ -24,10 +24,14 @@ class BaseOfAdapter:
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
-        self._merger = Merger(self._log_probs, name="reference")
+        self._merger = Merger(
+            self._log_probs,
+            is_full=lambda _, groups: _num_tokens(groups) >= learner.tokens_per_pass,
+            name="reference",
+        )
 
     def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> Future[list[LogProbs]]:
-        """Log-probs of all responses, in the order of `groups`."""
+        """Log-probs of all responses, in the order of `groups`; as the reference's own ranks do it."""
         return self._merger.begin(temperature, groups)
 
     def _log_probs(self, temperature: float, groups: Sequence[TrainGroup]) -> list[LogProbs]:
@@ -73,10 +77,17 @@ class Reference:
         self._encodes = visual_cache_mib is not None
         ranks = self._ranks if self._encodes else None
         self.encoder = Encoder(ranks, cache_mib=visual_cache_mib or 0)
-        self._merger = Merger(self._log_probs, name="reference")
+        self._merger = Merger(
+            self._log_probs,
+            is_full=lambda asked, groups: _num_tokens(groups) >= max_tokens_per_micro_batch * asked[0].num_ranks,
+            name="reference",
+        )
 
     def begin_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> Future[list[LogProbs]]:
-        """Log-probs of all responses, in the order of `groups`; groups that wait for the ranks share a call."""
+        """Log-probs of all responses, in the order of `groups`.
+
+        Groups that wait for the ranks share a call, as many as fill a pass on each.
+        """
         return self._merger.begin((self._ranks, temperature), groups)
 
     def _log_probs(self, asked: tuple[RankGroup, float], groups: Sequence[TrainGroup]) -> list[LogProbs]:
@@ -105,3 +116,7 @@ class Reference:
         self.encoder.shutdown()
         self._merger.shutdown()
         self._ranks.shutdown()
+
+
+def _num_tokens(groups: Sequence[TrainGroup]) -> int:
+    return sum(group.num_tokens for group in groups)
