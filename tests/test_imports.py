@@ -30,7 +30,7 @@ FLOORS = """
     videor2_rl.training videor2_rl.report     videor2_rl.doctor     videor2_rl.preview
     videor2_rl.view     videor2_rl.replay
     videor2_rl.chat
-    workers.memory      workers.cpu_sampler   workers.errors
+    workers.memory      workers.cpu_sampler   workers.errors    workers.merger
     workers.fetch       workers.liveness      workers.rebuild
     workers.slots
     workers.cluster     workers.dispatch
