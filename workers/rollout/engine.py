@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 PIXEL_CACHE_GIB = 1.0
 """Pixels that an engine keeps so that the siblings of a group need not send them again."""
+
+_SOCKETS = "VLLM_RPC_BASE_PATH"
 
 
 @dataclass(frozen=True)
@@ -135,11 +140,30 @@ async def build_engine(spec: EngineSpec) -> Any:
 
     from workers.weights import vllm_adapter
 
-    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(spec)))
-    await vllm_adapter.prepare(engine, float32_head=spec.float32_head)
-    # Asked once, so that no later request waits for the answer and lets another one pass.
-    await engine.get_supported_tasks()
+    with _sockets_nowhere():
+        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(spec)))
+        await vllm_adapter.prepare(engine, float32_head=spec.float32_head)
+        # Asked once, so that no later request waits for the answer and lets another one pass.
+        await engine.get_supported_tasks()
     return engine
+
+
+@contextmanager
+def _sockets_nowhere() -> Iterator[None]:
+    """The sockets of an engine that starts lie in a folder that goes when it answers: all are connected then.
+
+    They would stay in the machine's folder for temporary files whenever a worker is killed, as at a run's end.
+    """
+    before = os.environ.get(_SOCKETS)
+    # A short name: a socket's path has 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="vllm", dir=before, ignore_cleanup_errors=True) as folder:
+        os.environ[_SOCKETS] = folder
+        try:
+            yield
+        finally:
+            del os.environ[_SOCKETS]
+            if before is not None:
+                os.environ[_SOCKETS] = before
 
 
 def pixels_of(prompt: Prompt, video_processor: Any, *, dtype: str) -> Tensor:
