@@ -120,14 +120,14 @@ class Learner:
         self._ranks = self._start()
         self.encoder = Encoder(self._ranks if encodes_once(config, model) else None, cache_mib=config.visual_cache_mib)
 
-    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
-        """Log-probs of all responses under the current weights, in the order of `groups`."""
-        return log_probs_on(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
-
     @property
     def tokens_per_pass(self) -> int:
         """Of packed groups, on all ranks together."""
         return self._max_tokens * self._ranks.num_ranks
+
+    def log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
+        """Log-probs of all responses under the current weights, in the order of `groups`."""
+        return log_probs_on(self._ranks, groups, temperature=temperature, max_tokens=self._max_tokens)
 
     def base_log_probs(self, groups: Sequence[TrainGroup], *, temperature: float) -> list[LogProbs]:
         """Log-probs with the LoRA adapter switched off: those of the model that training began with."""
